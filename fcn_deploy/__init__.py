@@ -1,0 +1,57 @@
+"""FCN-8s semantic segmentation, from a checkpoint to measured frames on an edge device.
+
+Importing this package imports nothing heavy: each name below is looked up in its own module when
+it is first used, so a device that only runs ONNX files never needs PyTorch.
+
+>>> import fcn_deploy
+>>> with fcn_deploy.load("model.onnx") as segmenter:  # doctest: +SKIP
+...     labels = segmenter.infer(frame).labels
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from fcn_deploy.errors import FcnDeployError
+from fcn_deploy.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from fcn_deploy.bench.method import benchmark
+    from fcn_deploy.export.onnx import export_onnx
+    from fcn_deploy.runtimes.base import Segmentation
+    from fcn_deploy.runtimes.registry import load
+    from fcn_deploy.runtimes.segmenter import Segmenter
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "FcnDeployError",
+    "ModelSpec",
+    "Segmentation",
+    "Segmenter",
+    "__version__",
+    "benchmark",
+    "export_onnx",
+    "load",
+]
+
+_LAZY = {
+    "Segmentation": "fcn_deploy.runtimes.base",
+    "Segmenter": "fcn_deploy.runtimes.segmenter",
+    "benchmark": "fcn_deploy.bench.method",
+    "export_onnx": "fcn_deploy.export.onnx",
+    "load": "fcn_deploy.runtimes.registry",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_LAZY[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
