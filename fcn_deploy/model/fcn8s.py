@@ -1,0 +1,262 @@
+"""FCN-8s, the network and nothing else.
+
+Source: Long, Shelhamer, Darrell, "Fully Convolutional Networks for Semantic Segmentation"
+(CVPR 2015), section 4, and the Caffe definitions that its authors published. Layer names are
+the ones of the public PyTorch conversions of those Caffe weights, so a checkpoint's keys are
+this module's keys.
+
+Four variants share one forward pass:
+
+=================  ========  ======  ==========  =================================================
+variant            padding   width   fc          upscores
+=================  ========  ======  ==========  =================================================
+``fcn8s``          100       64      4096        transposed convolutions, crops 5, 9 and 31
+``fcn8s-atonce``   100       64      4096        the same; pool4 scaled by 0.01, pool3 by 0.0001
+``fcn8s-same``     1         64      4096        cropped to the skip's and the frame's size
+``fcn8s-lite``     1         16      512         the same
+=================  ========  ======  ==========  =================================================
+
+The paper pads the frame by 100 so that every frame is large enough for fc6. The ``same`` family
+pads fc6 instead, which makes any frame from 1x1 up work and computes nothing outside the frame.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fcn_deploy.errors import ModelError
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What distinguishes one FCN-8s from another; see the table above."""
+
+    name: str
+    frame_padding: int
+    fc6_padding: int
+    crops: tuple[int, int, int]
+    """Offsets at which score_pool4, score_pool3 and the final scores are cropped."""
+    pool4_scale: float = 1.0
+    pool3_scale: float = 1.0
+    resize: bool = False
+    """Fixed upscores are half-pixel bilinear with replicated edges, not transposed convolutions."""
+    width: int = 64
+    fc_channels: int = 4096
+
+
+VARIANTS: dict[str, Variant] = {
+    v.name: v
+    for v in (
+        Variant("fcn8s", 100, 0, (5, 9, 31)),
+        Variant("fcn8s-atonce", 100, 0, (5, 9, 31), pool4_scale=0.01, pool3_scale=0.0001),
+        Variant("fcn8s-same", 1, 3, (0, 0, 0), resize=True),
+        Variant("fcn8s-lite", 1, 3, (0, 0, 0), resize=True, width=16, fc_channels=512),
+    )
+}
+
+
+def find_variant(name: str) -> Variant:
+    """The variant of this name.
+
+    Raises:
+        ModelError: no variant has this name; the message lists those that exist.
+    """
+    if name not in VARIANTS:
+        raise ModelError(f"unknown variant {name!r}; choose one of {', '.join(VARIANTS)}")
+    return VARIANTS[name]
+
+
+def bilinear_kernel(channels: int, size: int) -> Tensor:
+    """Weights that make a ConvTranspose2d of stride ``size // 2`` interpolate bilinearly.
+
+    Args:
+        channels: classes; each is interpolated on its own.
+        size: kernel size, 4 for stride 2 and 16 for stride 8.
+
+    Returns:
+        float32 ``[channels, channels, size, size]``, zero off the channel diagonal
+        (section 4.2 of the paper; the filler of the authors' Caffe layers).
+    """
+    centre = (size - 1) / 2
+    line = 1 - (torch.arange(size, dtype=torch.float32) - centre).abs() / (size // 2)
+    kernel = torch.zeros(channels, channels, size, size)
+    kernel[range(channels), range(channels)] = torch.outer(line, line)
+    return kernel
+
+
+class Upscore(nn.Module):
+    """Bilinear or learned upsampling of score maps by ``stride`` (2 or 8).
+
+    The weight is always there, so that checkpoints keep the paper's keys. Where ``resize`` is
+    true the interpolation itself runs and the weight is only the kernel equal to it.
+
+    The output of a transposed convolution without padding is ``stride * n + stride`` long; with
+    a padding of ``stride / 2`` (the ``same`` family) it is ``stride * n``, like a resize.
+    """
+
+    def __init__(self, num_classes: int, stride: int, *, padded: bool, resize: bool) -> None:
+        super().__init__()
+        self.stride = stride
+        self.padding = stride // 2 if padded else 0
+        self.resize = resize
+        self.weight = nn.Parameter(bilinear_kernel(num_classes, 2 * stride))
+
+    def forward(self, scores: Tensor) -> Tensor:
+        if self.resize:
+            return F.interpolate(
+                scores, scale_factor=float(self.stride), mode="bilinear", align_corners=False
+            )
+        return F.conv_transpose2d(scores, self.weight, stride=self.stride, padding=self.padding)
+
+
+def crop_like(scores: Tensor, like: Tensor, offset: int) -> Tensor:
+    """``scores`` from ``offset`` on, at the height and width of ``like`` (both NCHW)."""
+    height, width = like.shape[-2:]
+    return scores[..., offset : offset + height, offset : offset + width]
+
+
+class FCN8s(nn.Module):
+    """FCN-8s over normalised frames.
+
+    Args:
+        num_classes: 2 to 255; label 255 is reserved for 'ignored'.
+        variant: one of :data:`VARIANTS`.
+        width: channels of conv1; conv2 to conv5 have 2, 4, 8 and 8 times as many.
+            None takes the variant's own.
+        fc_channels: channels of fc6 and fc7. None takes the variant's own.
+        learned_upscore: upscores are free transposed convolutions instead of fixed bilinear ones.
+
+    Raises:
+        ModelError: a number is out of range or the variant is unknown.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 21,
+        variant: str = "fcn8s",
+        *,
+        width: int | None = None,
+        fc_channels: int | None = None,
+        learned_upscore: bool = False,
+    ) -> None:
+        super().__init__()
+        chosen = find_variant(variant)
+        w = chosen.width if width is None else width
+        fc = chosen.fc_channels if fc_channels is None else fc_channels
+        if not 2 <= num_classes <= 255:
+            raise ModelError(
+                f"num_classes must be from 2 to 255 (255 labels ignored pixels), not {num_classes}"
+            )
+        if w < 1 or fc < 1:
+            raise ModelError(f"width and fc_channels must be at least 1, not {w} and {fc}")
+        self.num_classes = num_classes
+        self.variant = chosen
+        self.width = w
+        self.fc_channels = fc
+        self.learned_upscore = learned_upscore
+
+        self.conv1_1 = nn.Conv2d(3, w, 3, padding=chosen.frame_padding)
+        self.conv1_2 = nn.Conv2d(w, w, 3, padding=1)
+        self.conv2_1 = nn.Conv2d(w, 2 * w, 3, padding=1)
+        self.conv2_2 = nn.Conv2d(2 * w, 2 * w, 3, padding=1)
+        self.conv3_1 = nn.Conv2d(2 * w, 4 * w, 3, padding=1)
+        self.conv3_2 = nn.Conv2d(4 * w, 4 * w, 3, padding=1)
+        self.conv3_3 = nn.Conv2d(4 * w, 4 * w, 3, padding=1)
+        self.conv4_1 = nn.Conv2d(4 * w, 8 * w, 3, padding=1)
+        self.conv4_2 = nn.Conv2d(8 * w, 8 * w, 3, padding=1)
+        self.conv4_3 = nn.Conv2d(8 * w, 8 * w, 3, padding=1)
+        self.conv5_1 = nn.Conv2d(8 * w, 8 * w, 3, padding=1)
+        self.conv5_2 = nn.Conv2d(8 * w, 8 * w, 3, padding=1)
+        self.conv5_3 = nn.Conv2d(8 * w, 8 * w, 3, padding=1)
+        self.fc6 = nn.Conv2d(8 * w, fc, 7, padding=chosen.fc6_padding)
+        self.fc7 = nn.Conv2d(fc, fc, 1)
+        self.score_fr = nn.Conv2d(fc, num_classes, 1)
+        self.score_pool4 = nn.Conv2d(8 * w, num_classes, 1)
+        self.score_pool3 = nn.Conv2d(4 * w, num_classes, 1)
+
+        # Ceil mode changes no output shape (the crops hide it), only the numbers at odd sizes.
+        self.pool = nn.MaxPool2d(2, 2, ceil_mode=True)
+        self.dropout = nn.Dropout2d(0.5)
+
+        resize = chosen.resize and not learned_upscore
+        padded = chosen.resize
+        self.upscore2 = Upscore(num_classes, 2, padded=padded, resize=resize)
+        self.upscore_pool4 = Upscore(num_classes, 2, padded=padded, resize=resize)
+        self.upscore8 = Upscore(num_classes, 8, padded=padded, resize=resize)
+        for upscore in (self.upscore2, self.upscore_pool4, self.upscore8):
+            upscore.weight.requires_grad_(learned_upscore)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Class scores of normalised frames.
+
+        Args:
+            frames: float ``[N, 3, H, W]``, channels B, G, R, mean subtracted and scaled.
+
+        Returns:
+            float ``[N, classes, H, W]`` logits.
+        """
+        return self.upscore_frame(frames, self.fuse(*self.trunk(frames)))
+
+    def trunk(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The VGG16 layers: pool3 ``[N, 4w, ~H/8, ~W/8]``, pool4 (1/16) and fc7 (1/32)."""
+        x = F.relu(self.conv1_1(frames))
+        x = F.relu(self.conv1_2(x))
+        x = self.pool(x)
+
+        x = F.relu(self.conv2_1(x))
+        x = F.relu(self.conv2_2(x))
+        x = self.pool(x)
+
+        x = F.relu(self.conv3_1(x))
+        x = F.relu(self.conv3_2(x))
+        x = F.relu(self.conv3_3(x))
+        pool3 = self.pool(x)
+
+        x = F.relu(self.conv4_1(pool3))
+        x = F.relu(self.conv4_2(x))
+        x = F.relu(self.conv4_3(x))
+        pool4 = self.pool(x)
+
+        x = F.relu(self.conv5_1(pool4))
+        x = F.relu(self.conv5_2(x))
+        x = F.relu(self.conv5_3(x))
+        x = self.pool(x)
+
+        x = self.dropout(F.relu(self.fc6(x)))
+        fc7 = self.dropout(F.relu(self.fc7(x)))
+        return pool3, pool4, fc7
+
+    def fuse(self, pool3: Tensor, pool4: Tensor, fc7: Tensor) -> Tensor:
+        """Scores at an eighth of the frame: fc7's, with the skips from pool4 and pool3 added."""
+        crop4, crop3, _ = self.variant.crops
+        scores = self.upscore2(self.score_fr(fc7))
+        skip4 = self.score_pool4(_scaled(pool4, self.variant.pool4_scale))
+        scores = add_skip(scores, skip4, crop4, trim_skip=not self.variant.resize)
+
+        scores = self.upscore_pool4(scores)
+        skip3 = self.score_pool3(_scaled(pool3, self.variant.pool3_scale))
+        return add_skip(scores, skip3, crop3, trim_skip=not self.variant.resize)
+
+    def upscore_frame(self, frames: Tensor, scores: Tensor) -> Tensor:
+        """Scores at an eighth of the frame -> logits at the frame's height and width."""
+        return crop_like(self.upscore8(scores), frames, self.variant.crops[2])
+
+
+def add_skip(scores: Tensor, skip: Tensor, offset: int, *, trim_skip: bool) -> Tensor:
+    """Add a skip's scores to upsampled ones.
+
+    The paper's skip is the larger of the two (it saw the padding of 100) and is cropped at
+    ``offset``. In the ``same`` family the upsampled scores are the larger (ceil-mode pooling
+    rounds up) and are cropped to the skip.
+    """
+    if trim_skip:
+        return scores + crop_like(skip, scores, offset)
+    return crop_like(scores, skip, offset) + skip
+
+
+def _scaled(x: Tensor, scale: float) -> Tensor:
+    return x if scale == 1.0 else x * scale
