@@ -1,0 +1,175 @@
+"""FCN8s -> one ONNX file with dynamic batch, height and width, checked before it is written."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fcn_deploy import __version__
+from fcn_deploy.errors import ExportError, UsageError
+from fcn_deploy.export.graph import SINGLE_FILE_LIMIT, find_output, tidy, weight_bytes, write_model
+from fcn_deploy.export.parity import check_parity
+from fcn_deploy.export.precision import check_fp16_range, to_fp16
+from fcn_deploy.lazy import require
+from fcn_deploy.model.deploy import DeployModel, Rewrites
+from fcn_deploy.model.fcn8s import FCN8s
+from fcn_deploy.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+OPSET = 20
+"""The newest that the ONNX Runtime of a JetPack 6 device opens (with IR version 10)."""
+
+_EXAMPLE = (2, 97, 131)
+"""Batch, height and width to trace with: no 0, 1 or multiple of 32, or the exporter fixes them."""
+
+_TRACED_MINIMUM = 64
+"""Stated to the exporter only: below it, its shape algebra asks for ranges it cannot express.
+
+The graph itself holds no such limit; parity is checked from 1x1 up.
+"""
+
+
+def export_onnx(
+    model: FCN8s,
+    spec: ModelSpec,
+    path: str | Path,
+    *,
+    precision: str = "fp32",
+    calib: Iterable[NDArray[np.uint8]] | None = None,
+    calib_source: str = "the synthetic street clip",
+    rewrites: Rewrites = Rewrites(),  # noqa: B008 - frozen
+    progress: Callable[[str], None] | None = None,
+) -> ModelSpec:
+    """Export the deploy graph of a model, prove it, and write it.
+
+    Args:
+        model: the network, in float32.
+        spec: its description; ``spec.outputs`` says what the graph answers.
+        path: where the ONNX file goes.
+        precision: ``fp32``, or ``fp16`` with float16 weights and activations from conv1_1 on.
+        calib: uint8 ``[N, H, W, 3]`` batches for the range check of fp16; None takes frames of
+            the synthetic clip.
+        calib_source: the name of ``calib`` in the evidence.
+        rewrites: which faster forms to use.
+        progress: called with the name of each step as it begins.
+
+    Returns:
+        The description as written, with the evidence of parity and, for fp16, of the ranges.
+
+    Raises:
+        UsageError: the file cannot be written, or ``precision`` is unknown.
+        ParityError: the fp32 graph does not answer as the plain module does.
+        ExportError: the exporter failed, or a layer overflows fp16.
+    """
+    if precision not in ("fp32", "fp16"):
+        raise UsageError(f"precision must be fp32 or fp16, not {precision!r}; INT8 is made by quantize")
+    step = progress or (lambda _: None)
+    if Path(path).is_dir() or not Path(path).resolve().parent.is_dir():
+        raise UsageError(f"{path} cannot be written: it is a folder, or its folder does not exist")
+
+    step("tracing the deploy graph")
+    deploy = DeployModel(model, spec, rewrites=rewrites).eval()
+    graph = trace(deploy)
+
+    step("checking parity with the plain module")
+    parity = check_parity(graph, deploy.offset, model, spec)
+    spec = spec.replace(precision="fp32").with_evidence("parity", parity)
+
+    if precision == "fp16":
+        step("checking the range of each layer in fp16")
+        ranges = check_fp16_range(graph, spec, calib, calib_source)
+        graph = to_fp16(graph)
+        step("comparing the fp16 graph")
+        spec = spec.replace(precision="fp16").with_evidence("fp16_range", ranges)
+        spec = spec.with_evidence(
+            "parity", {**check_parity(graph, deploy.offset, model, spec, tolerance=None), "fp32": parity}
+        )
+
+    step("writing")
+    made = {"tool": f"fcn-deploy {__version__}", "torch": str(torch.__version__), "opset": OPSET}
+    made["at"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    spec = spec.with_evidence("made", made)
+    write_model(graph, spec, path)
+    return spec
+
+
+def trace(deploy: DeployModel) -> ModelProto:
+    """The deploy graph as ONNX: dynamic batch, height and width, our own names, fully checked.
+
+    Raises:
+        ExportError: the exporter or the checker refuses the graph.
+    """
+    require("onnxscript", extra="export")
+    limit = 1 << 16
+    axes = {
+        0: torch.export.Dim("batch", min=1, max=limit),
+        1: torch.export.Dim("height", min=_TRACED_MINIMUM, max=limit),
+        2: torch.export.Dim("width", min=_TRACED_MINIMUM, max=limit),
+    }
+    example = torch.zeros(*_EXAMPLE, 3, dtype=torch.uint8)
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                deploy,
+                (example,),
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=["image"],
+                output_names=list(deploy.outputs),
+                dynamic_shapes={"image": axes},
+                verbose=False,
+            )
+        if program is None:
+            raise ExportError("the exporter gave no graph")
+        model: ModelProto = program.model_proto
+    except ExportError:
+        raise
+    except Exception as exc:  # the exporter raises many classes, some of them private
+        raise ExportError(
+            f"torch {torch.__version__} could not export the deploy graph ({type(exc).__name__}); "
+            "install the versions in constraints.txt, or run again with --debug"
+        ) from exc
+    tidy(model)
+    find_output(model, "ArgMax")
+    _check(model)
+    return model
+
+
+def _check(model: ModelProto) -> None:
+    """onnx.checker's full check. Beyond 2 GB it works on files only, so the weights stay out."""
+    onnx = require("onnx", extra="export")
+    if model.ir_version > 10:
+        raise ExportError(f"the exporter wrote IR version {model.ir_version}; older devices open up to 10")
+    try:
+        onnx.checker.check_model(model, full_check=weight_bytes(model) <= SINGLE_FILE_LIMIT)
+    except onnx.checker.ValidationError as exc:
+        raise ExportError(f"the exported graph is not valid ONNX: {exc}") from exc
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's own reports off the terminal; its errors still come as exceptions."""
+    loggers = [
+        logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "torch._guards")
+    ]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

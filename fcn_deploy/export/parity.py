@@ -1,0 +1,155 @@
+"""Parity: an artefact against the plain module, over sizes, with the evidence kept.
+
+The reference is always :func:`fcn_deploy.model.deploy.reference_logits`: FCN8s as the paper has
+it behind numpy preprocessing. The rewritten deploy graph never vouches for itself.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fcn_deploy.errors import ParityError
+from fcn_deploy.export.graph import find_output, open_session
+from fcn_deploy.lazy import require
+from fcn_deploy.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+    from fcn_deploy.model.fcn8s import FCN8s
+
+PARITY_SIZES: tuple[tuple[int, int, int], ...] = (
+    (1, 1, 1),
+    (1, 31, 33),
+    (1, 97, 131),
+    (1, 224, 224),
+    (1, 375, 500),
+    (1, 512, 512),
+    (3, 90, 120),
+    (1, 320, 180),
+)
+"""Batch, height, width: tiny, odd, square, VOC-like, a batch, a portrait."""
+
+TOLERANCE = 1e-4
+"""Largest logit difference over largest logit. Two float32 libraries stay below 1e-5 here."""
+
+
+def check_parity(
+    graph: ModelProto,
+    offset: int,
+    model: FCN8s,
+    spec: ModelSpec,
+    *,
+    tolerance: float | None = TOLERANCE,
+) -> dict[str, Any]:
+    """Compare a deploy graph in ONNX Runtime with the plain module.
+
+    Args:
+        graph: the deploy graph.
+        offset: where the frame starts in the uncropped logits (``DeployModel.offset``).
+        model: the plain module, in float32.
+        spec: the description of both.
+        tolerance: the largest relative logit error that passes; None records and never refuses.
+
+    Returns:
+        ``{"reference", "against", "tolerance", "max_relative_error", "min_agreement",
+        "differences_beyond_ties", "sizes": [...]}``; every size has its own record.
+
+    Raises:
+        ParityError: the error is above the tolerance, a value is not finite, or a label differs
+            where the two best classes are not within rounding of each other.
+    """
+    from fcn_deploy.model.deploy import reference_logits
+
+    # Without a logits output, what ArgMax reads is not cropped yet.
+    cropped = any(output.name == "logits" for output in graph.graph.output)
+    logits_name = "logits" if cropped else find_output(graph, "ArgMax").input[0]
+    start = 0 if cropped else offset
+    records = []
+    with open_session(graph, [logits_name]) as session:
+        for batch, height, width in PARITY_SIZES:
+            if height > spec.max_height or width > spec.max_width:
+                continue
+            images = parity_frames(batch, height, width, spec)
+            labels, logits = session.run(["labels", logits_name], {"image": images})
+            logits = logits[..., start : start + height, start : start + width]
+            records.append(compare(labels, logits, reference_logits(model, spec, images)))
+    evidence = {
+        "reference": "plain FCN8s in PyTorch fp32 behind numpy preprocessing",
+        "against": f"onnxruntime {require('onnxruntime', extra='cpu').__version__} (CPU)",
+        "tolerance": tolerance,
+        "max_relative_error": max(r["relative_error"] for r in records),
+        "min_agreement": min(r["agreement"] for r in records),
+        "differences_beyond_ties": sum(r["differences_beyond_ties"] for r in records),
+        "sizes": records,
+    }
+    if tolerance is not None:
+        _refuse(records, tolerance)
+    return evidence
+
+
+def compare(
+    labels: NDArray[np.uint8], logits: NDArray[np.floating[Any]], reference: NDArray[np.float32]
+) -> dict[str, Any]:
+    """One size's record.
+
+    Args:
+        labels: uint8 ``[N, H, W]`` of the artefact.
+        logits: float ``[N, classes, H, W]`` of the artefact.
+        reference: float32 ``[N, classes, H, W]``.
+
+    Returns:
+        Shape, relative logit error, label agreement (0 to 1), and how many labels differ although
+        the reference's two best classes are further apart than twice the logit error.
+    """
+    largest = float(np.abs(reference).max())
+    error = float(np.abs(logits - reference).max())
+    expected = reference.argmax(1)
+    differ = labels != expected
+    best_two = np.partition(reference, -2, axis=1)[:, -2:]
+    tie = best_two[:, 1] - best_two[:, 0] <= 2 * error
+    batch, _, height, width = reference.shape
+    return {
+        "batch": batch,
+        "height": height,
+        "width": width,
+        "relative_error": error / largest if largest > 0 else error,
+        "agreement": float(1 - differ.mean()),
+        "differences_beyond_ties": int((differ & ~tie).sum()),
+    }
+
+
+def _refuse(records: list[dict[str, Any]], tolerance: float) -> None:
+    for record in records:
+        where = f"{record['batch']}x{record['height']}x{record['width']}"
+        # Written so that NaN, which compares false with everything, is refused too.
+        if not record["relative_error"] <= tolerance:
+            raise ParityError(
+                f"at {where} the exported graph's logits differ from the plain module's by "
+                f"{record['relative_error']:.3g} of the largest logit (allowed {tolerance:g}); nothing was "
+                "written: install the versions in constraints.txt and export again"
+            )
+        if record["differences_beyond_ties"]:
+            raise ParityError(
+                f"at {where} {record['differences_beyond_ties']} labels differ from the plain module's where "
+                "no tie explains it; nothing was written"
+            )
+
+
+def parity_frames(batch: int, height: int, width: int, spec: ModelSpec) -> NDArray[np.uint8]:
+    """Seeded frames, uint8 ``[batch, height, width, 3]``: street scenes, with noise in one half.
+
+    Noise alone averages out in a deep network and would hide a shifted crop; a smooth picture
+    alone would hide a swapped channel.
+    """
+    from fcn_deploy.street import SyntheticStreet
+
+    clip = SyntheticStreet(frames=batch, height=height, width=width, color_order=spec.color_order)
+    frames = np.stack([frame.image for frame in clip])
+    noise = np.random.default_rng(height * 10_007 + width).integers(0, 256, frames.shape, dtype=np.uint8)
+    half = width // 2
+    frames[:, :, half:] = noise[:, :, half:]
+    return frames

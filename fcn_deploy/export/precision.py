@@ -1,0 +1,202 @@
+"""fp32 graph -> fp16 graph, with a range check on real frames.
+
+TensorRT 11 and TensorRT-RTX have no precision flags: what the graph says is what is built. An
+fp16 engine is an fp16 graph, made here.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fcn_deploy.errors import ExportError, SourceError
+from fcn_deploy.export.graph import PROTO_FLOAT, PROTO_HALF, element_types, open_session
+from fcn_deploy.lazy import require
+from fcn_deploy.runtimes.base import check_frames
+from fcn_deploy.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, NodeProto, TensorProto
+
+FP16_LARGEST = 65504.0
+"""The largest finite IEEE 754 half-precision number."""
+
+_HALF_OPS = ("Conv", "ConvTranspose", "Relu", "MaxPool", "Add", "Mul", "Resize", "Slice", "ArgMax")
+"""Operators that run in fp16. Normalising stays in fp32 (the mean is not an fp16 number), and so
+does the softmax behind a confidence."""
+
+_DATA_INPUTS = {"Resize": 1, "Slice": 1}
+"""How many leading inputs are data; the others are scales and indices."""
+
+
+def to_fp16(model: ModelProto) -> ModelProto:
+    """A copy whose trunk, score layers and upscores are float16, with casts at the borders.
+
+    Args:
+        model: a deploy graph in float32.
+
+    Raises:
+        ExportError: the graph is not float32, or a weight is too large for fp16.
+    """
+    onnx = require("onnx", extra="export")
+    model = copy.deepcopy(model)
+    graph = model.graph
+    weights = {t.name: t for t in graph.initializer}
+    kinds = element_types(model)
+    if any(t.data_type == PROTO_HALF for t in graph.initializer):
+        raise ExportError("the graph already holds fp16 weights; start from the fp32 file")
+
+    nodes: list[NodeProto] = []
+    now = dict(kinds)  # the type that each tensor has in the new graph
+
+    def as_type(name: str, wanted: int) -> str:
+        """``name`` as a tensor of the wanted float type, cast once where it is of the other."""
+        if now.get(name) not in (PROTO_FLOAT, PROTO_HALF) or now[name] == wanted:
+            return name
+        if name in weights:
+            weights[name].CopyFrom(_half(weights[name]))
+            now[name] = PROTO_HALF
+            return name
+        other = f"{name}.{'fp16' if wanted == PROTO_HALF else 'fp32'}"
+        if other not in now:
+            nodes.append(onnx.helper.make_node("Cast", [name], [other], name=f"{other}.cast", to=wanted))
+            now[other] = wanted
+        return other
+
+    started = False
+    for node in graph.node:
+        started = started or node.op_type == "Conv"
+        half = started and node.op_type in _HALF_OPS and kinds.get(node.input[0]) == PROTO_FLOAT
+        wanted = PROTO_HALF if half else PROTO_FLOAT
+        for i in range(min(len(node.input), _DATA_INPUTS.get(node.op_type, len(node.input)))):
+            node.input[i] = as_type(node.input[i], wanted)
+        nodes.append(node)
+        for name in node.output:
+            if half and kinds.get(name) == PROTO_FLOAT:
+                now[name] = PROTO_HALF
+    _outputs_in_fp32(model, nodes, now)
+    del graph.node[:]
+    graph.node.extend(nodes)
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def _outputs_in_fp32(model: ModelProto, nodes: list[NodeProto], now: dict[str, int]) -> None:
+    """Outputs keep their declared type: one that became fp16 is computed under another name."""
+    onnx = require("onnx", extra="export")
+    for output in model.graph.output:
+        if now.get(output.name) != PROTO_HALF:
+            continue
+        inner = f"{output.name}.fp16"
+        for node in nodes:
+            for names in (node.input, node.output):
+                for i, name in enumerate(names):
+                    if name == output.name:
+                        names[i] = inner
+        nodes.append(
+            onnx.helper.make_node("Cast", [inner], [output.name], name=f"{output.name}.cast", to=PROTO_FLOAT)
+        )
+
+
+def _half(tensor: TensorProto) -> TensorProto:
+    onnx = require("onnx", extra="export")
+    values = onnx.numpy_helper.to_array(tensor)
+    largest = float(np.abs(values).max(initial=0.0))
+    if largest > FP16_LARGEST:
+        raise ExportError(
+            f"{tensor.name} holds {largest:.4g} and fp16 ends at {FP16_LARGEST:.0f}; keep fp32 for this model"
+        )
+    half: TensorProto = onnx.numpy_helper.from_array(values.astype(np.float16), tensor.name)
+    return half
+
+
+def activation_ranges(
+    model: ModelProto, spec: ModelSpec, batches: Iterable[NDArray[np.uint8]]
+) -> tuple[dict[str, float], int]:
+    """The largest absolute value of each layer's output over frames, one batch in memory at a time.
+
+    Args:
+        model: a deploy graph in float32.
+        spec: its description.
+        batches: uint8 ``[N, H, W, 3]``.
+
+    Returns:
+        Layer name -> largest absolute value, in graph order; and the number of frames.
+
+    Raises:
+        SourceError: there are no frames, or one is not a frame.
+        ExportError: a layer gives NaN or infinity in fp32 already.
+    """
+    watched = [
+        node.output[0]
+        for node in model.graph.node
+        if node.op_type in ("Conv", "ConvTranspose", "Resize") or node.name == "sub1"
+    ]
+    largest = dict.fromkeys(watched, 0.0)
+    frames = 0
+    with open_session(model, watched) as session:
+        for batch in batches:
+            images = check_frames(batch, spec)
+            frames += len(images)
+            for name, value in zip(watched, session.run(watched, {"image": images}), strict=True):
+                peak = float(np.abs(value).max())
+                if not np.isfinite(peak):
+                    raise ExportError(f"layer {name} gives NaN or infinity in fp32")
+                largest[name] = max(largest[name], peak)
+    if frames == 0:
+        raise SourceError("there are no calibration frames; give a folder with images")
+    return largest, frames
+
+
+def check_fp16_range(
+    model: ModelProto,
+    spec: ModelSpec,
+    batches: Iterable[NDArray[np.uint8]] | None,
+    source: str,
+) -> dict[str, Any]:
+    """Evidence that no layer leaves the range of fp16 on these frames.
+
+    Args:
+        model: a deploy graph in float32.
+        spec: its description.
+        batches: uint8 ``[N, H, W, 3]``; None takes eight frames of the synthetic clip.
+        source: the name of the frames, for the evidence.
+
+    Returns:
+        ``{"source", "frames", "limit", "largest", "layer", "by_layer"}``.
+
+    Raises:
+        ExportError: a layer overflows; the message names it.
+    """
+    if batches is None:
+        batches = synthetic_batches(spec)
+    by_layer, frames = activation_ranges(model, spec, batches)
+    layer = max(by_layer, key=lambda name: by_layer[name])
+    over = [name for name, peak in by_layer.items() if peak > FP16_LARGEST]
+    if over:
+        raise ExportError(
+            f"layer {over[0]} reaches {by_layer[over[0]]:.4g} on {source} and fp16 ends at "
+            f"{FP16_LARGEST:.0f} ({len(over)} of {len(by_layer)} layers overflow: {', '.join(over[:5])}); "
+            "export it as fp32, or train with smaller activations"
+        )
+    return {
+        "source": source,
+        "frames": frames,
+        "limit": FP16_LARGEST,
+        "largest": by_layer[layer],
+        "layer": layer,
+        "by_layer": by_layer,
+    }
+
+
+def synthetic_batches(spec: ModelSpec, frames: int = 8) -> Iterable[NDArray[np.uint8]]:
+    """Frames of the synthetic street clip, one a batch: uint8 ``[1, 360, 480, 3]``."""
+    from fcn_deploy.street import SyntheticStreet
+
+    height, width = min(360, spec.max_height), min(480, spec.max_width)
+    clip = SyntheticStreet(frames=frames, height=height, width=width, color_order=spec.color_order)
+    return (frame.image[None] for frame in clip)
