@@ -66,6 +66,7 @@ _VGG16_FEATURES = {
     26: "conv5_2",
     28: "conv5_3",
 }
+_SIZING = ("conv1_1.weight", "fc6.weight", "score_fr.weight")
 _UPSCORES = ("upscore2.weight", "upscore_pool4.weight", "upscore8.weight")
 _WRAPPERS = ("model_state_dict", "state_dict", "model")
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
@@ -135,7 +136,9 @@ def load_checkpoint(
     if METADATA_KEY in metadata:
         spec = ModelSpec.from_json(metadata[METADATA_KEY], str(path))
         _same_variant(path, variant, spec.variant, "its own description")
-        model = _build(path, state, spec.variant, num_classes, learned_upscore, trained_on)
+        learned = spec.learned_upscore if learned_upscore is None else learned_upscore
+        model = _build(path, state, spec.variant, num_classes, learned, trained_on)
+        spec = spec.replace(learned_upscore=model.learned_upscore)
         return model, CheckpointInfo(
             "safetensors", name, sha256_of(path), spec, spec.mean, spec.std, spec.note
         )
@@ -179,6 +182,8 @@ def save_safetensors(model: FCN8s, spec: ModelSpec, path: str | Path, *, dtype: 
         UsageError: the file cannot be written.
         ModelError: a weight does not fit into fp16.
     """
+    if dtype not in ("fp32", "fp16"):
+        raise UsageError(f"weights are saved as fp32 or fp16, not {dtype!r}")
     target = torch.float16 if dtype == "fp16" else torch.float32
     tensors = {k: v.detach().to(target).contiguous() for k, v in model.state_dict().items()}
     for key, value in tensors.items():
@@ -280,19 +285,16 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     else:
         state, metadata = _unwrap(path, _unpickle(path)), {}
     state = {key.removeprefix("module."): value for key, value in state.items()}
-    for key, value in state.items():
-        if not value.is_floating_point():
-            raise ModelError(f"{path}: {key} holds {value.dtype}; weights must be floating point")
-        if not torch.isfinite(value).all():
-            raise ModelError(f"{path}: {key} holds NaN or infinite values; the training run diverged")
-    return {key: value.float() for key, value in state.items()}, metadata
+    return {
+        key: value.float() if value.is_floating_point() else value for key, value in state.items()
+    }, metadata
 
 
 def _unpickle(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as exc:  # torch raises many classes for damaged or unsafe files
-        if "weights_only" in str(exc) or "Weights only" in str(exc):
+        if _is_pickle(path) and ("weights_only" in str(exc) or "Weights only" in str(exc)):
             raise ModelError(
                 f"{path} holds more than tensors and was not loaded, because a pickle can run any "
                 "code; save its state_dict() alone, or as safetensors, and use that"
@@ -300,6 +302,12 @@ def _unpickle(path: Path) -> Any:
         raise ModelError(
             f"{path} is not a complete PyTorch checkpoint ({type(exc).__name__}); copy it again"
         ) from exc
+
+
+def _is_pickle(path: Path) -> bool:
+    """Whether it begins as torch's zip archives or as pickles do; a saved web page does not."""
+    with open(path, "rb") as stream:
+        return stream.read(2).startswith((b"PK", b"\x80"))
 
 
 def _unwrap(path: Path, loaded: Any) -> dict[str, Tensor]:
@@ -311,7 +319,7 @@ def _unwrap(path: Path, loaded: Any) -> dict[str, Tensor]:
     if (
         not isinstance(loaded, Mapping)
         or not loaded
-        or not all(isinstance(v, Tensor) for v in loaded.values())
+        or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in loaded.items())
     ):
         raise ModelError(
             f"{path} does not hold a state_dict: expected tensors by name, bare or under one of "
@@ -331,8 +339,7 @@ def _which_variant(path: Path, given: str | None, metadata: dict[str, str]) -> t
     if "variant" in metadata:
         _same_variant(path, given, metadata["variant"], "its metadata")
         return metadata["variant"], f"variant {metadata['variant']}, from the file's metadata"
-    digest = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
-    if known := KNOWN_MD5.get(digest):
+    if known := KNOWN_MD5.get(_md5_of(path)):
         _same_variant(path, given, known, f"the MD5 of the published {known} weights")
         return known, f"variant {known}, known by the file's MD5"
     if given is None:
@@ -350,6 +357,14 @@ def _which_variant(path: Path, given: str | None, metadata: dict[str, str]) -> t
     return find_variant(given).name, f"variant {given}, as given; nothing in the file confirms it"
 
 
+def _md5_of(path: Path) -> str:
+    digest = hashlib.md5(usedforsecurity=False)
+    with open(path, "rb") as stream:
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
 def _same_variant(path: Path, given: str | None, known: str, by: str) -> None:
     if given is not None and find_variant(given).name != known:
         raise ModelError(f"{path} is {known} by {by}, and --variant says {given}; leave --variant away")
@@ -365,24 +380,27 @@ def _build(
 ) -> FCN8s:
     """An FCN8s of the sizes that the weights have, filled with them."""
     shapes = {key: tuple(value.shape) for key, value in state.items()}
-    for key in ("conv1_1.weight", "fc6.weight", "score_fr.weight"):
-        if len(shapes.get(key, ())) != 4:
-            _refuse_keys(path, state, FCN8s(21, variant, width=1, fc_channels=1))
+    if any(len(shapes.get(key, ())) != 4 for key in _SIZING):
+        _refuse_keys(path, state, _sized(path, 21, variant, 1, 1), sized=False)
     found = shapes["score_fr.weight"][0]
     if num_classes not in (None, found):
         raise ModelError(f"{path} has {found} classes, and --num-classes says {num_classes}")
+    _sized(path, min(found, 256), variant, 1, 1)  # an absurd number is refused before it costs memory
     kernels = {key: bilinear_kernel(found, 16 if "8" in key else 4) for key in _UPSCORES}
     fixed = all(_equal(state.get(key, kernel), kernel) for key, kernel in kernels.items())
     if learned_upscore is False and not fixed:
         raise ModelError(f"{path}: its upscore weights are learned, not bilinear; they cannot be fixed")
-    model = FCN8s(
+    model = _sized(
+        path,
         found,
         variant,
-        width=shapes["conv1_1.weight"][0],
-        fc_channels=shapes["fc6.weight"][0],
+        shapes["conv1_1.weight"][0],
+        shapes["fc6.weight"][0],
         learned_upscore=(not fixed) if learned_upscore is None else learned_upscore,
     )
     state = {**kernels, **state}
+    if fixed and not model.learned_upscore:
+        state |= kernels  # what was rounded on the way is exact again, as the deploy graph has it
     _refuse_keys(path, state, model)
     if trained_on == "rgb":
         state["conv1_1.weight"] = state["conv1_1.weight"].flip(1)
@@ -390,24 +408,44 @@ def _build(
     return model.eval()
 
 
+def _sized(
+    path: Path, classes: int, variant: str, width: int, fc: int, *, learned_upscore: bool = False
+) -> FCN8s:
+    """An FCN8s of these sizes; what is wrong with them is said of the file they come from."""
+    try:
+        return FCN8s(classes, variant, width=width, fc_channels=fc, learned_upscore=learned_upscore)
+    except ModelError as exc:
+        raise ModelError(f"{path}: {exc}") from exc
+
+
 def _equal(a: Tensor, b: Tensor) -> bool:
     return a.shape == b.shape and torch.allclose(a, b, atol=1e-4)
 
 
-def _refuse_keys(path: Path, state: dict[str, Tensor], model: FCN8s) -> None:
-    """Raise one ModelError that lists the first few unknown, missing and misshapen keys."""
+def _refuse_keys(path: Path, state: dict[str, Tensor], model: FCN8s, *, sized: bool = True) -> None:
+    """Raise one ModelError that lists the first few unknown, missing and misshapen keys.
+
+    Where the keys that give the sizes are themselves missing or damaged (``sized`` is false), only
+    the number of dimensions can be compared.
+    """
     wanted = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     unknown = [key for key in state if key not in wanted]
     missing = [key for key in wanted if key not in state]
     misshapen = [
         f"{key} {list(state[key].shape)} instead of {list(wanted[key])}"
         for key in wanted
-        if key in state and tuple(state[key].shape) != wanted[key]
+        if key in state
+        and (tuple(state[key].shape) != wanted[key] if sized else state[key].ndim != len(wanted[key]))
     ]
     lists = (("unknown", unknown), ("missing", missing), ("misshapen", misshapen))
     complaints = [f"{len(keys)} {what}: {_first(keys)}" for what, keys in lists if keys]
     if complaints:
         raise ModelError(f"{path} does not fit {model.variant.name}: {'; '.join(complaints)}")
+    for key, value in state.items():
+        if not value.is_floating_point():
+            raise ModelError(f"{path}: {key} holds {value.dtype}; weights must be floating point")
+        if not torch.isfinite(value).all():
+            raise ModelError(f"{path}: {key} holds NaN or infinite values; the training run diverged")
 
 
 def _first(keys: list[str], count: int = 4) -> str:
@@ -438,19 +476,16 @@ def _from_torchvision(
         for i, name in _VGG16_FEATURES.items()
         for kind in ("weight", "bias")
     }
-    turned["conv1_1.weight"] = turned["conv1_1.weight"].flip(1)  # torchvision reads R, G, B
     for index, name, size in ((0, "fc6", 7), (3, "fc7", 1)):
         weight = state[f"classifier.{index}.weight"]
-        turned[f"{name}.weight"] = weight.reshape(len(weight), -1, size, size)
+        if weight.ndim == 2 and weight.shape[1] % size**2 == 0:
+            weight = weight.reshape(len(weight), -1, size, size)
+        turned[f"{name}.weight"] = weight
         turned[f"{name}.bias"] = state[f"classifier.{index}.bias"]
-    model = FCN8s(
-        num_classes,
-        variant,
-        width=len(turned["conv1_1.weight"]),
-        fc_channels=len(turned["fc6.weight"]),
-    )
+    model = _sized(path, num_classes, variant, len(turned["conv1_1.weight"]), len(turned["fc6.weight"]))
     _he_normal(model, 0, only=("score_fr", "score_pool4", "score_pool3"))
     _refuse_keys(path, {**model.state_dict(), **turned}, model)
+    turned["conv1_1.weight"] = turned["conv1_1.weight"].flip(1)  # torchvision reads R, G, B
     model.load_state_dict(turned, strict=False)
     info = CheckpointInfo(
         "torchvision",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -18,6 +19,15 @@ from fcn_deploy.model.fcn8s import FCN8s, Upscore
 MakeModel = Callable[..., FCN8s]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Layers of three channels are too small to share: threads would only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def reference() -> ModuleType:
     """tests/model/reference_fcn8s.py; the tests are no package, so it is opened by its path."""
@@ -26,7 +36,7 @@ def reference() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     # dataclasses look their module up by name.
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(__import__("sys").modules, spec.name, module)
+        patch.setitem(sys.modules, spec.name, module)
         spec.loader.exec_module(module)
     return module
 

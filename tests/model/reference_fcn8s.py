@@ -116,15 +116,16 @@ def trunk(frame: Array, w: Mapping[str, Array], numbers: Paper) -> tuple[Array, 
 def conv(x: Array, w: Mapping[str, Array], name: str, *, padding: int = 0) -> Array:
     """out[o, y, x] = bias[o] + the sum over i, v, u of kernel[o, i, v, u] * in[i, y + v, x + u]."""
     kernel, bias = w[f"{name}.weight"], w[f"{name}.bias"]
-    outputs, _, kh, kw = kernel.shape
+    outputs, inputs, kh, kw = kernel.shape
     x = np.pad(x, ((0, 0), (padding, padding), (padding, padding)))
     height, width = x.shape[1] - kh + 1, x.shape[2] - kw + 1
     assert height >= 1 and width >= 1, f"{name}: {x.shape} is smaller than its kernel"
-    out = np.repeat(bias, height * width).reshape(outputs, height, width)
+    seen = np.empty((inputs, kh, kw, height, width))  # what each tap of the kernel looks at
     for v in range(kh):
         for u in range(kw):
-            out += np.tensordot(kernel[:, :, v, u], x[:, v : v + height, u : u + width], axes=1)
-    return out
+            seen[:, v, u] = x[:, v : v + height, u : u + width]
+    out = kernel.reshape(outputs, -1) @ seen.reshape(inputs * kh * kw, -1) + bias[:, None]
+    return out.reshape(outputs, height, width)
 
 
 def relu(x: Array) -> Array:

@@ -21,7 +21,7 @@ EXACT = 1e-9
 
 SIZES = ((1, 1), (1, 33), (33, 1), (31, 33), (32, 64), (96, 32), (65, 97), (97, 131))
 
-# FIELD.md's table: the layers of the Berkeley weights.
+# The layers of the public Berkeley weights.
 SHAPES = {
     "conv1_1": (64, 3, 3, 3),
     "conv1_2": (64, 64, 3, 3),
@@ -190,7 +190,12 @@ def test_comparison_sees_a_planted_bug(
     wanted = expected(reference, model, frame)
     assert equal(answer(model, frame), wanted), "sound before the bug is planted"
     mutate(model)
-    assert not equal(answer(model, frame), wanted)
+    try:
+        found = answer(model, frame)
+    except RuntimeError as exc:  # in the same family a lost row is a shape that does not add up
+        assert variant in ("fcn8s-same", "fcn8s-lite") and "must match the size" in str(exc)
+    else:
+        assert not equal(found, wanted)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -340,7 +345,8 @@ def test_two_to_255_classes(num_classes: int) -> None:
         assert model(torch.zeros(1, 3, 5, 4)).shape == (1, num_classes, 5, 4)
 
 
-def test_find_variant_gives_what_the_table_says() -> None:
-    assert {name: find_variant(name).name for name in VARIANTS} == dict(zip(VARIANTS, VARIANTS, strict=True))
+def test_variants_are_found_by_their_exact_name() -> None:
+    for name in ("fcn8s", "fcn8s-atonce", "fcn8s-same", "fcn8s-lite"):
+        assert find_variant(name).name == name
     with pytest.raises(ModelError, match="unknown variant"):
         find_variant("FCN8s")

@@ -1,0 +1,63 @@
+"""The real TensorRT-RTX parser and builder on every exported variant; neither needs a GPU."""
+
+from __future__ import annotations
+
+import onnx
+import pytest
+
+from fcn_deploy.export.graph import read_model
+from fcn_deploy.export.precision import to_fp16
+from fcn_deploy.model.fcn8s import VARIANTS
+
+trt = pytest.importorskip("tensorrt_rtx")
+
+ALL_OUTPUTS = ("labels", "confidence", "logits")
+
+
+def parse(model: onnx.ModelProto):
+    logger = trt.Logger(trt.Logger.ERROR)
+    builder = trt.Builder(logger)
+    network = builder.create_network(0)
+    parser = trt.OnnxParser(network, logger)
+    accepted = parser.parse(model.SerializeToString())
+    assert accepted, [str(parser.get_error(i)) for i in range(parser.num_errors)]
+    return builder, network
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("learned", [False, True])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_parser_accepts_every_variant(exported, variant, learned, precision):
+    model, _ = read_model(exported(variant, learned)[0])
+    _, network = parse(to_fp16(model) if precision == "fp16" else model)
+    image, labels = network.get_input(0), network.get_output(0)
+    assert (image.name, image.dtype, tuple(image.shape)) == ("image", trt.uint8, (-1, -1, -1, 3))
+    assert (labels.name, labels.dtype, tuple(labels.shape)) == ("labels", trt.uint8, (-1, -1, -1))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("variant", ["fcn8s", "fcn8s-lite"])
+def test_the_builder_makes_an_engine_with_all_outputs(exported, variant, precision):
+    model, _ = read_model(exported(variant, outputs=ALL_OUTPUTS)[0])
+    builder, network = parse(to_fp16(model) if precision == "fp16" else model)
+    config = builder.create_builder_config()
+    profile = builder.create_optimization_profile()
+    profile.set_shape("image", (1, 32, 32, 3), (1, 360, 480, 3), (2, 720, 960, 3))
+    config.add_optimization_profile(profile)
+    engine = builder.build_serialized_network(network, config)
+    assert engine is not None
+    assert engine.nbytes > 10_000
+
+
+def test_a_graph_that_breaks_the_contract_is_refused():
+    """The check above can fail: a Transpose on the uint8 input is not accepted."""
+    nodes = [
+        onnx.helper.make_node("Transpose", ["image"], ["t"], perm=[0, 3, 1, 2]),
+        onnx.helper.make_node("Cast", ["t"], ["y"], to=onnx.TensorProto.FLOAT),
+    ]
+    image = onnx.helper.make_tensor_value_info("image", onnx.TensorProto.UINT8, ["n", "h", "w", 3])
+    y = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["n", 3, "h", "w"])
+    graph = onnx.helper.make_graph(nodes, "g", [image], [y])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
+    with pytest.raises(AssertionError):
+        parse(model)
