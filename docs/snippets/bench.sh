@@ -1,0 +1,1 @@
+fcn-deploy bench model.safetensors model.onnx --typical --json bench.json --report report.html

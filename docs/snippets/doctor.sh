@@ -1,0 +1,1 @@
+fcn-deploy doctor

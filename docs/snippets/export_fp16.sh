@@ -1,0 +1,1 @@
+fcn-deploy export --weights bundled --precision fp16 --calib street/images -o model.fp16.onnx

@@ -1,0 +1,1 @@
+fcn-deploy export --weights bundled --outputs labels,confidence --color rgb -o rgb.onnx

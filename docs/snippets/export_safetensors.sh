@@ -1,0 +1,1 @@
+fcn-deploy export --weights bundled -o model.safetensors

@@ -1,0 +1,7 @@
+import json
+
+import onnx
+
+metadata = {prop.key: prop.value for prop in onnx.load("model.onnx").metadata_props}
+spec = json.loads(metadata["fcn_deploy.spec"])
+print(spec["variant"], spec["color_order"], spec["classes"][:3])
