@@ -1,0 +1,76 @@
+"""A runtime that answers from a rule, so that camera code can be tested without a model.
+
+>>> import numpy as np
+>>> from fcn_deploy.runtimes.fake import FakeRuntime
+>>> from fcn_deploy.runtimes.segmenter import Segmenter
+>>> with Segmenter(FakeRuntime(rule=3)) as segmenter:
+...     segmenter.infer(np.zeros((2, 4, 3), np.uint8)).labels.tolist()
+[[[3, 3, 3, 3], [3, 3, 3, 3]]]
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fcn_deploy.errors import UsageError
+from fcn_deploy.runtimes.base import Frames, Runtime, RuntimeOptions
+from fcn_deploy.spec import CAMVID_CLASSES, CAMVID_PALETTE, ModelSpec
+
+Rule = Callable[[Frames], NDArray[np.uint8]]
+"""uint8 ``[N, H, W, 3]`` frames -> uint8 ``[N, H, W]`` labels; what it raises, infer raises as
+InferenceError."""
+
+
+@final
+class FakeRuntime(Runtime):
+    """Frames are checked as by any other runtime; then the rule answers.
+
+    Args:
+        rule: a function of the frames, or one label for every pixel.
+        spec: what the pretended model expects and answers; None takes CamVid's 11 classes.
+        delay: seconds that each answer takes at least.
+
+    Raises:
+        UsageError: the label is no class of ``spec``, or ``delay`` is negative.
+    """
+
+    backend = "fake"
+
+    def __init__(self, rule: Rule | int, spec: ModelSpec | None = None, delay: float = 0.0) -> None:
+        spec = spec or ModelSpec(
+            classes=CAMVID_CLASSES,
+            palette=CAMVID_PALETTE,
+            variant="fcn8s-lite",
+            note="a fake that runs no model",
+        )
+        super().__init__(spec, device="cpu")
+        if isinstance(rule, int) and not 0 <= rule < spec.num_classes:
+            raise UsageError(f"the rule's label must be from 0 to {spec.num_classes - 1}, not {rule}")
+        if delay < 0:
+            raise UsageError(f"delay must be 0 seconds or more, not {delay}")
+        self._rule = rule
+        self._delay = delay
+
+    @classmethod
+    def unavailable(cls) -> str | None:
+        return None
+
+    @classmethod
+    def open(cls, path: Path, options: RuntimeOptions) -> NoReturn:
+        raise UsageError("a fake runtime opens no file; make one with FakeRuntime(rule)")
+
+    def _infer(self, images: Frames) -> dict[str, NDArray[Any]]:
+        if self._delay:
+            time.sleep(self._delay)
+        if isinstance(self._rule, int):
+            return {"labels": np.full(images.shape[:3], self._rule, np.uint8)}
+        return {"labels": self._rule(images)}
+
+    def _release(self) -> None:
+        pass

@@ -1,0 +1,312 @@
+"""ONNX Runtime: the deploy graph on a CPU, on CUDA, or through TensorRT.
+
+The provider is the one asked for or the best that this machine has, and the one that really
+runs is reported: where ONNX Runtime would quietly take the CPU instead of a GPU, opening fails
+unless the fall-back is allowed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import io
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fcn_deploy.errors import BackendUnavailable, MissingDependency, ModelError
+from fcn_deploy.lazy import require
+from fcn_deploy.runtimes.artefact import check_external_data, read_spec
+from fcn_deploy.runtimes.base import Frames, Runtime, RuntimeOptions, cuda_index, first_line, usable_cores
+from fcn_deploy.runtimes.nvidia import gpu_problem
+from fcn_deploy.spec import ModelSpec
+
+_PROVIDERS = {
+    "tensorrt": "TensorrtExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "cpu": "CPUExecutionProvider",
+}
+"""Best first: a fall-back goes down this list."""
+
+_OPTIMIZATION = {
+    "none": "ORT_DISABLE_ALL",
+    "basic": "ORT_ENABLE_BASIC",
+    "extended": "ORT_ENABLE_EXTENDED",
+    "all": "ORT_ENABLE_ALL",
+}
+_WARNING, _FATAL = 2, 4
+_WRONG_FILE = ("InvalidGraph", "InvalidProtobuf", "NotImplemented")
+_INPUTS = {"image": ("tensor(uint8)", 4)}
+_OUTPUTS = {
+    "labels": ("tensor(uint8)", 3),
+    "confidence": ("tensor(float)", 3),
+    "logits": ("tensor(float)", 4),
+}
+
+
+@final
+class OnnxRuntime(Runtime):
+    """One session; frames of any size go through it, one after another."""
+
+    backend = "onnxruntime"
+
+    def __init__(self, session: Any, spec: ModelSpec, device: str, details: dict[str, Any]) -> None:
+        super().__init__(spec, device)
+        self._details = details
+        self._names = [output.name for output in session.get_outputs()]
+        self._answer: Callable[[Frames], list[NDArray[Any]]] = (
+            _on_cpu(session, self._names)
+            if device == "cpu"
+            else BoundSession(session, self._names, "cuda", cuda_index(device))
+        )
+
+    @classmethod
+    def unavailable(cls) -> str | None:
+        try:
+            require("onnxruntime", extra="cpu")
+        except MissingDependency as exc:
+            return str(exc)
+        return None
+
+    @classmethod
+    def open(cls, path: Path, options: RuntimeOptions) -> OnnxRuntime:
+        """Open an ONNX file that fcn-deploy exported.
+
+        Raises:
+            ModelError: the file is damaged, carries no description, keeps its weights elsewhere, is
+                not a deploy graph, or ONNX Runtime refuses it.
+            BackendUnavailable: the device or provider asked for cannot run here.
+        """
+        ort = require("onnxruntime", extra="cpu")
+        spec = read_spec(path)
+        check_external_data(path)
+        session, provider = _open(ort, path, options, wanted_provider(ort, options))
+        check_deploy_graph(session, spec, path)
+        details = {
+            "onnxruntime": ort.__version__,
+            "provider": provider,
+            "threads": options.threads or usable_cores(),
+            "optimization": options.optimization,
+            "spinning": options.spinning,
+        }
+        return cls(
+            session, spec, "cpu" if provider == "cpu" else f"cuda:{cuda_index(options.device)}", details
+        )
+
+    def details(self) -> dict[str, Any]:
+        return dict(self._details)
+
+    def _infer(self, images: Frames) -> dict[str, NDArray[Any]]:
+        return dict(zip(self._names, self._answer(images), strict=True))
+
+    def _release(self) -> None:
+        del self._answer
+
+
+class BoundSession:
+    """A session whose input stays allocated on the device while frames keep their size.
+
+    Uses ONNX Runtime's IO binding. The tests run it with device ``cpu``; it has not run on a GPU
+    yet, where only the device's name differs.
+    """
+
+    def __init__(self, session: Any, names: list[str], device: str, index: int = 0) -> None:
+        self._session, self._names = session, names
+        self._device, self._index = device, index
+        self._shape: tuple[int, ...] = ()
+
+    def __call__(self, images: Frames) -> list[NDArray[Any]]:
+        if images.shape != self._shape:
+            self._bind(images.shape)
+        self._input.update_inplace(images)
+        self._binding.synchronize_inputs()
+        self._session.run_with_iobinding(self._binding)
+        self._binding.synchronize_outputs()
+        answers: list[NDArray[Any]] = self._binding.copy_outputs_to_cpu()
+        return answers
+
+    def _bind(self, shape: tuple[int, ...]) -> None:
+        """Start afresh: outputs of a former size stay bound otherwise, and the run is refused."""
+        ort = require("onnxruntime", extra="cpu")
+        self._shape = ()
+        self._input = ort.OrtValue.ortvalue_from_shape_and_type(shape, np.uint8, self._device, self._index)
+        self._binding = self._session.io_binding()
+        self._binding.bind_ortvalue_input("image", self._input)
+        for name in self._names:
+            self._binding.bind_output(name, self._device, self._index)
+        self._shape = shape
+
+
+def wanted_provider(ort: Any, options: RuntimeOptions) -> str:
+    """``tensorrt``, ``cuda`` or ``cpu``: the one asked for, else the best that this machine has.
+
+    Without a wish it is CUDA where this ONNX Runtime was built with it and the driver finds a
+    GPU. TensorRT builds an engine for each new frame size, so it is only taken when asked for.
+    """
+    wanted = options.provider or (options.device or "").partition(":")[0]
+    if wanted:
+        return wanted
+    has_cuda = _PROVIDERS["cuda"] in ort.get_available_providers()
+    return "cuda" if has_cuda and gpu_problem() is None else "cpu"
+
+
+def check_deploy_graph(session: Any, spec: ModelSpec, path: Path) -> None:
+    """Hold a session's inputs and outputs against the contract of the deploy graph.
+
+    Raises:
+        ModelError: a name, type or rank differs; says what was expected and found.
+    """
+    expected_outputs = {name: _OUTPUTS[name] for name in spec.outputs}
+    for what, values, expected in (
+        ("input", session.get_inputs(), _INPUTS),
+        ("output", session.get_outputs(), expected_outputs),
+    ):
+        found = {v.name: (v.type, len(v.shape)) for v in values}
+        if found != expected:
+            raise ModelError(
+                f"{path} is not the deploy graph that its description promises: expected {what} "
+                f"{_signature(expected)}, found {_signature(found)}; export it again"
+            )
+    channels = session.get_inputs()[0].shape[-1]
+    if channels != 3:
+        raise ModelError(f"{path} takes frames of {channels} channels where 3 are expected; export it again")
+
+
+def _on_cpu(session: Any, names: list[str]) -> Callable[[Frames], list[NDArray[Any]]]:
+    def answer(images: Frames) -> list[NDArray[Any]]:
+        answers: list[NDArray[Any]] = session.run(names, {"image": images})
+        return answers
+
+    return answer
+
+
+def _open(ort: Any, path: Path, options: RuntimeOptions, provider: str) -> tuple[Any, str]:
+    """A session and its provider, which is a lesser one only where the fall-back is allowed."""
+    try:
+        if problem := _provider_problem(ort, provider, cuda_index(options.device)):
+            raise BackendUnavailable(
+                f"ONNX Runtime cannot use {provider} here: {problem}; choose device cpu, or allow the "
+                "fall-back"
+            )
+        return _open_with(ort, path, options, provider), provider
+    except BackendUnavailable:
+        if not options.allow_fallback:
+            raise
+        return _open(ort, path, options, _from(provider)[1])
+
+
+def _from(provider: str) -> list[str]:
+    """A provider and those below it."""
+    order = list(_PROVIDERS)
+    return order[order.index(provider) :]
+
+
+def _open_with(ort: Any, path: Path, options: RuntimeOptions, provider: str) -> Any:
+    index = {"device_id": cuda_index(options.device)}
+    providers = [(_PROVIDERS[name], {} if name == "cpu" else index) for name in _from(provider)]
+    settings = _session_options(ort, options)
+    try:
+        with _quiet(ort, provider):
+            # Its own fall-back prints to stdout and goes on with another provider.
+            session = ort.InferenceSession(str(path), settings, providers=providers, enable_fallback=0)
+    except Exception as exc:  # its errors share no base class
+        reason = _in_words(exc)
+        if provider != "cpu" and type(exc).__name__ not in _WRONG_FILE:
+            raise BackendUnavailable(
+                f"ONNX Runtime could not open {path} on {provider}: {reason}; choose device cpu, or allow "
+                "the fall-back"
+            ) from exc
+        raise ModelError(f"ONNX Runtime {ort.__version__} refuses {path}: {reason}") from exc
+    got = session.get_providers()[0]
+    if got != _PROVIDERS[provider]:
+        raise BackendUnavailable(
+            f"ONNX Runtime was asked for {provider} and silently took {got}; check that its CUDA, cuDNN and "
+            "TensorRT libraries fit, choose device cpu, or allow the fall-back"
+        )
+    return session
+
+
+@contextlib.contextmanager
+def _quiet(ort: Any, provider: str) -> Iterator[None]:
+    """Keep what GPU providers log while they start off stderr; it comes as an exception as well.
+
+    The logger is the process's own and does not tell its level, so it is left at the default.
+    """
+    if provider != "cpu":
+        ort.set_default_logger_severity(_FATAL)
+    try:
+        yield
+    finally:
+        if provider != "cpu":
+            ort.set_default_logger_severity(_WARNING)
+
+
+def _session_options(ort: Any, options: RuntimeOptions) -> Any:
+    settings = ort.SessionOptions()
+    settings.log_severity_level = _FATAL  # what it would log comes as an exception
+    # Left alone it takes the machine's cores and pins threads to them, whatever the process was given.
+    settings.intra_op_num_threads = options.threads or usable_cores()
+    settings.graph_optimization_level = getattr(
+        ort.GraphOptimizationLevel, _OPTIMIZATION[options.optimization]
+    )
+    # Patterns are kept for each size seen: more memory, and no time gained. The arena stays on; it
+    # grows to the largest frame and no further, where shrinking it after each run costs more of both.
+    settings.enable_mem_pattern = False
+    settings.add_session_config_entry("session.intra_op.allow_spinning", str(int(options.spinning)))
+    return settings
+
+
+def _provider_problem(ort: Any, provider: str, index: int) -> str | None:
+    """Why a provider cannot run here, in words; None where nothing speaks against it."""
+    if provider == "cpu":
+        return None
+    if _PROVIDERS[provider] not in ort.get_available_providers():
+        return (
+            f"onnxruntime {ort.__version__} is installed without it; put the GPU build in its place: "
+            "pip uninstall onnxruntime && pip install 'fcn-deploy[gpu]'"
+        )
+    return gpu_problem(index) or _library_problem(ort, provider)
+
+
+def _library_problem(ort: Any, provider: str) -> str | None:
+    """What a provider's library misses, such as ``libcudnn.so.9``.
+
+    Asked of the loader, because ONNX Runtime only logs it and goes on without the provider.
+    """
+    folder = Path(ort.__file__).parent / "capi"
+    problem = _load(folder, provider)
+    if problem and hasattr(ort, "preload_dlls"):
+        # CUDA's libraries may be there as Python packages, out of the loader's sight.
+        with contextlib.redirect_stdout(io.StringIO()):
+            ort.preload_dlls()
+        problem = _load(folder, provider)
+    return problem
+
+
+def _load(folder: Path, provider: str) -> str | None:
+    library = folder / f"libonnxruntime_providers_{provider}.so"
+    if not library.exists():  # built in, or another system
+        return None
+    try:
+        # It holds symbols that the provider's library does not say it needs.
+        ctypes.CDLL(str(folder / "libonnxruntime_providers_shared.so"), mode=ctypes.RTLD_GLOBAL)
+        ctypes.CDLL(str(library))
+    except OSError as exc:
+        return str(exc)
+    return None
+
+
+def _in_words(error: Exception) -> str:
+    """Its text without ONNX Runtime's codes and, after `` ; ``, places in its sources."""
+    text = re.split(r"\[ONNXRuntimeError\] : \d+ : \w+ : ", first_line(error))[-1]
+    return text.partition(" ; ")[0]
+
+
+def _signature(values: dict[str, tuple[str, int]]) -> str:
+    return (
+        ", ".join(f"{name} {kind} of rank {rank}" for name, (kind, rank) in sorted(values.items())) or "none"
+    )

@@ -1,0 +1,217 @@
+"""Segmenter: an opened artefact as users hold it - single frames, overlap, streams, threads."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
+from types import TracebackType
+from typing import Any, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fcn_deploy.errors import InferenceError, UsageError
+from fcn_deploy.runtimes.base import Runtime, Segmentation
+from fcn_deploy.spec import ModelSpec
+
+IN_FLIGHT = 2
+"""Submitted answers that may wait to be collected: one being made, one ready or next in line."""
+
+
+@final
+class Segmenter:
+    """Labels frames with one artefact on one device.
+
+    Every method may be called from any thread; answers are made one at a time, under a lock.
+    ``submit`` and ``result`` keep one queue for the whole segmenter, so let one thread at a time
+    use that pair.
+
+    Frames that are handed to ``submit`` or ``stream`` are not copied: leave them unchanged until
+    their answer is there, and do not capture the next frame into the same array.
+
+    Args:
+        runtime: what really runs; closed with the segmenter.
+    """
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._running = threading.Lock()
+        self._state = threading.Lock()
+        self._submitted: deque[Future[Segmentation]] = deque()
+        self._worker: ThreadPoolExecutor | None = None
+        self._closed = False
+
+    @property
+    def spec(self) -> ModelSpec:
+        """What the model expects and answers."""
+        return self._runtime.spec
+
+    @property
+    def backend(self) -> str:
+        """The backend's name in the registry."""
+        return self._runtime.backend
+
+    @property
+    def device(self) -> str:
+        """What really runs it: ``cpu``, or ``cuda:N``."""
+        return self._runtime.device
+
+    @property
+    def precision(self) -> str:
+        """The artefact's declared precision."""
+        return self._runtime.precision
+
+    def details(self) -> dict[str, Any]:
+        """How it runs, for reports: provider, threads, versions."""
+        return self._runtime.details()
+
+    def infer(self, images: NDArray[np.uint8]) -> Segmentation:
+        """Label each pixel of a frame or a batch of frames.
+
+        Args:
+            images: uint8 ``[H, W, 3]`` or ``[N, H, W, 3]``, 0 to 255, in the colour order of
+                ``spec.color_order``.
+
+        Returns:
+            Labels uint8 ``[N, H, W]``; N is 1 for a single frame.
+
+        Raises:
+            SourceError: another dtype or shape, or a size outside the spec's limits.
+            InferenceError: the backend failed, or the segmenter is closed.
+        """
+        if isinstance(images, np.ndarray) and images.ndim == 3 and images.shape[2] == 3:
+            images = images[None]
+        with self._running:
+            return self._runtime.infer(images)
+
+    __call__ = infer
+
+    def submit(self, images: NDArray[np.uint8]) -> None:
+        """Start labelling a frame or a batch in the background; :meth:`result` gives the answer.
+
+        At most :data:`IN_FLIGHT` answers may be outstanding. Waiting for room here would wait for
+        ever, since it is the caller who makes room, so a third one is refused.
+
+        Raises:
+            UsageError: too many are outstanding; call :meth:`result` first.
+            InferenceError: the segmenter is closed.
+        """
+        with self._state:
+            if len(self._submitted) >= IN_FLIGHT:
+                raise UsageError(f"{IN_FLIGHT} frames are in flight already; call result() before submit()")
+            self._submitted.append(self._start(images))
+
+    def result(self) -> Segmentation:
+        """The answer of the oldest :meth:`submit` that was not collected yet; waits for it.
+
+        Raises:
+            UsageError: nothing is in flight.
+            SourceError, InferenceError: as :meth:`infer` for that frame.
+        """
+        with self._state:
+            self._require_open()
+            if not self._submitted:
+                raise UsageError("no frame is in flight; call submit() before result()")
+            oldest = self._submitted.popleft()
+        return _answer_of(oldest)
+
+    def stream(self, frames: Iterable[NDArray[np.uint8]]) -> Iterator[tuple[NDArray[np.uint8], Segmentation]]:
+        """Label frames one after another, each while the next is read and the last is used.
+
+        A pair comes once the frame after it was read: good for throughput from files. When the
+        consumer stops early, nothing is left running, and an iterator that was made here from
+        ``frames`` is closed (one that was handed in stays the caller's).
+
+        Args:
+            frames: any iterable of uint8 ``[H, W, 3]`` frames, or of batches.
+
+        Yields:
+            Each frame with its answer, in order.
+
+        Raises:
+            SourceError, InferenceError: as :meth:`infer`, at the frame that caused it.
+        """
+        source = iter(frames)
+        waiting: deque[tuple[NDArray[np.uint8], Future[Segmentation]]] = deque()
+        try:
+            for frame in source:
+                with self._state:
+                    waiting.append((frame, self._start(frame)))
+                if len(waiting) > 1:
+                    yield _pair(waiting.popleft())
+            while waiting:
+                yield _pair(waiting.popleft())
+        finally:
+            # Those that cannot be cancelled are running; a cancelled one may never be marked as done.
+            wait([future for _, future in waiting if not future.cancel()])
+            if source is not frames and hasattr(source, "close"):
+                source.close()
+
+    def warm_up(self, height: int, width: int, batch: int = 1, runs: int = 3) -> None:
+        """Label black frames, so that the first real one does not pay for what is set up lazily.
+
+        Args:
+            height: rows of the frames to come, at least 1.
+            width: columns, at least 1.
+            batch: frames at a time, at least 1.
+            runs: how often, at least 1.
+
+        Raises:
+            UsageError: a number is below 1, or the frame is larger than the model's limit.
+            InferenceError: the backend failed, or the segmenter is closed.
+        """
+        if min(height, width, batch, runs) < 1:
+            raise UsageError(
+                f"height, width, batch and runs must be at least 1, not {height}, {width}, {batch} and {runs}"
+            )
+        black = np.zeros((batch, height, width, 3), np.uint8)
+        for _ in range(runs):
+            self.infer(black)
+
+    def close(self) -> None:
+        """Free the model. Waits for an answer being made and drops the rest; twice is harmless."""
+        with self._state:
+            self._closed = True
+            worker = self._worker
+        if worker is not None:
+            worker.shutdown(wait=True, cancel_futures=True)
+        with self._running:
+            self._runtime.close()
+
+    def __enter__(self) -> Segmenter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _start(self, images: NDArray[np.uint8]) -> Future[Segmentation]:
+        """Hand frames to the one worker. The caller holds ``_state``."""
+        self._require_open()
+        if self._worker is None:
+            self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="fcn-deploy")
+        return self._worker.submit(self.infer, images)
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise InferenceError("this segmenter is closed; load the artefact again")
+
+
+def _answer_of(future: Future[Segmentation]) -> Segmentation:
+    try:
+        return future.result()
+    except CancelledError as exc:
+        raise InferenceError("the segmenter was closed before this frame was labelled") from exc
+
+
+def _pair(
+    waiting: tuple[NDArray[np.uint8], Future[Segmentation]],
+) -> tuple[NDArray[np.uint8], Segmentation]:
+    frame, future = waiting
+    return frame, _answer_of(future)
