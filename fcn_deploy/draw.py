@@ -1,0 +1,186 @@
+"""Pictures of answers: overlays with a legend, heat maps, a confusion matrix, strips of frames."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fcn_deploy.errors import SourceError
+from fcn_deploy.lazy import require
+from fcn_deploy.spec import Color, ModelSpec
+
+Picture = NDArray[np.uint8]
+
+_INK, _PAPER = (20, 20, 20), (255, 255, 255)
+
+
+def colorize(labels: NDArray[np.uint8], palette: tuple[Color, ...]) -> Picture:
+    """Label map -> colours.
+
+    Args:
+        labels: uint8 ``[H, W]``.
+        palette: R, G, B by class id; ids beyond it, such as 255, become black.
+
+    Returns:
+        uint8 ``[H, W, 3]``, R, G, B.
+    """
+    return _table(palette)[labels]
+
+
+def overlay(
+    image: Picture, labels: NDArray[np.uint8], spec: ModelSpec, *, alpha: float = 0.5, legend: bool = True
+) -> Picture:
+    """A frame with the colours of its labels mixed in.
+
+    Args:
+        image: uint8 ``[H, W, 3]`` in the spec's colour order.
+        labels: uint8 ``[H, W]``.
+        spec: class names, palette and colour order.
+        alpha: weight of the labels' colours, 0 to 1.
+        legend: name the classes in a corner, where the frame has room for it.
+
+    Returns:
+        uint8 ``[H, W, 3]`` in the same colour order.
+
+    Raises:
+        SourceError: image and labels differ in size.
+    """
+    if image.shape[:2] != labels.shape:
+        raise SourceError(f"the frame is {image.shape[:2]} and its labels are {labels.shape}")
+    # Whole-number arithmetic: a frame is mixed in a fraction of the time that floats take.
+    share = round(256 * alpha)
+    colors = _weighted(spec.palette, spec.color_order, share)
+    mixed: Picture = ((image.astype(np.uint16) * (256 - share) + colors[labels]) >> 8).astype(np.uint8)
+    if legend:
+        _stamp(mixed, _legend(spec.classes, spec.palette, spec.color_order))
+    return mixed
+
+
+def heat_map(confidence: NDArray[np.float32]) -> Picture:
+    """Confidence 0 to 1 -> dark (unsure) to bright (sure).
+
+    Args:
+        confidence: float32 ``[H, W]``.
+
+    Returns:
+        uint8 ``[H, W, 3]``, R, G, B.
+    """
+    steps = np.clip(confidence * 255, 0, 255).astype(np.uint8)
+    ramp = np.linspace(0, 1, 256)
+    stops = np.array([(0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)])
+    at = np.linspace(0, 1, len(stops))
+    table = np.stack([np.interp(ramp, at, stops[:, c]) for c in range(3)], -1).astype(np.uint8)
+    return table[steps]
+
+
+def confusion_picture(counts: NDArray[np.int64], classes: Sequence[str]) -> Picture:
+    """A confusion matrix, each row as shares of the true class.
+
+    Args:
+        counts: int64 ``[classes, classes]``, rows are the truth.
+        classes: their names.
+
+    Returns:
+        uint8 ``[H, W, 3]``, R, G, B.
+    """
+    cell, side, top = 46, 120, 96
+    total = counts.sum(1, keepdims=True)
+    share = np.divide(counts, total, out=np.zeros(counts.shape), where=total > 0)
+    image, pen, font = _sheet(side + cell * len(classes) + 8, top + cell * len(classes) + 8)
+    for row, name in enumerate(classes):
+        y = top + row * cell
+        pen.text((side - 8, y + cell / 2), name, _INK, font, anchor="rm")
+        for column in range(len(classes)):
+            value = float(share[row, column])
+            x = side + column * cell
+            tint = round(255 - 190 * value)
+            fill = (tint, 255 - round(80 * value), tint) if row == column else (255, tint, tint)
+            pen.rectangle((x, y, x + cell - 2, y + cell - 2), fill=fill)
+            if value >= 0.005:
+                pen.text((x + cell / 2, y + cell / 2), f"{value:.2f}", _INK, font, anchor="mm")
+    for column, name in enumerate(classes):
+        label = _text(name).rotate(90, expand=True)
+        image.paste(label, (side + column * cell + cell // 2 - label.width // 2, top - 6 - label.height))
+    pen.text((8, 12), "truth in rows, answer in columns", _INK, font)
+    return np.array(image)
+
+
+def strip(rows: Sequence[tuple[str, Sequence[Picture]]]) -> Picture:
+    """Pictures side by side, a caption over each row.
+
+    Args:
+        rows: a caption and pictures, uint8 ``[H, W, 3]`` R, G, B, of one size within the row.
+
+    Returns:
+        uint8 ``[H, W, 3]``, R, G, B.
+
+    Raises:
+        SourceError: there is no row.
+    """
+    if not rows:
+        raise SourceError("there are no frames to draw")
+    pillow = require("PIL.Image", extra="cpu")
+    lines = [np.concatenate(list(pictures), axis=1) for _, pictures in rows]
+    width, gap = max(line.shape[1] for line in lines), 22
+    image, pen, font = _sheet(width, sum(line.shape[0] + gap for line in lines))
+    y = 0
+    for (caption, _), line in zip(rows, lines, strict=True):
+        pen.text((6, y + gap / 2), caption, _INK, font, anchor="lm")
+        image.paste(pillow.fromarray(line), (0, y + gap))
+        y += line.shape[0] + gap
+    return np.array(image)
+
+
+@lru_cache(maxsize=16)
+def _table(palette: tuple[Color, ...]) -> Picture:
+    table = np.zeros((256, 3), np.uint8)
+    table[: len(palette)] = palette
+    return table
+
+
+@lru_cache(maxsize=16)
+def _weighted(palette: tuple[Color, ...], color_order: str, share: int) -> NDArray[np.uint16]:
+    table = _table(palette).astype(np.uint16) * np.uint16(share)
+    return np.ascontiguousarray(table[:, ::-1]) if color_order == "bgr" else table
+
+
+@lru_cache(maxsize=4)
+def _legend(classes: tuple[str, ...], palette: tuple[Color, ...], color_order: str) -> Picture:
+    """The names of the classes on their colours, one below the other."""
+    line, patch = 15, 12
+    names = [_text(name) for name in classes]
+    image, _, _ = _sheet(patch + 10 + max(name.width for name in names), line * len(classes) + 4)
+    for row, (name, color) in enumerate(zip(names, palette, strict=True)):
+        y = 2 + row * line
+        image.paste(color, (3, y + 1, 3 + patch, y + 1 + patch))
+        image.paste(name, (patch + 7, y + (line - name.height) // 2))
+    drawn: Picture = np.array(image)
+    return drawn if color_order == "rgb" else np.ascontiguousarray(drawn[..., ::-1])
+
+
+def _stamp(image: Picture, legend: Picture) -> None:
+    """Put the legend into the lower left corner, unless it would hide most of the frame."""
+    height, width = legend.shape[:2]
+    if height <= image.shape[0] * 0.7 and width <= image.shape[1] * 0.5:
+        corner = image[-height - 4 : -4, 4 : width + 4]
+        corner[:] = (corner.astype(np.uint16) * 2 + legend.astype(np.uint16) * 6) >> 3
+
+
+def _sheet(width: int, height: int) -> tuple[Any, Any, Any]:
+    """A white Pillow image, a pen for it and the font."""
+    image = require("PIL.Image", extra="cpu").new("RGB", (width, height), _PAPER)
+    font = require("PIL.ImageFont", extra="cpu").load_default(11)
+    return image, require("PIL.ImageDraw", extra="cpu").Draw(image), font
+
+
+def _text(text: str) -> Any:
+    """A small white Pillow image that holds one line."""
+    _, pen, font = _sheet(1, 1)
+    left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
+    image, pen, font = _sheet(max(1, round(right - left) + 2), max(1, round(bottom - top) + 2))
+    pen.text((1 - left, 1 - top), text, _INK, font)
+    return image
