@@ -6,8 +6,10 @@ so that a frame is the same bytes wherever it is read; videos need OpenCV.
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fcn_deploy.errors import SourceError
+from fcn_deploy.errors import SourceError, UsageError
 from fcn_deploy.files import atomic_output
 from fcn_deploy.lazy import require
 from fcn_deploy.spec import Color
@@ -43,20 +45,22 @@ def read_image(path: str | Path, color_order: str = "bgr") -> Image:
     """Decode an image, turned as its EXIF orientation says.
 
     Args:
-        path: PNG, JPEG, BMP, WebP or TIFF; 8 bits a channel. Grayscale and palette images become
-            three channels, transparency is dropped.
+        path: PNG, JPEG, BMP, WebP or TIFF. Grayscale and palette images become three channels,
+            transparency is dropped, colours of 16 bits keep their upper 8.
         color_order: ``bgr`` or ``rgb``.
 
     Returns:
         uint8 ``[H, W, 3]``.
 
     Raises:
-        SourceError: it is missing, damaged, cut off, or has more than 8 bits a channel.
+        SourceError: it is missing, damaged, cut off, or grayscale of more than 8 bits.
+        UsageError: the colour order is unknown.
     """
+    _known_order(color_order)
     ops = require("PIL.ImageOps", extra="cpu")
     with _opened(path) as image:
         if image.mode.startswith(("I", "F")):
-            raise SourceError(f"{path} has more than 8 bits a channel ({image.mode}); save it with 8 bits")
+            raise SourceError(f"{path} has more than 8 bits a pixel ({image.mode}); save it with 8 bits")
         rgb = np.asarray(ops.exif_transpose(image).convert("RGB"))
     return np.ascontiguousarray(rgb[..., ::-1]) if color_order == "bgr" else np.array(rgb)
 
@@ -108,7 +112,7 @@ class ImageFolder:
 
     def __init__(self, folder: str | Path, color_order: str = "bgr") -> None:
         self.folder = Path(folder)
-        self.color_order = color_order
+        self.color_order = _known_order(color_order)
         if self.folder.is_file():
             self.paths = [self.folder]
             self.folder = self.folder.parent
@@ -138,9 +142,9 @@ class LabelledFolder:
     """
 
     def __init__(self, folder: str | Path, color_order: str = "bgr") -> None:
-        self.color_order = color_order
-        root = Path(folder)
-        beside = root.parent / f"{root.name}annot"
+        self.color_order = _known_order(color_order)
+        root = _existing(Path(folder))
+        beside = Path(f"{os.path.abspath(root)}annot")  # "." and ".." have no name of their own
         if (root / "images").is_dir() and (root / "labels").is_dir():
             self.images, self.annotations = root / "images", root / "labels"
         elif beside.is_dir():
@@ -193,7 +197,7 @@ class Video:
     """
 
     def __init__(self, path: str | Path, color_order: str = "bgr") -> None:
-        self.path, self.color_order = Path(path), color_order
+        self.path, self.color_order = Path(path), _known_order(color_order)
         if not self.path.is_file():
             raise SourceError(f"{self.path} does not exist; give a video, an image or a folder of images")
         cv2 = require("cv2", extra="opencv")
@@ -262,35 +266,43 @@ def open_source(path: str | Path, color_order: str = "bgr") -> ImageFolder | Vid
 
 
 def _files_below(folder: Path, suffixes: tuple[str, ...], *, may_be_empty: bool = False) -> list[Path]:
-    if not folder.is_dir():
-        raise SourceError(f"{folder} does not exist; give a folder with images")
-    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in suffixes and p.is_file())
+    found = sorted(p for p in _existing(folder).rglob("*") if p.suffix.lower() in suffixes and p.is_file())
     if not found and not may_be_empty:
         raise SourceError(f"{folder} holds no image; expected files ending in {', '.join(suffixes)}")
     return found
 
 
-class _opened:
+def _existing(folder: Path) -> Path:
+    if not folder.is_dir():
+        found = "is a file" if folder.exists() else "does not exist"
+        raise SourceError(f"{folder} {found}; give a folder with images")
+    return folder
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[Any]:
     """A fully decoded Pillow image; every failure of Pillow's becomes one sentence."""
+    pillow = require("PIL.Image", extra="cpu")
+    if not Path(path).is_file():
+        raise SourceError(f"{path} is not a file; give the path of an image")
+    try:
+        with warnings.catch_warnings():
+            # Metadata that is odd is the writer's business; the pixels are read all the same.
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", pillow.DecompressionBombWarning)
+            with pillow.open(path) as image:
+                image.load()
+                yield image
+    except SourceError:
+        raise
+    except Exception as exc:  # Pillow raises many classes for damaged files
+        raise SourceError(
+            f"{path} cannot be read as an image ({type(exc).__name__}: {exc}); it is damaged, "
+            "cut off or no image"
+        ) from exc
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
 
-    def __enter__(self) -> Any:
-        pillow = require("PIL.Image", extra="cpu")
-        if not self.path.is_file():
-            raise SourceError(f"{self.path} is not a file; give the path of an image")
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("error", pillow.DecompressionBombWarning)
-                self._image = pillow.open(self.path)
-                self._image.load()
-        except Exception as exc:  # Pillow raises many classes for damaged files
-            raise SourceError(
-                f"{self.path} cannot be read as an image ({type(exc).__name__}: {exc}); it is damaged, "
-                "cut off or no image"
-            ) from exc
-        return self._image
-
-    def __exit__(self, *_: object) -> None:
-        self._image.close()
+def _known_order(color_order: str) -> str:
+    if color_order not in ("bgr", "rgb"):
+        raise UsageError(f"color_order must be bgr or rgb, not {color_order!r}")
+    return color_order

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fcn_deploy.errors import SourceError
+from fcn_deploy.errors import SourceError, UsageError
 from fcn_deploy.lazy import require
 from fcn_deploy.spec import Color, ModelSpec
 
@@ -28,7 +28,7 @@ def colorize(labels: NDArray[np.uint8], palette: tuple[Color, ...]) -> Picture:
     Returns:
         uint8 ``[H, W, 3]``, R, G, B.
     """
-    return _table(palette)[labels]
+    return np.take(_table(palette), labels, axis=0)
 
 
 def overlay(
@@ -47,14 +47,25 @@ def overlay(
         uint8 ``[H, W, 3]`` in the same colour order.
 
     Raises:
-        SourceError: image and labels differ in size.
+        SourceError: image and labels differ in size, or one has another dtype or shape.
+        UsageError: alpha is out of range.
     """
-    if image.shape[:2] != labels.shape:
-        raise SourceError(f"the frame is {image.shape[:2]} and its labels are {labels.shape}")
-    # Whole-number arithmetic: a frame is mixed in a fraction of the time that floats take.
+    if image.shape != (*labels.shape, 3) or image.dtype != np.uint8 or labels.dtype != np.uint8:
+        raise SourceError(
+            f"a frame must be uint8 [height, width, 3] and its labels uint8 of its size, found "
+            f"{image.dtype} {image.shape} and {labels.dtype} {labels.shape}"
+        )
+    if not 0 <= alpha <= 1:
+        raise UsageError(f"alpha must be from 0 to 1, not {alpha}")
+    # Whole numbers, two labels a look-up: a tenth of the time that floats and fancy indexing take.
     share = round(256 * alpha)
-    colors = _weighted(spec.palette, spec.color_order, share)
-    mixed: Picture = ((image.astype(np.uint16) * (256 - share) + colors[labels]) >> 8).astype(np.uint8)
+    flat = np.ascontiguousarray(labels).reshape(-1)
+    pairs = (flat if flat.size % 2 == 0 else np.append(flat, np.uint8(0))).view(np.uint16)
+    colors = np.take(_weighted_pairs(spec.palette, spec.color_order, share), pairs, axis=0)
+    sums = colors.reshape(-1)[: image.size].reshape(image.shape)
+    sums += np.multiply(image, np.uint16(256 - share), dtype=np.uint16)
+    sums >>= 8
+    mixed = sums.astype(np.uint8)
     if legend:
         _stamp(mixed, _legend(spec.classes, spec.palette, spec.color_order))
     return mixed
@@ -74,7 +85,7 @@ def heat_map(confidence: NDArray[np.float32]) -> Picture:
     stops = np.array([(0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)])
     at = np.linspace(0, 1, len(stops))
     table = np.stack([np.interp(ramp, at, stops[:, c]) for c in range(3)], -1).astype(np.uint8)
-    return table[steps]
+    return np.take(table, steps, axis=0)
 
 
 def confusion_picture(counts: NDArray[np.int64], classes: Sequence[str]) -> Picture:
@@ -87,13 +98,15 @@ def confusion_picture(counts: NDArray[np.int64], classes: Sequence[str]) -> Pict
     Returns:
         uint8 ``[H, W, 3]``, R, G, B.
     """
-    cell, side, top = 46, 120, 96
+    names = [_text(name) for name in classes]
+    cell, side = 46, 16 + max(name.width for name in names)
+    top = side + 20
     total = counts.sum(1, keepdims=True)
     share = np.divide(counts, total, out=np.zeros(counts.shape), where=total > 0)
     image, pen, font = _sheet(side + cell * len(classes) + 8, top + cell * len(classes) + 8)
-    for row, name in enumerate(classes):
+    for row, name in enumerate(names):
         y = top + row * cell
-        pen.text((side - 8, y + cell / 2), name, _INK, font, anchor="rm")
+        image.paste(name, (side - 8 - name.width, y + (cell - name.height) // 2))
         for column in range(len(classes)):
             value = float(share[row, column])
             x = side + column * cell
@@ -102,8 +115,8 @@ def confusion_picture(counts: NDArray[np.int64], classes: Sequence[str]) -> Pict
             pen.rectangle((x, y, x + cell - 2, y + cell - 2), fill=fill)
             if value >= 0.005:
                 pen.text((x + cell / 2, y + cell / 2), f"{value:.2f}", _INK, font, anchor="mm")
-    for column, name in enumerate(classes):
-        label = _text(name).rotate(90, expand=True)
+    for column, name in enumerate(names):
+        label = name.rotate(90, expand=True)
         image.paste(label, (side + column * cell + cell // 2 - label.width // 2, top - 6 - label.height))
     pen.text((8, 12), "truth in rows, answer in columns", _INK, font)
     return np.array(image)
@@ -113,23 +126,25 @@ def strip(rows: Sequence[tuple[str, Sequence[Picture]]]) -> Picture:
     """Pictures side by side, a caption over each row.
 
     Args:
-        rows: a caption and pictures, uint8 ``[H, W, 3]`` R, G, B, of one size within the row.
+        rows: a caption and pictures, uint8 ``[H, W, 3]`` R, G, B, of one height within the row.
 
     Returns:
         uint8 ``[H, W, 3]``, R, G, B.
 
     Raises:
-        SourceError: there is no row.
+        SourceError: there is no row, or no picture in one.
     """
-    if not rows:
+    if not rows or not all(len(pictures) for _, pictures in rows):
         raise SourceError("there are no frames to draw")
     pillow = require("PIL.Image", extra="cpu")
     lines = [np.concatenate(list(pictures), axis=1) for _, pictures in rows]
-    width, gap = max(line.shape[1] for line in lines), 22
-    image, pen, font = _sheet(width, sum(line.shape[0] + gap for line in lines))
+    captions = [_text(caption) for caption, _ in rows]
+    gap = 22
+    width = max(*(line.shape[1] for line in lines), *(caption.width + 12 for caption in captions))
+    image, _, _ = _sheet(width, sum(line.shape[0] + gap for line in lines))
     y = 0
-    for (caption, _), line in zip(rows, lines, strict=True):
-        pen.text((6, y + gap / 2), caption, _INK, font, anchor="lm")
+    for caption, line in zip(captions, lines, strict=True):
+        image.paste(caption, (6, y + (gap - caption.height) // 2))
         image.paste(pillow.fromarray(line), (0, y + gap))
         y += line.shape[0] + gap
     return np.array(image)
@@ -142,10 +157,17 @@ def _table(palette: tuple[Color, ...]) -> Picture:
     return table
 
 
-@lru_cache(maxsize=16)
-def _weighted(palette: tuple[Color, ...], color_order: str, share: int) -> NDArray[np.uint16]:
-    table = _table(palette).astype(np.uint16) * np.uint16(share)
-    return np.ascontiguousarray(table[:, ::-1]) if color_order == "bgr" else table
+@lru_cache(maxsize=4)
+def _weighted_pairs(palette: tuple[Color, ...], color_order: str, share: int) -> NDArray[np.uint16]:
+    """Two labels, read as one uint16 -> both colours times ``share``, and a half for rounding.
+
+    Returns:
+        uint16 ``[65536, 6]``, 0.8 MB.
+    """
+    table = _table(palette).astype(np.uint16) * np.uint16(share) + np.uint16(128)
+    ordered = table[:, ::-1] if color_order == "bgr" else table
+    pairs = np.arange(1 << 16, dtype=np.uint16).view(np.uint8).reshape(-1, 2)
+    return ordered[pairs].reshape(-1, 6)
 
 
 @lru_cache(maxsize=4)

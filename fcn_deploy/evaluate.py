@@ -35,8 +35,8 @@ class Labelled(Protocol):
 
 
 @dataclass(frozen=True)
-class WorstFrame:
-    """A frame with its truth and answer, kept to be looked at."""
+class ScoredFrame:
+    """A frame with its truth and answer; the worst ones are kept to be looked at."""
 
     mean_iu: float
     frame: Frame
@@ -56,7 +56,7 @@ class Evaluation:
     """How many were scored."""
     problems: tuple[str, ...] = ()
     """A sentence for each frame that could not be scored; it is in none of the figures."""
-    worst: tuple[WorstFrame, ...] = field(default=(), repr=False)
+    worst: tuple[ScoredFrame, ...] = field(default=(), repr=False)
     """Lowest mean IU first."""
 
     @property
@@ -119,44 +119,46 @@ def evaluate(
         progress: called after each frame.
 
     Raises:
-        SourceError: not one frame could be scored.
+        SourceError: not one frame could be scored, or each of their pixels is ignored.
         InferenceError: the backend failed.
     """
     spec = segmenter.spec
     ignored = spec.ignore_label if ignore_label is None else ignore_label
     confusion = ConfusionMatrix(spec.num_classes, ignored)
     problems: list[str] = []
-    worst: list[tuple[float, int, WorstFrame]] = []
+    worst: list[tuple[float, int, ScoredFrame]] = []
     for index in range(len(dataset)):
         try:
-            frame = dataset[index]
-            answer, own = _score(segmenter, frame, ignored)
+            own, one = _score(segmenter, dataset[index], ignored)
         except SourceError as exc:
             problems.append(str(exc))
         else:
             confusion.counts += own.counts
-            if keep_worst and not math.isnan(own.mean_iu):
-                heapq.heappush(worst, (-own.mean_iu, index, WorstFrame(own.mean_iu, frame, answer)))
+            if keep_worst and not math.isnan(one.mean_iu):
+                heapq.heappush(worst, (-one.mean_iu, -index, one))
                 if len(worst) > keep_worst:
                     heapq.heappop(worst)  # the smallest: the best of the worst
+            del one  # the next frame is read with this one gone
         if progress:
             progress()
     scored = len(dataset) - len(problems)
     if scored == 0:
         first = problems[0] if problems else "the folder is empty"
         raise SourceError(f"not one of {len(dataset)} frames could be scored; the first: {first}")
-    kept = tuple(item[2] for item in sorted(worst, key=lambda item: -item[0]))
+    if not confusion.counts.any():
+        raise SourceError(f"every pixel of {scored} frames has an ignored label; there is nothing to score")
+    kept = tuple(one for _, _, one in sorted(worst, reverse=True))
     return Evaluation(artefact, segmenter.backend, confusion, spec.classes, scored, tuple(problems), kept)
 
 
-def _score(segmenter: Labels, frame: Frame, ignored: int) -> tuple[NDArray[np.uint8], ConfusionMatrix]:
-    """One frame's answer and counts. Raises SourceError that names the frame."""
+def _score(segmenter: Labels, frame: Frame, ignored: int) -> tuple[ConfusionMatrix, ScoredFrame]:
+    """One frame's counts and answer. Raises SourceError that names the frame."""
     if frame.labels is None:
         raise SourceError(f"{frame.name} has no labels")
-    answer = segmenter.infer(frame.image[None]).labels[0]
     own = ConfusionMatrix(segmenter.spec.num_classes, ignored)
     try:
+        answer = segmenter.infer(frame.image[None]).labels[0]
         own.update(frame.labels, answer)
     except SourceError as exc:
         raise SourceError(f"{frame.name}: {exc}") from exc
-    return answer, own
+    return own, ScoredFrame(own.mean_iu, frame, answer)

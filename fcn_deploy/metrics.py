@@ -55,10 +55,11 @@ class ConfusionMatrix:
         scored = (labels_true != self.ignore_label) & (labels_true != UNLABELLED)
         truth, answer = labels_true[scored], labels_pred[scored]
         for what, values in (("label", truth), ("answered label", answer)):
-            if values.size and int(values.max()) >= self.num_classes:
+            strange = values[(values < 0) | (values >= self.num_classes)]
+            if strange.size:
                 raise SourceError(
-                    f"{what} {int(values.max())} is out of range: there are {self.num_classes} classes "
-                    f"(0 to {self.num_classes - 1}) and {self.ignore_label} is ignored"
+                    f"{what} {strange[0]} is out of range: there are {self.num_classes} classes "
+                    f"(0 to {self.num_classes - 1}) and label {self.ignore_label} is not scored"
                 )
         pairs = truth.astype(np.int64) * self.num_classes + answer
         self.counts += np.bincount(pairs, minlength=self.counts.size).reshape(self.counts.shape)
@@ -79,7 +80,10 @@ class ConfusionMatrix:
         """float64 ``[classes]``, 0 to 1; NaN for a class in neither truth nor answer."""
         hits = np.diag(self.counts).astype(np.float64)
         union = self.counts.sum(0) + self.counts.sum(1) - hits
-        return np.divide(hits, union, out=np.full_like(hits, np.nan), where=union > 0)
+        by_class: NDArray[np.float64] = np.divide(
+            hits, union, out=np.full_like(hits, np.nan), where=union > 0
+        )
+        return by_class
 
     @property
     def mean_iu(self) -> float:

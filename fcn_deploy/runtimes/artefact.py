@@ -227,7 +227,7 @@ def _fields(data: mmap.mmap, start: int, end: int) -> Iterator[_Field]:
         elif wire_type not in (1, _LENGTH_DELIMITED, 5):
             raise ValueError(f"byte {record} begins no field")
         position += length
-        if position > end or number == 0:
+        if position > end:
             raise ValueError(f"the field at byte {record} reaches beyond its end")
         yield _Field(number, wire_type, record, first, position)
 

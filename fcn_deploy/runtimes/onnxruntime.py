@@ -132,13 +132,12 @@ class BoundSession:
     def _bind(self, shape: tuple[int, ...]) -> None:
         """Start afresh: outputs of a former size stay bound otherwise, and the run is refused."""
         ort = require("onnxruntime", extra="cpu")
-        self._shape = ()
-        self._input = ort.OrtValue.ortvalue_from_shape_and_type(shape, np.uint8, self._device, self._index)
-        self._binding = self._session.io_binding()
-        self._binding.bind_ortvalue_input("image", self._input)
+        frames = ort.OrtValue.ortvalue_from_shape_and_type(shape, np.uint8, self._device, self._index)
+        binding = self._session.io_binding()
+        binding.bind_ortvalue_input("image", frames)
         for name in self._names:
-            self._binding.bind_output(name, self._device, self._index)
-        self._shape = shape
+            binding.bind_output(name, self._device, self._index)
+        self._input, self._binding, self._shape = frames, binding, shape
 
 
 def wanted_provider(ort: Any, options: RuntimeOptions) -> str:

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from fcn_deploy.datasets import Frame
 from fcn_deploy.errors import UsageError
 from fcn_deploy.street import scenery
-from fcn_deploy.street.canvas import Camera, Canvas, Floats
+from fcn_deploy.street.canvas import Camera, Canvas, Floats, rgb
 from fcn_deploy.street.things import paint_thing
-from fcn_deploy.street.world import FPS, LOOP, SPEED, World, make_world
+from fcn_deploy.street.world import FPS, SPEED, World, make_world
 
 
 class SyntheticStreet:
@@ -129,7 +129,7 @@ def _develop(image: Floats, world: World, seconds: float, rng: np.random.Generat
     height, width, _ = image.shape
     mood = world.mood
     gain = mood.gain * (1 + 0.04 * np.sin(1.3 * seconds + world.start))
-    tint = np.float32([1 + 0.04 * mood.warmth, 1.0, 1 - 0.04 * mood.warmth]) * np.float32(gain)
+    tint = rgb(1 + 0.04 * mood.warmth, 1, 1 - 0.04 * mood.warmth) * np.float32(gain)
     across = (np.arange(width, dtype=np.float32) + 0.5) / width - 0.5
     down = (np.arange(height, dtype=np.float32) + 0.5) / height - 0.5
     vignette = 1 - 0.25 * (across[None, :] ** 2 + down[:, None] ** 2)
@@ -150,6 +150,3 @@ def _soften(image: Floats) -> Floats:
         softened[-1:] += 0.2 * source[-1:]
         image = np.moveaxis(softened, 0, axis)
     return image
-
-
-__all__ = ["LOOP", "render"]

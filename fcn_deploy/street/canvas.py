@@ -125,7 +125,7 @@ class Canvas:
         if z < NEAR:
             return
         (x0, y0), (x1, y1) = self.camera.project([(left, high, z), (right, low, z)])
-        columns, rows = slice(max(_after(x0), 0), max(_after(x1), 0)), slice(max(_after(y0), 0), max(_after(y1), 0))
+        columns, rows = slice(_first(x0), _first(x1)), slice(_first(y0), _first(y1))
         self.image[rows, columns] = self._paint(color, z)
         self.labels[rows, columns] = label
 
@@ -156,10 +156,21 @@ class Canvas:
         """
         far_side = _moved(origin, along, size[0])
         corners = (origin, far_side, _moved(far_side, up, size[1]), _moved(origin, up, size[1]))
-        if region := self._covered(corners):
-            s, t, depth = self._places(region, origin, along, up)
-            colors, opacity = texture(s, t)
-            self._blend(region, self.faded(colors, depth), opacity, label)
+        region = self._covered(corners)
+        if region is None or not region.inside.any():
+            return
+        rows, columns = np.nonzero(region.inside)
+        rows, columns = rows + region.rows.start, columns + region.columns.start
+        s, t, depth = self._places(rows, columns, origin, along, up)
+        colors, opacity = texture(s, t)
+        colors = self.faded(colors, depth)
+        if opacity is None:
+            self.image[rows, columns], self.labels[rows, columns] = colors, label
+        else:
+            behind = self.image[rows, columns]
+            self.image[rows, columns] = behind + (colors - behind) * opacity[:, None]
+            drawn = opacity > 0
+            self.labels[rows[drawn], columns[drawn]] = label
 
     def faded(self, colors: Floats, depth: Floats) -> Floats:
         """Colours ``[..., 3]`` as haze leaves them at so many metres, ``[...]``."""
@@ -177,43 +188,38 @@ class Canvas:
         if len(outline) < 3:
             return None
         columns, rows = zip(*outline, strict=True)
-        left, right = max(_after(min(columns)), 0), min(_after(max(columns)), self.camera.width)
-        top, bottom = max(_after(min(rows)), 0), min(_after(max(rows)), self.camera.height)
+        left, right = _first(min(columns)), min(_first(max(columns)), self.camera.width)
+        top, bottom = _first(min(rows)), min(_first(max(rows)), self.camera.height)
         if left >= right or top >= bottom:
             return None
         inside = _between_flanks(outline, slice(top, bottom), slice(left, right))
         return Region(slice(top, bottom), slice(left, right), inside)
 
     def _places(
-        self, region: Region, origin: Point, along: Point, up: Point
+        self, rows: NDArray[np.intp], columns: NDArray[np.intp], origin: Point, along: Point, up: Point
     ) -> tuple[Floats, Floats, Floats]:
-        """Metres along and up a plane, and depth, where each covered pixel's ray meets it."""
-        corner, u, v = np.array(origin), np.array(along), np.array(up)
-        a = self._across[region.columns][None, :]
-        b = self._up[region.rows][:, None]
-        start = corner - (self.camera.x, CAMERA_HEIGHT, 0.0)
-        normal = np.cross(u, v)
-        depth = np.float32(normal @ start) / _form(normal, a, b)[region.inside]
-        s = depth * _form(u, a, b)[region.inside] - np.float32(u @ start)
-        t = depth * _form(v, a, b)[region.inside] - np.float32(v @ start)
+        """Metres along and up a plane, and depth, where the rays of some pixels meet it."""
+        a, b = self._across[columns], self._up[rows]
+        corner = (origin[0] - self.camera.x, origin[1] - CAMERA_HEIGHT, origin[2])
+        normal = _cross(along, up)
+        depth = np.float32(_dot(normal, corner)) / _along_rays(normal, a, b)
+        s = depth * _along_rays(along, a, b) - np.float32(_dot(along, corner))
+        t = depth * _along_rays(up, a, b) - np.float32(_dot(up, corner))
         return s, t, depth
 
-    def _blend(self, region: Region, colors: Floats, opacity: Floats | None, label: int) -> None:
-        view = self.image[region.rows, region.columns]
-        labels = self.labels[region.rows, region.columns]
-        if opacity is None:
-            view[region.inside] = colors
-            labels[region.inside] = label
-            return
-        behind = view[region.inside]
-        view[region.inside] = behind + (colors - behind) * opacity[:, None]
-        labels[region.inside] = np.where(opacity > 0, np.uint8(label), labels[region.inside])
 
-
-def _form(vector: NDArray[np.float64], a: Floats, b: Floats) -> Floats:
+def _along_rays(vector: Point, a: Floats, b: Floats) -> Floats:
     """The dot product of ``vector`` with the rays (a, b, 1)."""
     x, y, z = (np.float32(value) for value in vector)
     return x * a + (y * b + z)
+
+
+def _dot(a: Point, b: Point) -> float:
+    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
+
+
+def _cross(a: Point, b: Point) -> Point:
+    return a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]
 
 
 def _moved(point: Point, direction: Point, metres: float) -> Point:
@@ -231,13 +237,14 @@ def _in_front(points: Sequence[Point]) -> Sequence[Point]:
             kept.append(here)
         if (here[2] >= NEAR) != (there[2] >= NEAR):
             share = (NEAR - here[2]) / (there[2] - here[2])
-            kept.append((here[0] + (there[0] - here[0]) * share, here[1] + (there[1] - here[1]) * share, NEAR))
+            x, y = (here[axis] + (there[axis] - here[axis]) * share for axis in (0, 1))
+            kept.append((x, y, NEAR))
     return kept
 
 
-def _after(edge: float) -> int:
-    """The first pixel whose centre is not before an edge."""
-    return math.ceil(edge - 0.5)
+def _first(edge: float) -> int:
+    """The first pixel of the frame whose centre is not before an edge."""
+    return max(math.ceil(edge - 0.5), 0)
 
 
 def _between_flanks(outline: list[tuple[float, float]], rows: slice, columns: slice) -> NDArray[np.bool_]:
@@ -246,8 +253,8 @@ def _between_flanks(outline: list[tuple[float, float]], rows: slice, columns: sl
     left, right = np.full(count, np.inf), np.full(count, -np.inf)
     centers = np.arange(rows.start, rows.stop) + 0.5
     for (x0, y0), (x1, y1) in zip(outline, (*outline[1:], outline[0]), strict=True):
-        first = max(_after(min(y0, y1)) - rows.start, 0)
-        last = min(_after(max(y0, y1)) - rows.start, count)
+        first = max(_first(min(y0, y1)) - rows.start, 0)
+        last = min(_first(max(y0, y1)) - rows.start, count)
         if first < last:
             at = x0 + (centers[first:last] - y0) * ((x1 - x0) / (y1 - y0))
             np.minimum(left[first:last], at, out=left[first:last])
@@ -269,6 +276,11 @@ def _tables() -> tuple[Floats, Floats]:
     return grain, (clouds / clouds.std()).astype(np.float32)
 
 
+def rgb(red: float, green: float, blue: float) -> Floats:
+    """A colour to calculate with, float32 ``[3]``."""
+    return np.array([red, green, blue], np.float32)
+
+
 def grain(x: Floats, y: Floats) -> Floats:
     """White noise of unit spread, one value a unit square; repeats after 512."""
     return _look_up(_tables()[0], x, y)
@@ -280,5 +292,6 @@ def clouds(x: Floats, y: Floats) -> Floats:
 
 
 def _look_up(table: Floats, x: Floats, y: Floats) -> Floats:
-    found: Floats = table[np.floor(y).astype(np.int64) & 511, np.floor(x).astype(np.int64) & 511]
+    column, row = np.floor(x).astype(np.int32) & 511, np.floor(y).astype(np.int32) & 511
+    found: Floats = table.ravel().take(row * 512 + column)
     return found

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fcn_deploy.street.canvas import CAMERA_HEIGHT, Canvas, Color, Floats, Texture, clouds, grain
+from fcn_deploy.street.canvas import CAMERA_HEIGHT, Canvas, Color, Floats, Texture, clouds, grain, rgb
 from fcn_deploy.street.world import LOOP, Lot, Mood, Traits, World
 
 SKY, BUILDING, POLE, ROAD, PAVEMENT, TREE, SIGN, FENCE, CAR, PEDESTRIAN, BICYCLIST, UNLABELLED = range(12)
@@ -58,8 +58,8 @@ def paint_sky(canvas: Canvas, mood: Mood, seconds: float) -> None:
     camera = canvas.camera
     up = camera.rays_up()
     up = up[up > -0.02][:, None]  # a little below the horizon: the ground begins at FAR
-    overhead, horizon, cloud = (np.array(color, np.float32) / mood.gain for color in SKIES[mood.sky])
-    stretch = np.float32(70) / (np.maximum(up, 0) + 0.25)
+    overhead, horizon, cloud = (rgb(*color) / np.float32(mood.gain) for color in SKIES[mood.sky])
+    stretch = np.float32(70) / (np.maximum(up, np.float32(0)) + np.float32(0.25))
     noise = clouds(camera.rays_across()[None, :] * stretch + np.float32(seconds * 2), stretch * 2)
     cover = np.clip(noise * 0.45 + (0.1 if mood.sky == "blue" else 0.4), 0, 0.95)[..., None]
     clear = (horizon + (overhead - horizon) * np.clip(up * 1.8, 0, 1))[:, None, :]
@@ -80,7 +80,7 @@ def _paint_skyline(canvas: Canvas, haze: Floats) -> None:
     rows, columns = np.nonzero((up[first:, None] < top[None, :]) & (up[first:, None] > -0.02))
     rows += first
     leafy = trees[columns] >= houses[columns]
-    dark = np.where(leafy[:, None], np.float32([88, 92, 84]), np.float32([118, 108, 100]))
+    dark = np.where(leafy[:, None], rgb(88, 92, 84), rgb(118, 108, 100))
     speckle = 7 * grain(columns.astype(np.float32), rows.astype(np.float32))
     canvas.image[rows, columns] = (dark + speckle[:, None]) * 0.7 + haze * 0.3
     canvas.labels[rows, columns] = np.where(leafy, np.uint8(TREE), np.uint8(BUILDING))
@@ -185,7 +185,8 @@ def _building(canvas: Canvas, lot: Lot, x: float, near: float, far: float, light
     pitched = lot.height < 9.5
     if pitched:
         _roof(canvas, lot, x, near, far, light)
-    canvas.panel((x, 0, near), outward, (0, 1, 0), (11, lot.height), _gable(lot, light * 0.8), BUILDING)
+    if near > 0:
+        canvas.panel((x, 0, near), outward, (0, 1, 0), (11, lot.height), _gable(lot, light * 0.8), BUILDING)
     canvas.panel((x, 0, near), (0, 0, 1), (0, 1, 0), (length, lot.height), wall, BUILDING)
 
 
@@ -198,7 +199,8 @@ def _roof(canvas: Canvas, lot: Lot, x: float, near: float, far: float, light: fl
     chimney_x = x + lot.side * 2.2
     for z in (far - 0.9, near + 0.2):
         bottom, top = lot.height, lot.height + rise + 0.6
-        canvas.upright(*sorted((chimney_x, chimney_x + lot.side)), bottom, top, z, shade, BUILDING)
+        left, right = sorted((chimney_x, chimney_x + lot.side))
+        canvas.upright(left, right, bottom, top, z, shade, BUILDING)
         side = [(chimney_x, y, z + back) for y, back in ((bottom, 0), (bottom, 0.8), (top, 0.8), (top, 0))]
         canvas.face(side, _color(1.1 * np.array(shade)), BUILDING)
     canvas.face([(x, lot.height, near), ridge, (x + lot.side * 2 * depth, lot.height, near)], shade, BUILDING)
@@ -223,7 +225,7 @@ def facade(lot: Lot, light: float) -> Texture:
     front = pick(SHOP_FRONTS, traits[1])
     bay, storey = 2.1 + 1.6 * traits[2], 2.7 + 0.7 * traits[3]
     wide, tall = 0.22 + 0.16 * traits[5], 0.24 + 0.14 * traits[6]
-    trim = np.float32([206, 204, 196]) if traits[7] > 0.4 else wall * np.float32(0.6)
+    trim = rgb(206, 204, 196) if traits[7] > 0.4 else wall * np.float32(0.6)
     salt = float(traits[0] * 400)
 
     def texture(s: Floats, t: Floats) -> tuple[Floats, Floats | None]:
@@ -235,7 +237,7 @@ def facade(lot: Lot, light: float) -> Texture:
         color[upper & (fx < wide + 0.05) & (fy < tall + 0.04)] = trim
         glass = upper & (fx < wide) & (fy < tall)
         tone = 46 + 16 * grain(place + salt, floor) + 40 * np.clip(t / 14, 0, 1) + 6 * grain(s * 2, t * 2)
-        color[glass] = (tone[:, None] * np.float32([0.94, 1.0, 1.08]))[glass]
+        color[glass] = (tone[:, None] * rgb(0.94, 1.0, 1.08))[glass]
         bars = glass & ((fx < 0.025) | (np.abs(fy - tall * 0.3) < 0.02))
         color[bars] = trim
         if lot.kind == "shops":
@@ -255,8 +257,9 @@ def _shop_front(color: Floats, s: Floats, t: Floats, front: Floats, salt: float)
     color[t < 3.2] = front
     glass = (t > 0.5) & (t < 2.5) & (s % 1.8 > 0.12)
     goods = 44 + 26 * clouds(s * 22 + salt, t * 22) + 10 * grain(shop + salt, shop)
-    color[glass] = (goods[:, None] * np.float32([1.06, 1.0, 0.92]))[glass]
-    letters = (t > 2.72) & (t < 3.05) & (s % 5.5 > 1.2) & (s % 5.5 < 4.2) & (grain(s * 5 + salt, t * 0) > -0.2)
+    color[glass] = (goods[:, None] * rgb(1.06, 1.0, 0.92))[glass]
+    along = s % 5.5
+    letters = (t > 2.72) & (t < 3.05) & (along > 1.2) & (along < 4.2) & (grain(s * 5 + salt, t * 0) > -0.2)
     color[letters] = (200, 196, 180)
 
 
@@ -300,7 +303,7 @@ def paint_hedge(canvas: Canvas, x: float, z: float, length: float, height: float
         leaves = 0.2 * grain(s * 9, t * 9) + 0.16 * clouds(s * 8, t * 8)
         rim = height * (0.85 + 0.07 * clouds(s * 6, t * 6)) - t
         tone = (0.75 + 0.35 * t / height + leaves) * np.float32(light)
-        return tone[:, None] * np.float32([80, 84, 60]), (rim > 0).astype(np.float32)
+        return tone[:, None] * rgb(80, 84, 60), (rim > 0).astype(np.float32)
 
     canvas.panel((x, 0, z), (0, 0, 1), (0, 1, 0), (length, height), texture, TREE)
 
@@ -311,7 +314,7 @@ def paint_boards(canvas: Canvas, x: float, z: float, length: float, height: floa
     def texture(s: Floats, t: Floats) -> tuple[Floats, Floats | None]:
         tone = (1 + 0.12 * grain(s * 7, t * 0) + 0.05 * grain(s * 30, t * 4)) * np.float32(light)
         tone = np.where((s % 0.28 < 0.03) | (np.abs(t - height * 0.92) < 0.04), tone * 0.6, tone)
-        return tone[:, None] * np.float32([96, 80, 64]), None
+        return tone[:, None] * rgb(96, 80, 64), None
 
     canvas.panel((x, 0, z), (0, 0, 1), (0, 1, 0), (length, height), texture, FENCE)
 
@@ -321,7 +324,7 @@ def paint_railing(canvas: Canvas, x: float, z: float, length: float, height: flo
 
     def texture(s: Floats, t: Floats) -> tuple[Floats, Floats | None]:
         bars = (s % 0.16 < 0.05) | (np.abs(t - height + 0.05) < 0.05) | (np.abs(t - 0.12) < 0.04)
-        tone = np.float32([52, 54, 54]) + 0 * s[:, None]
+        tone = rgb(52, 54, 54) + 0 * s[:, None]
         return tone, np.where(bars, np.float32(0.95), np.float32(0.3))
 
     canvas.panel((x, 0, z), (0, 0, 1), (0, 1, 0), (length, height), texture, FENCE)
@@ -335,7 +338,8 @@ def paint_tree(canvas: Canvas, x: float, z: float, traits: Traits, light: float)
     bottom = height * (0.08 if kind == "evergreen" else 0.28)
     trunk = max(0.12 + 0.16 * traits[4], z / canvas.camera.focal)
     bark = _color(np.array([78.0, 70.0, 60.0]) * light)
-    canvas.face([(x - trunk, 0, z), (x + trunk, 0, z), (x + trunk * 0.6, height * 0.7, z), (x - trunk * 0.6, height * 0.7, z)], bark, TREE)
+    foot, fork = [(x - trunk, 0, z), (x + trunk, 0, z)], height * 0.7
+    canvas.face([*foot, (x + trunk * 0.6, fork, z), (x - trunk * 0.6, fork, z)], bark, TREE)
     crown = _crown(kind, wide, height - bottom, traits, light)
     canvas.panel((x - wide / 2, bottom, z), (1, 0, 0), (0, 1, 0), (wide, height - bottom), crown, TREE)
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
-import numpy as np
-
-from fcn_deploy.street.canvas import Canvas, Color, Floats, Point
+from fcn_deploy.street.canvas import Canvas, Color, Floats, Point, rgb
 from fcn_deploy.street.scenery import (
     BICYCLIST,
     CAR,
@@ -33,19 +33,12 @@ SKIN: tuple[Color, ...] = ((170, 128, 106), (128, 92, 74), (92, 64, 50), (188, 1
 GLASS: Color = (44, 50, 56)
 TYRE: Color = (24, 24, 26)
 METAL: Color = (92, 94, 96)
+WHITE: Color = (208, 208, 203)
 
+Place = tuple[float, float]
+"""Metres right of and above a thing's foot."""
 
-@dataclass(frozen=True)
-class Body:
-    """The shape of a vehicle; distances along it count from its near end."""
-
-    length: float
-    width: float
-    height: float
-    waist: float
-    """Metres up to the window sills."""
-    cabin: tuple[float, float, float, float]
-    """Where the windows begin, where the roof begins and ends, where the windows end."""
+_RING = tuple((math.cos(turn), math.sin(turn)) for turn in (k * math.pi / 6 for k in range(12)))
 
 
 def paint_thing(canvas: Canvas, thing: Thing, x: float, z: float, seconds: float) -> None:
@@ -53,47 +46,63 @@ def paint_thing(canvas: Canvas, thing: Thing, x: float, z: float, seconds: float
     traits = thing.traits
     side = 1 if x > 0 else -1
     if thing.kind in ("car", "leader"):
-        paint_vehicle(canvas, x, z, traits, oncoming=thing.ahead < 0 or (thing.ahead == 0 and x > 0))
+        parked_or_leading = thing.ahead == 0
+        paint_vehicle(canvas, x, z, traits, oncoming=x > 0 if parked_or_leading else thing.ahead < 0)
     elif thing.kind == "person":
         paint_person(canvas, x, z, traits, seconds)
     elif thing.kind == "rider":
         paint_rider(canvas, x, z, traits, seconds, sideways=thing.across)
     elif thing.kind == "lamp":
-        _lamp(canvas, x, z, side)
+        _lamp(Upright(canvas, x, z, POLE), side)
     elif thing.kind == "sign":
         _sign(canvas, x, z, traits)
     elif thing.kind == "light":
         _traffic_light(canvas, x, z)
     elif thing.kind == "bollard":
-        _post(canvas, x, z, 1.0, 0.14, (58, 56, 54))
+        Upright(canvas, x, z, POLE).post(1.0, 0.14, (58, 56, 54))
     elif thing.kind == "tree":
         paint_tree(canvas, x + side * 0.5, z, traits, 0.9)
     elif thing.kind == "railing":
         paint_railing(canvas, x - side * 0.1, z, RAILING, 1.1)
     elif thing.kind == "bin":
-        _block(canvas, x, z, (0.55, 1.1, 0.6), (46, 52, 48), UNLABELLED)
+        _bin(canvas, x, z)
 
 
-_RING = tuple((math.cos(turn), math.sin(turn)) for turn in (k * math.pi / 6 for k in range(12)))
+@dataclass(frozen=True)
+class Upright:
+    """Draws one class in the upright plane through a thing's foot that faces the camera."""
 
+    canvas: Canvas
+    x: float
+    z: float
+    label: int
 
-def _disc(canvas: Canvas, center: Point, radius: float, color: Color, label: int, plane: str = "front") -> None:
-    """A disc that faces the camera, or the side (``plane="side"``)."""
-    x, y, z = center
-    if plane == "front":
-        ring = [(x + radius * a, y + radius * b, z) for a, b in _RING]
-    else:
-        ring = [(x, y + radius * b, z + radius * a) for a, b in _RING]
-    canvas.face(ring, color, label)
+    def polygon(self, corners: Sequence[Place], color: Color) -> None:
+        self.canvas.face([(self.x + a, b, self.z) for a, b in corners], color, self.label)
 
+    def box(self, left: float, right: float, low: float, high: float, color: Color) -> None:
+        self.canvas.upright(self.x + left, self.x + right, low, high, self.z, color, self.label)
 
-def _limb(canvas: Canvas, start: tuple[float, float], end: tuple[float, float], thick: float, z: float, color: Color, label: int) -> None:
-    """A straight bar between two points (x, y) of an upright plane."""
-    (x0, y0), (x1, y1) = start, end
-    length = max(math.hypot(x1 - x0, y1 - y0), 1e-6)
-    half = max(thick, z / canvas.camera.focal) / 2
-    nx, ny = -(y1 - y0) / length * half, (x1 - x0) / length * half
-    canvas.face([(x0 + nx, y0 + ny, z), (x1 + nx, y1 + ny, z), (x1 - nx, y1 - ny, z), (x0 - nx, y0 - ny, z)], color, label)
+    def disc(self, center: Place, radius: float, color: Color) -> None:
+        self.polygon([(center[0] + radius * a, center[1] + radius * b) for a, b in _RING], color)
+
+    def limb(self, start: Place, end: Place, thick: float, color: Color) -> None:
+        """A straight bar, at least a pixel wide."""
+        (x0, y0), (x1, y1) = start, end
+        length = max(math.hypot(x1 - x0, y1 - y0), 1e-6)
+        half = max(thick, self.z / self.canvas.camera.focal) / 2
+        nx, ny = -(y1 - y0) / length * half, (x1 - x0) / length * half
+        self.polygon([(x0 + nx, y0 + ny), (x1 + nx, y1 + ny), (x1 - nx, y1 - ny), (x0 - nx, y0 - ny)], color)
+
+    def post(self, height: float, thick: float, color: Color) -> None:
+        """A bar that stands on the ground, at least a pixel wide."""
+        half = max(thick, 1.1 * self.z / self.canvas.camera.focal) / 2
+        self.box(-half, half, 0, height, color)
+
+    def shadow(self, reach: float) -> None:
+        """A dark patch around the foot."""
+        around = ((-1, -0.7), (1, -0.7), (1, 1), (-1, 1))
+        self.canvas.shade([(self.x + reach * a, 0, self.z + reach * b) for a, b in around], 0.6)
 
 
 def _tint(color: Floats, factor: float, lift: float = 0.0) -> Color:
@@ -104,85 +113,134 @@ def _tint(color: Floats, factor: float, lift: float = 0.0) -> Color:
 # --- vehicles
 
 
-def _body(traits: Traits, oncoming: bool) -> Body:
+@dataclass(frozen=True)
+class Vehicle:
+    """One vehicle where it stands; distances along it count from its near end."""
+
+    x: float
+    """Its middle."""
+    z: float
+    """Its near end."""
+    length: float
+    width: float
+    height: float
+    waist: float
+    """Metres up to the window sills."""
+    cabin: tuple[float, float, float, float]
+    """Where the windows begin, where the roof begins and ends, where the windows end."""
+    paint: Floats
+    oncoming: bool
+
+    @property
+    def left(self) -> float:
+        return self.x - self.width / 2
+
+    @property
+    def right(self) -> float:
+        return self.x + self.width / 2
+
+
+def _vehicle(x: float, z: float, traits: Traits, oncoming: bool) -> Vehicle:
+    """A car, a van or a bus, as the traits say."""
+    paint = pick(PAINTS, traits[0])
     if traits[1] > 0.965:
-        return Body(9.5, 2.5, 3.1 + traits[2], 1.25, (0.0, 0.05, 9.4, 9.45))
+        ends = (0.0, 0.05, 9.4, 9.45)
+        return Vehicle(x, z, 9.5, 2.5, 3.1 + traits[2], 1.25, ends, paint, oncoming)
     if traits[1] > 0.86:
-        roof = (0.9, 1.6, 4.7, 4.8) if oncoming else (0.02, 0.1, 3.3, 4.0)
-        return Body(4.8, 1.9, 2.0 + 0.3 * traits[2], 1.1, roof)
-    length, height = 3.7 + 0.8 * traits[2], 1.4 + 0.16 * traits[3]
-    bonnet = 1.05 + 0.2 * traits[2]
-    boot = 0.05 if traits[4] > 0.4 else 0.6
-    ends = (bonnet, bonnet + 0.75, length - boot - 0.5, length - boot)
-    if not oncoming:
-        ends = (boot, boot + 0.5, length - bonnet - 0.75, length - bonnet)
-    return Body(length, 1.7 + 0.1 * traits[3], height, 0.88, ends)
+        ends = (0.9, 1.6, 4.7, 4.8) if oncoming else (0.02, 0.1, 3.3, 4.0)
+        return Vehicle(x, z, 4.8, 1.9, 2.0 + 0.3 * traits[2], 1.1, ends, paint, oncoming)
+    length = 3.7 + 0.8 * traits[2]
+    bonnet, boot = 1.05 + 0.2 * traits[2], 0.05 if traits[4] > 0.4 else 0.6
+    front, back = (bonnet, bonnet + 0.75), (boot, boot + 0.5)
+    near, far = (front, back) if oncoming else (back, front)
+    ends = (*near, length - far[1], length - far[0])
+    width, height = 1.7 + 0.1 * traits[3], 1.4 + 0.16 * traits[3]
+    return Vehicle(x, z, length, width, height, 0.88, ends, paint, oncoming)
 
 
 def paint_vehicle(canvas: Canvas, x: float, z: float, traits: Traits, oncoming: bool) -> None:
     """A car, van or bus whose near end is ``z`` metres ahead."""
-    body = _body(traits, oncoming)
-    paint = pick(PAINTS, traits[0])
-    left, right = x - body.width / 2, x + body.width / 2
-    near_side = left if x > canvas.camera.x else right
-    ground = [(left - 0.12, 0, z - 0.1), (right + 0.12, 0, z - 0.1)]
-    canvas.shade([*ground, (right + 0.12, 0, z + body.length), (left - 0.12, 0, z + body.length)], 0.4)
-    detailed = canvas.camera.pixels(body.height, z) > 12
-    deck = [(left, body.waist, z), (right, body.waist, z)]
-    deck += [(right, body.waist, z + body.length), (left, body.waist, z + body.length)]
-    canvas.face(deck, _tint(paint, 1.1, 26), CAR)
-    _vehicle_side(canvas, body, near_side, x, z, paint, detailed)
-    _vehicle_end(canvas, body, (left, right), z, paint, oncoming, detailed)
+    car = _vehicle(x, z, traits, oncoming)
+    left, right, far = car.left - 0.12, car.right + 0.12, z + car.length
+    canvas.shade([(left, 0, z - 0.1), (right, 0, z - 0.1), (right, 0, far), (left, 0, far)], 0.4)
+    left, right, sill = car.left, car.right, car.waist
+    deck = [(left, sill, z), (right, sill, z), (right, sill, far), (left, sill, far)]
+    canvas.face(deck, _tint(car.paint, 1.1, 26), CAR)
+    detailed = canvas.camera.pixels(car.height, z) > 12
+    side = left if x > canvas.camera.x else right
+    _paint_flank(canvas, car, side)
+    if detailed:
+        _paint_side_windows(canvas, car, side)
+        _paint_wheels(canvas, car, side)
+    _paint_screen(canvas, car)
+    _paint_near_end(canvas, car, detailed)
 
 
-def _vehicle_side(canvas: Canvas, body: Body, side: float, middle: float, z: float, paint: Floats, detailed: bool) -> None:
-    start, roof_start, roof_end, end = (z + at for at in body.cabin)
-    inner = side + 0.12 * math.copysign(1, middle - side)
-    low, high, waist = 0.24, body.height, body.waist
-    flank = [(side, low, z), (side, waist, z), (side, waist, z + body.length), (side, low, z + body.length)]
-    canvas.face(flank, _tint(paint, 0.78), CAR)
+def _inner(car: Vehicle, side: float) -> float:
+    """The side's place at roof height: cabins lean inwards."""
+    return side + math.copysign(0.12, car.x - side)
+
+
+def _paint_flank(canvas: Canvas, car: Vehicle, side: float) -> None:
+    low, waist, z, far = 0.24, car.waist, car.z, car.z + car.length
+    flank = [(side, low, z), (side, waist, z), (side, waist, far), (side, low, far)]
+    canvas.face(flank, _tint(car.paint, 0.78), CAR)
+    start, roof_start, roof_end, end = (z + at for at in car.cabin)
+    inner, high = _inner(car, side), car.height
     cabin = [(side, waist, start), (inner, high, roof_start), (inner, high, roof_end), (side, waist, end)]
-    canvas.face(cabin, _tint(paint, 0.85, 6), CAR)
-    if not detailed:
-        return
-    sill, top = waist + 0.05, high - 0.1 - 0.12 * (high > 2.6) * high
+    canvas.face(cabin, _tint(car.paint, 0.85, 6), CAR)
+
+
+def _paint_side_windows(canvas: Canvas, car: Vehicle, side: float) -> None:
+    """Two panes with a pillar between them; the outer edges follow the screens' slope."""
+    start, roof_start, roof_end, end = (car.z + at for at in car.cabin)
+    inner = _inner(car, side)
+    sill, top = car.waist + 0.05, car.height - 0.1 - (0.12 * car.height if car.height > 2.6 else 0)
+    pane = (end - start - 0.3) / 2
     for k in range(2):
-        front, back = start + 0.22 + (end - start - 0.3) * k / 2, start + 0.12 + (end - start - 0.3) * (k + 1) / 2
-        lean_front = (roof_start - start) * (k == 0)
-        lean_back = (end - roof_end) * (k == 1)
+        front, back = start + 0.22 + pane * k, start + 0.12 + pane * (k + 1)
+        lean_front = roof_start - start if k == 0 else 0
+        lean_back = end - roof_end if k == 1 else 0
         window = [(side, sill, front), (inner, top, front + lean_front), (inner, top, back - lean_back)]
         canvas.face([*window, (side, sill, back)], GLASS, CAR)
-    for at in (0.19, 0.81):
-        radius = 0.31 + 0.15 * (high > 2.6)
-        hub = (side - 0.01 * math.copysign(1, middle - side), radius, z + body.length * at)
-        _disc(canvas, hub, radius, TYRE, CAR, "side")
-        _disc(canvas, hub, radius * 0.55, (104, 106, 108), CAR, "side")
 
 
-def _vehicle_end(canvas: Canvas, body: Body, sides: tuple[float, float], z: float, paint: Floats, oncoming: bool, detailed: bool) -> None:
-    left, right = sides
-    width, waist, high = body.width, body.waist, body.height
-    top_left, top_right = left + 0.12, right - 0.12
-    base, roof = z + body.cabin[0], z + body.cabin[1]
-    screen = [(left, waist, base), (right, waist, base), (top_right, high, roof), (top_left, high, roof)]
-    canvas.face(screen, _tint(paint, 0.8), CAR)
+def _paint_wheels(canvas: Canvas, car: Vehicle, side: float) -> None:
+    radius = 0.46 if car.height > 2.6 else 0.31
+    for share in (0.19, 0.81):
+        center = car.z + car.length * share
+        for size, color in ((radius, TYRE), (radius * 0.55, (104, 106, 108))):
+            ring: list[Point] = [(side, radius + size * b, center + size * a) for a, b in _RING]
+            canvas.face(ring, color, CAR)
+
+
+def _paint_screen(canvas: Canvas, car: Vehicle) -> None:
+    """The sloping window at the near end, in its frame."""
+    left, right, waist, high = car.left, car.right, car.waist, car.height
+    base, roof = car.z + car.cabin[0], car.z + car.cabin[1]
+    frame = [(left, waist, base), (right, waist, base), (right - 0.12, high, roof), (left + 0.12, high, roof)]
+    canvas.face(frame, _tint(car.paint, 0.8), CAR)
     low, top = waist + 0.06, high - (0.1 if high < 2.6 else 0.9)
     lean = (top - waist) / (high - waist)
-    edge, z_top = 0.1 + 0.12 * lean, base + (roof - base) * lean
-    glass = [(left + 0.12, low, base), (right - 0.12, low, base), (right - edge, top, z_top), (left + edge, top, z_top)]
-    canvas.face(glass, (58, 66, 74) if oncoming else GLASS, CAR)
-    for x in (left + 0.14 * width, right - 0.14 * width):
-        canvas.upright(x - 0.11, x + 0.11, 0, 0.4, z, TYRE, CAR)
-    canvas.upright(left, right, 0.26, waist, z, _tint(paint, 0.95), CAR)
+    edge, depth = 0.1 + 0.12 * lean, base + (roof - base) * lean
+    sill = [(left + 0.12, low, base), (right - 0.12, low, base)]
+    glass = [*sill, (right - edge, top, depth), (left + edge, top, depth)]
+    canvas.face(glass, (58, 66, 74) if car.oncoming else GLASS, CAR)
+
+
+def _paint_near_end(canvas: Canvas, car: Vehicle, detailed: bool) -> None:
+    """Front or back: tyres, body, bumper, lights and number plate."""
+    end, half = Upright(canvas, car.x, car.z, CAR), car.width / 2
+    for middle in (-0.36 * car.width, 0.36 * car.width):
+        end.box(middle - 0.11, middle + 0.11, 0, 0.4, TYRE)
+    end.box(-half, half, 0.26, car.waist, _tint(car.paint, 0.95))
     if not detailed:
         return
-    canvas.upright(left, right, 0.26, 0.5, z, _tint(paint, 0.55, 8), CAR)
-    light = (214, 214, 204) if oncoming else (150, 30, 26)
-    for x in (left + 0.04, right - 0.36):
-        canvas.upright(x, x + 0.32, waist - 0.26, waist - 0.08, z, light, CAR)
-    middle = (left + right) / 2
-    plate = (206, 206, 200) if oncoming else (190, 168, 70)
-    canvas.upright(middle - 0.27, middle + 0.27, 0.42, 0.54, z, plate, CAR)
+    end.box(-half, half, 0.26, 0.5, _tint(car.paint, 0.55, 8))
+    light, plate = ((214, 214, 204), WHITE) if car.oncoming else ((150, 30, 26), (190, 168, 70))
+    for left in (0.04 - half, half - 0.36):
+        end.box(left, left + 0.32, car.waist - 0.26, car.waist - 0.08, light)
+    end.box(-0.27, 0.27, 0.42, 0.54, plate)
 
 
 # --- people
@@ -190,119 +248,109 @@ def _vehicle_end(canvas: Canvas, body: Body, sides: tuple[float, float], z: floa
 
 def paint_person(canvas: Canvas, x: float, z: float, traits: Traits, seconds: float) -> None:
     """A walking figure that faces the camera or turns its back."""
+    figure = Upright(canvas, x, z, PEDESTRIAN)
     tall = 1.55 + 0.32 * traits[0]
     coat, trousers = _tint(pick(CLOTHES, traits[1]), 0.9), _tint(pick(CLOTHES, traits[2]), 0.75)
-    stride = 0.17 * tall * math.sin(seconds * 6 + traits[3] * 40)
     if canvas.camera.pixels(tall, z) < 22:
-        canvas.upright(x - 0.19, x + 0.19, 0, 0.5 * tall, z, trousers, PEDESTRIAN)
-        canvas.upright(x - 0.26, x + 0.26, 0.48 * tall, 0.84 * tall, z, coat, PEDESTRIAN)
-        canvas.upright(x - 0.11, x + 0.11, 0.84 * tall, tall, z, (64, 50, 42), PEDESTRIAN)
+        figure.box(-0.19, 0.19, 0, 0.5 * tall, trousers)
+        figure.box(-0.26, 0.26, 0.48 * tall, 0.84 * tall, coat)
+        figure.box(-0.11, 0.11, 0.84 * tall, tall, (64, 50, 42))
         return
-    _foot_shadow(canvas, x, z, 0.3)
+    figure.shadow(0.3)
+    stride = 0.17 * tall * math.sin(seconds * 6 + traits[3] * 40)
     for sign in (-1, 1):
-        foot = (x + 0.07 * sign + 0.6 * sign * stride, 0.03)
-        _limb(canvas, (x + 0.08 * sign, 0.52 * tall), foot, 0.16, z, trousers, PEDESTRIAN)
+        figure.limb((0.08 * sign, 0.52 * tall), (0.07 * sign + 0.6 * sign * stride, 0.03), 0.16, trousers)
     for sign in (-1, 1):
-        hand = (x + 0.28 * sign - 0.4 * sign * stride, 0.46 * tall)
-        _limb(canvas, (x + 0.2 * sign, 0.8 * tall), hand, 0.12, z, coat, PEDESTRIAN)
-    shoulder, hip = 0.23 + 0.04 * traits[4], 0.19
-    torso = [(x - hip, 0.44 * tall), (x + hip, 0.44 * tall), (x + shoulder, 0.8 * tall)]
-    torso += [(x + 0.09, 0.85 * tall), (x - 0.09, 0.85 * tall), (x - shoulder, 0.8 * tall)]
-    canvas.face([(a, b, z) for a, b in torso], coat, PEDESTRIAN)
-    _disc(canvas, (x, 0.92 * tall, z), 0.125, _tint(pick(SKIN, traits[5]), 0.8), PEDESTRIAN)
-    _disc(canvas, (x, 0.955 * tall, z), 0.11, (44, 36, 30), PEDESTRIAN)
-
-
-def _foot_shadow(canvas: Canvas, x: float, z: float, reach: float) -> None:
-    around = ((-1, -0.7), (1, -0.7), (1, 1), (-1, 1))
-    canvas.shade([(x + reach * a, 0, z + reach * b) for a, b in around], 0.6)
+        hand = (0.28 * sign - 0.4 * sign * stride, 0.46 * tall)
+        figure.limb((0.2 * sign, 0.8 * tall), hand, 0.12, coat)
+    hip, chest, neck = 0.19, 0.23 + 0.04 * traits[4], 0.09
+    right = [(hip, 0.44 * tall), (chest, 0.8 * tall), (neck, 0.85 * tall)]
+    figure.polygon([*right, *((-a, b) for a, b in reversed(right))], coat)
+    figure.disc((0, 0.92 * tall), 0.125, _tint(pick(SKIN, traits[5]), 0.8))
+    figure.disc((0, 0.955 * tall), 0.11, (44, 36, 30))
 
 
 def paint_rider(canvas: Canvas, x: float, z: float, traits: Traits, seconds: float, sideways: float) -> None:
     """A bicycle and its rider, seen from an end, or from the side when it crosses."""
-    _foot_shadow(canvas, x, z, 0.4)
+    figure = Upright(canvas, x, z, BICYCLIST)
+    figure.shadow(0.4)
+    facing = math.copysign(1, sideways) if sideways else 0.0
     coat, trousers = _tint(pick(CLOTHES, traits[1]), 0.95), _tint(pick(CLOTHES, traits[2]), 0.7)
-    pedal = seconds * 7 + traits[3] * 40
-    facing = float((sideways > 0) - (sideways < 0))
     if facing:
-        _bicycle(canvas, x, z, facing)
+        _bicycle(figure, facing)
     else:
-        canvas.upright(x - 0.035, x + 0.035, 0, 0.68, z, TYRE, BICYCLIST)
-        _limb(canvas, (x - 0.28, 1.0), (x + 0.28, 1.0), 0.05, z, METAL, BICYCLIST)
+        figure.box(-0.035, 0.035, 0, 0.68, TYRE)
+        figure.limb((-0.28, 1.0), (0.28, 1.0), 0.05, METAL)
     for sign in (-1, 1):
-        lift = 0.17 * math.sin(pedal + (math.pi if sign > 0 else 0))
-        reach = 0.17 * math.cos(pedal + (math.pi if sign > 0 else 0)) * abs(facing)
-        hip, foot = (x + 0.1 * sign - 0.2 * facing, 0.95), (x + 0.1 * sign + reach, 0.3 + lift)
-        _limb(canvas, hip, foot, 0.15, z, trousers, BICYCLIST)
-    lean = 0.35 * facing
-    _limb(canvas, (x - 0.2 * facing, 0.9), (x - 0.2 * facing + lean, 1.42), 0.42 - 0.1 * abs(facing), z, coat, BICYCLIST)
+        turn = seconds * 7 + traits[3] * 40 + (math.pi if sign > 0 else 0)
+        foot = (0.1 * sign + 0.17 * math.cos(turn) * abs(facing), 0.3 + 0.17 * math.sin(turn))
+        figure.limb((0.1 * sign - 0.2 * facing, 0.95), foot, 0.15, trousers)
+    figure.limb((-0.2 * facing, 0.9), (0.15 * facing, 1.42), 0.42 - 0.1 * abs(facing), coat)
     if facing:
-        _limb(canvas, (x + 0.1 * facing, 1.35), (x + 0.42 * facing, 1.02), 0.1, z, coat, BICYCLIST)
+        figure.limb((0.1 * facing, 1.35), (0.42 * facing, 1.02), 0.1, coat)
     else:
         for sign in (-1, 1):
-            _limb(canvas, (x + 0.2 * sign, 1.38), (x + 0.27 * sign, 1.0), 0.11, z, coat, BICYCLIST)
-    head = (x - 0.2 * facing + lean * 1.25, 1.6, z)
-    _disc(canvas, head, 0.125, _tint(pick(SKIN, traits[5]), 0.8), BICYCLIST)
-    _disc(canvas, (head[0], 1.65, z), 0.115, _tint(pick(PAINTS, traits[6]), 0.9), BICYCLIST)
+            figure.limb((0.2 * sign, 1.38), (0.27 * sign, 1.0), 0.11, coat)
+    figure.disc((0.2375 * facing, 1.6), 0.125, _tint(pick(SKIN, traits[5]), 0.8))
+    figure.disc((0.2375 * facing, 1.65), 0.115, _tint(pick(PAINTS, traits[6]), 0.9))
 
 
-def _bicycle(canvas: Canvas, x: float, z: float, facing: float) -> None:
-    back, front = (x - 0.52 * facing, 0.34), (x + 0.52 * facing, 0.34)
-    pedals, saddle, bar = (x - 0.05 * facing, 0.32), (x - 0.2 * facing, 0.85), (x + 0.38 * facing, 0.95)
+def _bicycle(figure: Upright, facing: float) -> None:
+    back, front = (-0.52 * facing, 0.34), (0.52 * facing, 0.34)
+    pedals, saddle, bar = (-0.05 * facing, 0.32), (-0.2 * facing, 0.85), (0.38 * facing, 0.95)
     for center in (back, front):
         rim = [(center[0] + 0.32 * a, center[1] + 0.32 * b) for a, b in _RING]
         for start, end in zip(rim, (*rim[1:], rim[0]), strict=True):
-            _limb(canvas, start, end, 0.045, z, TYRE, BICYCLIST)
-    for start, end in ((back, pedals), (pedals, saddle), (saddle, bar), (pedals, bar), (bar, front), (back, saddle)):
-        _limb(canvas, start, end, 0.045, z, (84, 40, 40), BICYCLIST)
+            figure.limb(start, end, 0.045, TYRE)
+    path = (saddle, back, pedals, saddle, bar, pedals, bar, front)
+    for start, end in pairwise(path):
+        figure.limb(start, end, 0.045, (84, 40, 40))
 
 
 # --- street furniture
 
 
-def _post(canvas: Canvas, x: float, z: float, height: float, thick: float, color: Color) -> None:
-    half = max(thick, 1.1 * z / canvas.camera.focal) / 2
-    canvas.upright(x - half, x + half, 0, height, z, color, POLE)
-
-
-def _lamp(canvas: Canvas, x: float, z: float, side: int) -> None:
-    _post(canvas, x, z, 7.5, 0.16, METAL)
-    _limb(canvas, (x, 7.4), (x - side * 1.3, 7.7), 0.1, z, METAL, POLE)
-    canvas.upright(*sorted((x - side * 1.2, x - side * 1.8)), 7.58, 7.78, z, (150, 150, 146), POLE)
+def _lamp(pole: Upright, side: int) -> None:
+    pole.post(7.5, 0.16, METAL)
+    pole.limb((0, 7.4), (-side * 1.3, 7.7), 0.1, METAL)
+    pole.box(-side * 1.5 - 0.3, -side * 1.5 + 0.3, 7.58, 7.78, (150, 150, 146))
 
 
 def _sign(canvas: Canvas, x: float, z: float, traits: Traits) -> None:
+    """A post with one of four signs: prohibition, warning, order, or a board with text."""
     top = 2.3 + 0.6 * traits[1]
-    _post(canvas, x, z, top + 0.3, 0.1, METAL)
+    Upright(canvas, x, z, POLE).post(top + 0.3, 0.1, METAL)
+    sign = Upright(canvas, x, z, SIGN)
     if traits[0] < 0.35:
-        _disc(canvas, (x, top, z), 0.36, (150, 36, 36), SIGN)
-        _disc(canvas, (x, top, z), 0.26, (206, 206, 200), SIGN)
+        sign.disc((0, top), 0.36, (150, 36, 36))
+        sign.disc((0, top), 0.26, WHITE)
     elif traits[0] < 0.55:
-        corners = [(x - 0.42, top - 0.3, z), (x + 0.42, top - 0.3, z), (x, top + 0.45, z)]
-        canvas.face(corners, (156, 40, 38), SIGN)
-        inner = [(x - 0.26, top - 0.21, z), (x + 0.26, top - 0.21, z), (x, top + 0.25, z)]
-        canvas.face(inner, (210, 208, 200), SIGN)
+        sign.polygon([(-0.42, top - 0.3), (0.42, top - 0.3), (0, top + 0.45)], (156, 40, 38))
+        sign.polygon([(-0.26, top - 0.21), (0.26, top - 0.21), (0, top + 0.25)], WHITE)
     elif traits[0] < 0.75:
-        _disc(canvas, (x, top, z), 0.36, (44, 76, 140), SIGN)
-        _limb(canvas, (x - 0.15, top), (x + 0.15, top), 0.1, z, (208, 208, 204), SIGN)
+        sign.disc((0, top), 0.36, (44, 76, 140))
+        sign.limb((-0.15, top), (0.15, top), 0.1, WHITE)
     else:
-        board = (40, 70, 120) if traits[2] < 0.5 else (180, 166, 84)
-        canvas.upright(x - 0.5, x + 0.5, top - 0.45, top + 0.5, z, board, SIGN)
+        sign.box(-0.5, 0.5, top - 0.45, top + 0.5, (40, 70, 120) if traits[2] < 0.5 else (180, 166, 84))
         for y in (top - 0.2, top + 0.05, top + 0.3):
-            _limb(canvas, (x - 0.35, y), (x + 0.3, y), 0.07, z, (206, 206, 204), SIGN)
+            sign.limb((-0.35, y), (0.3, y), 0.07, WHITE)
 
 
 def _traffic_light(canvas: Canvas, x: float, z: float) -> None:
-    _post(canvas, x, z, 2.6, 0.13, METAL)
-    canvas.upright(x - 0.2, x + 0.2, 2.2, 3.2, z, (30, 31, 32), SIGN)
+    Upright(canvas, x, z, POLE).post(2.6, 0.13, METAL)
+    head = Upright(canvas, x, z, SIGN)
+    head.box(-0.2, 0.2, 2.2, 3.2, (30, 31, 32))
     for y, color in ((3.02, (70, 26, 24)), (2.7, (70, 54, 24)), (2.38, (60, 190, 120))):
-        _disc(canvas, (x, y, z), 0.11, color, SIGN)
+        head.disc((0, y), 0.11, color)
 
 
-def _block(canvas: Canvas, x: float, z: float, size: tuple[float, float, float], color: Color, label: int) -> None:
-    """A box; ``size`` is width, height and depth in metres."""
-    wide, tall, deep = size
-    side = x - wide / 2 if x > canvas.camera.x else x + wide / 2
-    flank = [(side, 0, z), (side, tall, z), (side, tall, z + deep), (side, 0, z + deep)]
-    canvas.face(flank, _tint(np.float32(color), 0.8), label)
-    canvas.upright(x - wide / 2, x + wide / 2, 0, tall, z, color, label)
+def _bin(canvas: Canvas, x: float, z: float) -> None:
+    """A litter bin: one of the things that CamVid's eleven classes leave out."""
+    half, tall, far, color = 0.275, 1.1, z + 0.6, (46, 52, 48)
+    side = x - half if x > canvas.camera.x else x + half
+    canvas.face(
+        [(side, 0, z), (side, tall, z), (side, tall, far), (side, 0, far)],
+        _tint(rgb(*color), 0.8),
+        UNLABELLED,
+    )
+    Upright(canvas, x, z, UNLABELLED).box(-half, half, 0, tall, color)

@@ -167,20 +167,23 @@ def _traffic(rng: np.random.Generator, road: float) -> list[Thing]:
 
 def _people(rng: np.random.Generator, road: float, pavement: float) -> list[Thing]:
     """Pedestrians on the pavements and across the road, cyclists at the kerb and across."""
+
+    def pace(low: float, high: float) -> float:
+        return float(rng.choice([-1, 1]) * rng.uniform(low, high))
+
     things: list[Thing] = []
     for _ in range(int(rng.integers(30, 110))):
-        side = rng.choice([-1, 1])
-        x = side * (road + rng.uniform(0.5, max(pavement - 0.5, 0.6)))
-        pace = rng.choice([-1, 1]) * rng.uniform(0.9, 1.7)
-        things.append(Thing("person", float(x), float(rng.uniform(0, LOOP)), rng.random(8), ahead=float(pace)))
+        x = rng.choice([-1, 1]) * (road + rng.uniform(0.5, max(pavement - 0.5, 0.6)))
+        ahead, z = pace(0.9, 1.7), float(rng.uniform(0, LOOP))
+        things.append(Thing("person", float(x), z, rng.random(8), ahead=ahead))
     for z in np.arange(rng.uniform(10, 60), LOOP, 60):
-        pace = rng.choice([-1, 1]) * rng.uniform(1.0, 1.6)
-        things.append(Thing("person", float(rng.uniform(-road, road)), float(z), rng.random(8), across=float(pace)))
+        across, x = pace(1.0, 1.6), float(rng.uniform(-road, road))
+        things.append(Thing("person", x, float(z), rng.random(8), across=across))
     for z in np.arange(rng.uniform(0, 40), LOOP, rng.uniform(30, 55)):
-        side = rng.choice([-1, 1])
-        pace = -side * rng.uniform(3.5, 5.5)
-        things.append(Thing("rider", float(side * (road - 1.2)), float(z), rng.random(8), ahead=float(pace)))
+        side = float(rng.choice([-1, 1]))
+        ahead = -side * float(rng.uniform(3.5, 5.5))
+        things.append(Thing("rider", side * (road - 1.2), float(z), rng.random(8), ahead=ahead))
     for z in np.arange(rng.uniform(20, 80), LOOP, 70):
-        pace = rng.choice([-1, 1]) * rng.uniform(2.5, 4.0)
-        things.append(Thing("rider", float(rng.uniform(-road, road)), float(z), rng.random(8), across=float(pace)))
+        across, x = pace(2.5, 4.0), float(rng.uniform(-road, road))
+        things.append(Thing("rider", x, float(z), rng.random(8), across=across))
     return things

@@ -323,6 +323,19 @@ def test_closing_waits_for_the_frame_being_labelled_and_drops_the_next(gate: Gat
     assert gate.calls == 1
 
 
+def test_closing_waits_for_other_threads_as_well(gate: Gate) -> None:
+    segmenter = Segmenter(FakeRuntime(gate))
+    with ThreadPoolExecutor(2) as pool:
+        labelled = pool.submit(segmenter.infer, frame(5))
+        assert gate.entered.wait(10)
+        closing = pool.submit(segmenter.close)
+        time.sleep(0.05)
+        assert not closing.done(), "it must not free a model that is running"
+        gate.open.set()
+        closing.result(10)
+        assert labelled.result(10).labels[0, 0, 0] == 5
+
+
 def test_closing_while_another_thread_waits_for_its_answer(gate: Gate) -> None:
     segmenter = Segmenter(FakeRuntime(gate))
     segmenter.submit(frame(1))

@@ -1,0 +1,139 @@
+"""What a speed depends on and a reader cannot know: the machine, its load and the versions."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Iterable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import fcn_deploy
+from fcn_deploy.runtimes.base import usable_cores
+
+_FLAGS = (
+    *("avx", "avx2", "fma", "f16c", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "amx_bf16"),
+    *("asimddp", "asimdhp", "i8mm", "bf16", "sve", "sve2"),
+)
+"""Instruction sets that decide how fast fp32, fp16 and INT8 run, on x86-64 and on Arm."""
+
+_PACKAGES = (
+    *("numpy", "torch", "torchvision", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino"),
+    *("tensorrt", "tensorrt-rtx", "opencv-python", "opencv-python-headless", "pillow"),
+)
+
+
+def describe_machine() -> dict[str, Any]:
+    """Processor, cores, memory, system and load; what cannot be found out is None or empty.
+
+    Host, user and folder names are left out: reports are made to be shown.
+    """
+    facts = _cpuinfo()
+    total = _meminfo().get("MemTotal")
+    return {
+        "cpu": _first(facts, "model name", "Model", "Hardware") or platform.processor() or platform.machine(),
+        "board": _text("/proc/device-tree/model"),
+        "gpu": _gpu(),
+        "architecture": platform.machine(),
+        "cores_usable": usable_cores(),
+        "cores_total": os.cpu_count(),
+        "cores_quota": _quota(),
+        "flags": [f for f in _FLAGS if f in _first(facts, "flags", "Features").split()],
+        "governor": _text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        "memory_mb": None if total is None else round(total / 1e6),
+        "os": f"{platform.system()} {platform.release()}",
+        "load_average": load_average(),
+    }
+
+
+def versions(packages: Iterable[str] = _PACKAGES) -> dict[str, str]:
+    """Versions of Python, of fcn-deploy and of those packages that are installed; imports none."""
+    found = {"python": platform.python_version(), "fcn-deploy": fcn_deploy.__version__}
+    for name in packages:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def load_average() -> float | None:
+    """Runnable processes over the last minute; None where the system does not say."""
+    try:
+        return round(os.getloadavg()[0], 2)
+    except (AttributeError, OSError):
+        return None
+
+
+def busy(load: float | None, cores: int, threads: int) -> str | None:
+    """A warning in words where the load leaves fewer cores free than there are threads."""
+    if load is None or load <= cores - threads + 0.5:
+        return None
+    return (
+        f"the machine was busy when the run began: load average {load:.2f} on {cores} cores, {threads} "
+        f"thread{'s' * (threads > 1)} wanted; close what else runs and measure again"
+    )
+
+
+def memory_mb() -> tuple[float, float] | None:
+    """Resident megabytes of this process, now and at most since it began; None on Windows."""
+    status = _fields("/proc/self/status")
+    if "VmHWM" in status:
+        return _bytes(status["VmRSS"]) / 1e6, _bytes(status["VmHWM"]) / 1e6
+    # ru_maxrss is second best: on Linux it also remembers the process that this one was forked from.
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return peak / 1e6, peak / 1e6
+
+
+def _quota() -> float | None:
+    """Cores' worth of time that a container's limit leaves, where it has one (cgroup v2)."""
+    quota, _, period = _text("/sys/fs/cgroup/cpu.max").partition(" ")
+    return round(int(quota) / int(period), 2) if quota.isdigit() and period.isdigit() else None
+
+
+def _gpu() -> str:
+    names = [
+        _fields(path).get("Model", "") for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/info*"))
+    ]
+    return ", ".join(name for name in names if name)
+
+
+def _cpuinfo() -> dict[str, str]:
+    return _fields("/proc/cpuinfo")
+
+
+def _meminfo() -> dict[str, int]:
+    return {key: _bytes(value) for key, value in _fields("/proc/meminfo").items()}
+
+
+def _fields(path: str | Path) -> dict[str, str]:
+    """``name : value`` lines; the first of each name counts."""
+    found: dict[str, str] = {}
+    for line in _text(path).splitlines():
+        name, colon, value = line.partition(":")
+        if colon:
+            found.setdefault(name.strip(), value.strip())
+    return found
+
+
+def _bytes(value: str) -> int:
+    """``123 kB`` in bytes."""
+    number = value.split()[0] if value.split() else "0"
+    return int(number) * 1024 if number.isdigit() else 0
+
+
+def _first(facts: dict[str, str], *names: str) -> str:
+    return next((facts[name] for name in names if facts.get(name)), "")
+
+
+def _text(path: str | Path) -> str:
+    try:
+        return Path(path).read_text(errors="replace").strip("\0\n ")
+    except OSError:
+        return ""

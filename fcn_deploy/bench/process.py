@@ -1,0 +1,178 @@
+"""A worker process as its owner sees it: ask, wait at most so long, pause, and always bury it."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+from fcn_deploy.errors import InferenceError
+
+COMMAND = (sys.executable, "-m", "fcn_deploy.bench.worker")
+
+CAN_PAUSE = hasattr(signal, "SIGSTOP")
+"""Whether the system can stop a process and let it go on. Windows cannot."""
+
+_PATIENCE = 5.0
+"""Seconds that a process may take to end."""
+
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+"""Read by numeric libraries once, when they are imported: so they are set before the child starts."""
+
+
+class WorkerProcess:
+    """One child that answers requests in order; a context manager that ends it.
+
+    Args:
+        folder: where its stderr is kept.
+        name: unique among the children of ``folder``.
+        threads: what its numeric libraries are told to use.
+    """
+
+    def __init__(self, folder: Path, name: str, threads: int) -> None:
+        self._errors = folder / f"{name}.stderr"
+        with open(self._errors, "wb") as errors:
+            self._process = subprocess.Popen(
+                COMMAND,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                env=_environment(threads),
+            )
+        self._answers: queue.Queue[dict[str, Any] | None] = queue.Queue()
+        """What was read; None where the process has closed its stdout."""
+        self._numbers = itertools.count(1)
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    def ask(self, do: str, *, timeout: float, **fields: Any) -> dict[str, Any]:
+        """Send one request and wait for its answer.
+
+        Args:
+            do: the name of the request.
+            timeout: seconds to wait.
+            fields: what JSON can hold.
+
+        Raises:
+            InferenceError: the worker answered with an error, ended, or did not answer in time. In
+                the last two cases it is gone and every later request fails the same way.
+        """
+        number = next(self._numbers)
+        end = time.monotonic() + timeout
+        self._send({"id": number, "do": do, **fields})
+        while True:
+            try:
+                answer = self._answers.get(timeout=max(end - time.monotonic(), 0))
+            except queue.Empty:
+                self.close()
+                raise InferenceError(
+                    f"its process did not answer within {timeout:.0f} s ({do}) and was ended"
+                ) from None
+            if answer is None:
+                self._answers.put(None)
+                raise InferenceError(self._how_it_ended())
+            if answer["id"] != number:
+                continue
+            if "error" in answer:
+                raise InferenceError(answer["error"])
+            return answer
+
+    def pause(self) -> None:
+        """Stop it, threads that spin included, until :meth:`resume`."""
+        if CAN_PAUSE:
+            self._signal("SIGSTOP")
+
+    def resume(self) -> None:
+        """Let it go on."""
+        if CAN_PAUSE:
+            self._signal("SIGCONT")
+
+    def close(self) -> None:
+        """End it at once, paused or not; closing twice is harmless."""
+        self._process.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # a driver may hold it; the run goes on
+            self._process.wait(_PATIENCE)
+        self._reader.join(_PATIENCE)
+        for pipe in (self._process.stdin, self._process.stdout):
+            with contextlib.suppress(OSError):
+                _open(pipe).close()
+
+    def __enter__(self) -> WorkerProcess:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _send(self, request: dict[str, Any]) -> None:
+        # A child that is gone shows when its answer is waited for.
+        with contextlib.suppress(OSError, ValueError):
+            pipe = _open(self._process.stdin)
+            pipe.write(json.dumps(request).encode() + b"\n")
+            pipe.flush()
+
+    def _read(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            for line in _open(self._process.stdout):
+                if answer := _parse(line):
+                    self._answers.put(answer)
+        self._answers.put(None)
+
+    def _signal(self, name: str) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self._process.send_signal(getattr(signal, name))
+
+    def _how_it_ended(self) -> str:
+        try:
+            code = self._process.wait(_PATIENCE)
+        except subprocess.TimeoutExpired:
+            self.close()
+            return "its process closed its stdout without an answer and was ended"
+        said = self._errors.read_text(errors="replace").strip().splitlines()
+        last = f"; its last words: {said[-1][:300]}" if said else ""
+        if code < 0:
+            name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+            hint = ", which the system sends where memory runs out" if name == "SIGKILL" else ""
+            return f"its process was ended by {name}{hint}{last}"
+        return f"its process ended by itself with exit code {code}{last}"
+
+
+def _open(pipe: IO[bytes] | None) -> IO[bytes]:
+    assert pipe is not None  # both were asked for
+    return pipe
+
+
+def _parse(line: bytes) -> dict[str, Any]:
+    """A line as an answer; {} where a library wrote it before stdout was turned away from it."""
+    try:
+        answer = json.loads(line)
+    except ValueError:
+        return {}
+    return answer if isinstance(answer, dict) and "id" in answer else {}
+
+
+def _environment(threads: int) -> dict[str, str]:
+    """The child finds what its owner finds, wherever it was started, and counts its threads."""
+    path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
+    bounds = dict.fromkeys(_THREAD_VARIABLES, str(threads))
+    # With -m Python would look for modules in the working folder first.
+    return {**os.environ, **bounds, "PYTHONPATH": path, "PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1"}

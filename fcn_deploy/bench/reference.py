@@ -1,0 +1,217 @@
+"""The PyTorch fp32 reference: which checkpoint an artefact is held against, and what that answers.
+
+The reference is the plain module behind numpy preprocessing, never the deploy graph. It answers in
+a process of its own that has ended before anything is timed.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import safetensors
+
+from fcn_deploy.errors import ModelError, UsageError
+from fcn_deploy.files import input_file, sha256_of
+from fcn_deploy.runtimes.artefact import read_spec
+from fcn_deploy.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from fcn_deploy.model.fcn8s import FCN8s
+
+_CHECKPOINTS = (".safetensors", ".pth", ".pt", ".bin")
+_GRAPHS = ("onnx", "engine")
+"""Kinds of links that hold the same weights in another form."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A checkpoint with what has to be known to run it."""
+
+    name: str
+    """A bare file name, ``bundled``, or ``random (seed N)``."""
+    path: str | None
+    """None where the weights are made again from their seed."""
+    why: str
+    """Why it is the reference, in words."""
+    spec: str
+    """JSON of the description: variant, colour order, mean and scale."""
+    trained_on: str = "bgr"
+
+    def job(self) -> dict[str, Any]:
+        """What :func:`load_reference` takes, as JSON knows it."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.why})"
+
+
+def named_reference(name: str, spec: ModelSpec) -> Reference:
+    """The checkpoint that the user named.
+
+    Args:
+        name: a file, or ``bundled``.
+        spec: description of the artefact, which holds for a checkpoint that has none of its own.
+
+    Raises:
+        UsageError: it cannot be read, is no checkpoint, or holds weights of lower precision.
+        ModelError: it is damaged.
+    """
+    path = _bundled() if name == "bundled" else input_file(name, "reference checkpoint")
+    if path.suffix not in _CHECKPOINTS:
+        raise UsageError(f"{path} is no checkpoint; the reference is one of {', '.join(_CHECKPOINTS)}")
+    if path.suffix == ".safetensors":
+        if not _is_fp32(path):
+            raise UsageError(f"{path} holds weights that are not fp32; name the fp32 checkpoint")
+        spec = _own_spec(path) or spec
+    return _reference("bundled" if name == "bundled" else path.name, path, "named as the reference", spec)
+
+
+def chain_reference(path: Path, spec: ModelSpec, given: Iterable[Path]) -> Reference:
+    """The fp32 checkpoint that an artefact descends from.
+
+    A safetensors artefact with fp32 weights is its own. Otherwise it is the nearest checkpoint of
+    the chain; it is known by its SHA-256 among the files beside the artefacts, those given and the
+    bundled weights. No farther ancestor takes the place of one that is missing: there may have
+    been training in between.
+
+    Args:
+        path: the artefact.
+        spec: its description.
+        given: all artefacts of the benchmark.
+
+    Raises:
+        ModelError: says why there is none.
+    """
+    if path.suffix == ".safetensors" and _is_fp32(path):
+        return _reference(path.name, path, "its own weights", spec)
+    for link in spec.provenance:
+        if link.get("kind") in _GRAPHS:
+            continue
+        if seed := re.fullmatch(r"random \(seed \d+\)", str(link.get("name"))):
+            return _reference(seed.group(), None, "made again from its seed", spec)
+        found = _find(link, [path, *given])
+        if found is None:
+            raise ModelError(
+                f"its checkpoint {link.get('name')} (sha256 {str(link.get('sha256'))[:12]}) is not beside "
+                "it; put it there, or name it as the reference"
+            )
+        if found.suffix != ".safetensors" or _is_fp32(found):
+            trained_on = link.get("trained_on", "bgr")
+            return _reference(str(link["name"]), found, "the checkpoint of its own chain", spec, trained_on)
+    raise ModelError("its description names no checkpoint; name one as the reference")
+
+
+def answer_reference(reference: dict[str, Any], frames: str, out: str) -> dict[str, Any]:
+    """In the child: label the frames and keep them in a file.
+
+    Args:
+        reference: what :meth:`Reference.job` gave.
+        frames: npy file of uint8 ``[F, H, W, 3]`` in B, G, R.
+        out: where the labels go, npy of uint8 ``[F, H, W]``.
+
+    Returns:
+        ``classes``: how many the reference tells apart.
+    """
+    from fcn_deploy.model.deploy import reference_labels
+
+    model, spec = load_reference(Reference(**reference))
+    pool = np.load(frames)
+    ordered = pool if spec.color_order == "bgr" else pool[..., ::-1]
+    np.save(out, np.concatenate([reference_labels(model, spec, frame[None]) for frame in ordered]))
+    return {"classes": model.num_classes}
+
+
+def load_reference(reference: Reference) -> tuple[FCN8s, ModelSpec]:
+    """The plain float32 module, and the description that says how its frames are prepared.
+
+    Raises:
+        ModelError: the weights do not fit.
+    """
+    from fcn_deploy.model.weights import load_checkpoint, random_model
+
+    spec = ModelSpec.from_json(reference.spec)
+    learned = spec.learned_upscore or None
+    if reference.path is None:
+        sizes = {"width": spec.width, "fc_channels": spec.fc_channels}
+        seed = int(re.sub(r"\D", "", reference.name))
+        model, _ = random_model(
+            spec.num_classes, spec.variant, **sizes, learned_upscore=spec.learned_upscore, seed=seed
+        )
+        return model, spec
+    try:
+        model, _ = load_checkpoint(reference.path, learned_upscore=learned, trained_on=reference.trained_on)
+    except UsageError:  # a bare checkpoint: the variant is in the description only
+        model, _ = load_checkpoint(
+            reference.path,
+            variant=spec.variant,
+            num_classes=spec.num_classes,
+            learned_upscore=learned,
+            trained_on=reference.trained_on,
+        )
+    return model, spec
+
+
+def _reference(name: str, path: Path | None, why: str, spec: ModelSpec, trained_on: str = "bgr") -> Reference:
+    # What says nothing about the numbers goes, so that artefacts of one model share one reference.
+    bare = spec.replace(evidence={}, provenance=(), note="", outputs=("labels",), precision="fp32")
+    return Reference(name, None if path is None else str(path.resolve()), why, bare.to_json(), trained_on)
+
+
+def _find(link: dict[str, Any], artefacts: list[Path]) -> Path | None:
+    """The file with the link's SHA-256; those of its name are looked at first, because hashing is slow."""
+    beside = {
+        file.resolve()
+        for artefact in artefacts
+        for file in artefact.parent.iterdir()
+        if file.suffix in _CHECKPOINTS and file.is_file()
+    }
+    candidates = sorted({*beside, _bundled()}, key=lambda file: (file.name != link.get("name"), file))
+    return next((file for file in candidates if file.is_file() and _hash(file) == link.get("sha256")), None)
+
+
+@functools.lru_cache(maxsize=256)
+def _hash_of(path: Path, size: int, changed: int) -> str:
+    return sha256_of(path)
+
+
+def _hash(path: Path) -> str | None:
+    """SHA-256 of a file, remembered while it does not change; None where it may not be read."""
+    try:
+        status = path.stat()
+        return _hash_of(path, status.st_size, status.st_mtime_ns)
+    except OSError:
+        return None
+
+
+def _bundled() -> Path:
+    """The bundled weights. Their module needs torch, so its folder is asked for, not the module."""
+    package = find_spec("fcn_deploy.model")
+    assert package is not None and package.submodule_search_locations
+    return Path(package.submodule_search_locations[0]) / "bundled" / "fcn8s-lite-camvid.safetensors"
+
+
+def _is_fp32(path: Path) -> bool:
+    """Whether a safetensors file holds float32 only.
+
+    Raises:
+        ModelError: it is damaged.
+    """
+    try:
+        with safetensors.safe_open(path, framework="numpy") as opened:
+            return all(opened.get_slice(key).get_dtype() == "F32" for key in opened.keys())  # noqa: SIM118
+    except (safetensors.SafetensorError, OSError) as exc:
+        raise ModelError(f"{path} is not a complete safetensors file ({exc}); copy it again") from exc
+
+
+def _own_spec(path: Path) -> ModelSpec | None:
+    try:
+        return read_spec(path)
+    except ModelError:
+        return None

@@ -1,0 +1,175 @@
+"""What a benchmark answers. The field names are the JSON's: see ``docs/explanation/bench-method.md``.
+
+Latencies are milliseconds, memory is megabytes (10^6 bytes), shares run from 0 to 1.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Percentiles:
+    """Of single calls, by nearest rank. With fewer than 100 calls p99 is the slowest one."""
+
+    p50: float
+    p90: float
+    p99: float
+
+
+@dataclass(frozen=True)
+class Latency:
+    """End-to-end milliseconds of single calls, over all rounds."""
+
+    p50: float
+    p90: float
+    p99: float
+    min: float
+    iqr: float
+    """p75 - p25."""
+    rounds: tuple[float, ...]
+    """The median of each round, in order."""
+    round_spread: float
+    """(largest - smallest) / middle of those medians."""
+
+
+@dataclass(frozen=True)
+class Stages:
+    """Milliseconds of the three parts of each call."""
+
+    preprocess: Percentiles
+    infer: Percentiles
+    postprocess: Percentiles
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Resident megabytes of the row's own process, Python and the frames included."""
+
+    before_load: float
+    after_load: float
+    peak: float
+    """The largest until the last timed call."""
+
+
+@dataclass(frozen=True)
+class WarmUp:
+    """The calls that were made and thrown away before the first round."""
+
+    calls: int
+    seconds: float
+    steady: bool
+    """False where the time for warming up ended while latency was still falling."""
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How many times as fast as the baseline, round by round: above 1 is faster."""
+
+    baseline: str
+    """The row's name."""
+    median: float
+    min: float
+    max: float
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """The share of labels equal to the PyTorch fp32 reference on the frames measured."""
+
+    share: float | None = None
+    """Over all pixels of all frames, 0 to 1; None where it is not known."""
+    worst_frame: float | None = None
+    """The share on the frame that agrees least."""
+    frames: int = 0
+    reference: str | None = None
+    """What it was compared with, in words."""
+    reason: str | None = None
+    """Why the share is not known, in words."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """An artefact on a backend, at one size and batch: what was measured, or why it was not."""
+
+    name: str
+    kind: str
+    """``artefact``, or ``typical`` for typical user code."""
+    artefact: str
+    """A bare file name."""
+    backend: str
+    height: int
+    width: int
+    batch: int
+    description: str = ""
+    """What stands behind the name, where the name does not say it."""
+    note: str = ""
+    """What the model's own description wants to be said wherever it is named."""
+    failure: str | None = None
+    """Why this row could not be measured; None where it was."""
+    device: str | None = None
+    precision: str | None = None
+    details: dict[str, Any] = field(default_factory=dict)
+    """What the backend says of how it runs."""
+    calls: int = 0
+    """Timed calls, each of ``batch`` frames."""
+    frames_per_second: float | None = None
+    """Frames answered in all timed calls, divided by the time that these took."""
+    latency_ms: Latency | None = None
+    stages_ms: Stages | None = None
+    load_seconds: float | None = None
+    """Opening the artefact in a fresh process, with the import of the backend's library."""
+    first_answer_seconds: float | None = None
+    """From the start of opening to the first answer."""
+    memory_mb: Memory | None = None
+    warm_up: WarmUp | None = None
+    idle_cpu_seconds: float | None = None
+    """Processor time that the process used while other rows had their turn; about 0."""
+    ratio: Ratio | None = None
+    agreement: Agreement = Agreement()
+
+    @property
+    def measured(self) -> bool:
+        """Whether there are figures."""
+        return self.failure is None
+
+
+@dataclass(frozen=True)
+class BenchReport:
+    """One benchmark: its rows, and everything that the figures depend on."""
+
+    rows: tuple[Row, ...]
+    method: dict[str, Any]
+    """``text``, sentences that say how it was measured, and the numbers they speak of."""
+    machine: dict[str, Any]
+    versions: dict[str, str]
+    threads: int
+    started_at: str
+    """UTC, ISO 8601."""
+    warnings: tuple[str, ...] = ()
+    """What may have spoilt the figures, in words."""
+    schema_version: int = SCHEMA_VERSION
+
+    @property
+    def failed(self) -> tuple[Row, ...]:
+        """The rows without figures."""
+        return tuple(row for row in self.rows if not row.measured)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as JSON knows it: dictionaries, lists, strings, numbers and None."""
+        plain: dict[str, Any] = _plain(dataclasses.asdict(self))
+        return plain
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    return str(value)

@@ -1,0 +1,178 @@
+"""What a worker times: one call from a camera's bytes to labels, in three stages.
+
+For an artefact the deploy graph does nearly all of it. What stays outside is checking the frames
+(preprocess) and handing over the labels (postprocess). Typical user code does both by hand.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any, NoReturn, Protocol, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fcn_deploy.errors import BackendUnavailable
+from fcn_deploy.lazy import require
+from fcn_deploy.runtimes.base import Frames, Runtime, RuntimeOptions
+from fcn_deploy.runtimes.registry import backend_for
+from fcn_deploy.runtimes.segmenter import Segmenter
+from fcn_deploy.spec import ModelSpec
+
+STAGES = ("preprocess", "infer", "postprocess")
+
+Times = tuple[float, float, float]
+"""Milliseconds of the three stages; their sum is the whole call."""
+
+
+class Subject(Protocol):
+    """Something that labels frames and says how long it took."""
+
+    color_order: str
+    """Of the frames that it wants: ``bgr`` or ``rgb``."""
+
+    def call(self, images: Frames) -> tuple[Times, NDArray[np.uint8]]:
+        """Label uint8 ``[N, H, W, 3]`` frames: the stages' times, and uint8 ``[N, H, W]`` labels."""
+        ...
+
+    def facts(self) -> dict[str, Any]:
+        """``device``, ``precision`` and ``details`` for the report."""
+        ...
+
+
+def open_subject(kind: str, **fields: Any) -> Subject:
+    """What :func:`open_artefact` or, for kind ``typical``, :class:`TypicalSubject` gives."""
+    return TypicalSubject(**fields) if kind == "typical" else open_artefact(**fields)
+
+
+def open_artefact(path: str, backend: str, threads: int, spinning: bool) -> ArtefactSubject:
+    """Open an artefact on a backend.
+
+    Raises:
+        FcnDeployError: the backend cannot run here, or refuses the file.
+    """
+    entry = backend_for(Path(path), backend)
+    if reason := entry.unavailable():
+        raise BackendUnavailable(f"the {entry.name} backend cannot run here: {reason}")
+    return ArtefactSubject(
+        entry.runtime().open(Path(path), RuntimeOptions(threads=threads, spinning=spinning))
+    )
+
+
+@final
+class ArtefactSubject:
+    """An artefact, called as a user calls it: through :class:`Segmenter`.
+
+    Args:
+        runtime: the artefact, opened.
+    """
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._watched = Stopwatch(runtime)
+        self._segmenter = Segmenter(self._watched)
+        self.color_order = runtime.spec.color_order
+
+    def call(self, images: Frames) -> tuple[Times, NDArray[np.uint8]]:
+        began = time.perf_counter()
+        labels = np.ascontiguousarray(self._segmenter.infer(images).labels)
+        ended = time.perf_counter()
+        return _times(began, self._watched.began, self._watched.ended, ended), labels
+
+    def facts(self) -> dict[str, Any]:
+        return {
+            "device": self._segmenter.device,
+            "precision": self._segmenter.precision,
+            "details": self._segmenter.details(),
+        }
+
+
+@final
+class Stopwatch(Runtime):
+    """A runtime that notes when another one's inference began and ended (``time.perf_counter``)."""
+
+    backend = "stopwatch"
+
+    def __init__(self, inner: Runtime) -> None:
+        super().__init__(inner.spec, inner.device)
+        self._inner = inner
+        self.began = self.ended = 0.0
+
+    @classmethod
+    def unavailable(cls) -> str | None:
+        return None
+
+    @classmethod
+    def open(cls, path: Path, options: RuntimeOptions) -> NoReturn:
+        raise BackendUnavailable("a stopwatch opens no file; it is put around a runtime")
+
+    def details(self) -> dict[str, Any]:
+        return self._inner.details()
+
+    def _infer(self, images: Frames) -> dict[str, NDArray[Any]]:
+        self.began = time.perf_counter()
+        outputs = self._inner._infer(images)
+        self.ended = time.perf_counter()
+        return outputs
+
+    def _release(self) -> None:
+        self._inner.close()
+
+
+@final
+class TypicalSubject:
+    """What many programs do around a plainly exported model: OpenCV, numpy and a bare session.
+
+    Args:
+        path: an ONNX file that takes float32 ``[N, 3, H, W]`` and answers logits.
+        spec: JSON of the description: colour order, mean and scale.
+        threads: of ONNX Runtime and OpenCV.
+        spinning: whether ONNX Runtime's threads may spin.
+    """
+
+    def __init__(self, path: str, spec: str, threads: int, spinning: bool) -> None:
+        from fcn_deploy.runtimes.onnxruntime import wanted_provider
+
+        ort = require("onnxruntime", extra="cpu")
+        self._cv2 = require("cv2", extra="opencv")
+        self._cv2.setNumThreads(threads)
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
+        providers = ["CPUExecutionProvider"]
+        if wanted_provider(ort, RuntimeOptions()) == "cuda":
+            providers.insert(0, "CUDAExecutionProvider")
+        self._session = ort.InferenceSession(path, options, providers=providers)
+        self._input = self._session.get_inputs()[0].name
+        self._spec = ModelSpec.from_json(spec)
+        self.color_order = self._spec.color_order
+
+    def call(self, images: Frames) -> tuple[Times, NDArray[np.uint8]]:
+        began = time.perf_counter()
+        blob = self.normalise(images)
+        ready = time.perf_counter()
+        logits = self._session.run(None, {self._input: blob})[0]
+        answered = time.perf_counter()
+        labels = logits.argmax(axis=1).astype(np.uint8)
+        return _times(began, ready, answered, time.perf_counter()), labels
+
+    def normalise(self, images: Frames) -> NDArray[np.float32]:
+        """uint8 ``[N, H, W, 3]`` -> float32 ``[N, 3, H, W]``: B, G, R, mean subtracted, scaled."""
+        cv2, spec = self._cv2, self._spec
+        planes = []
+        for image in images:
+            if spec.color_order == "rgb":
+                image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+            x = cv2.subtract(image.astype(np.float32), (*spec.mean, 0.0))
+            if spec.std != (1.0, 1.0, 1.0):
+                x = cv2.multiply(x, (*(1 / s for s in spec.std), 0.0))
+            planes.append(x.transpose(2, 0, 1))
+        return np.ascontiguousarray(np.stack(planes))
+
+    def facts(self) -> dict[str, Any]:
+        cuda = self._session.get_providers()[0].startswith("CUDA")
+        return {"device": "cuda:0" if cuda else "cpu", "precision": "fp32", "details": {}}
+
+
+def _times(began: float, ready: float, answered: float, ended: float) -> Times:
+    return 1e3 * (ready - began), 1e3 * (answered - ready), 1e3 * (ended - answered)

@@ -1,0 +1,65 @@
+"""Typical user code: the plain module exported as it is, the comparison people know.
+
+No rewrite, no preprocessing and no argmax inside: float32 ``[N, 3, H, W]`` in, logits out, upscores
+as transposed convolutions, traced at exactly the size that is measured.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fcn_deploy.bench.reference import Reference, load_reference
+from fcn_deploy.spec import ModelSpec
+
+NAME = "typical user code"
+
+_DESCRIPTION = (
+    "the plain module of {name} exported as it is (torch.onnx.export, transposed convolutions, fixed size), "
+    "frames normalised by OpenCV and numpy, float NCHW in, logits out, argmax in numpy{kernels}"
+)
+
+_KERNELS = (
+    "; upscores are transposed convolutions that carry the bilinear kernels, which differ from the "
+    "model's own replicated edges at the border only"
+)
+
+
+def describe_typical(reference: Reference) -> str:
+    """What the row is, in words."""
+    spec = ModelSpec.from_json(reference.spec)
+    resized = spec.variant in ("fcn8s-same", "fcn8s-lite") and not spec.learned_upscore
+    return _DESCRIPTION.format(name=reference.name, kernels=_KERNELS if resized else "")
+
+
+def export_typical(reference: dict[str, Any], out: str, batch: int, height: int, width: int) -> None:
+    """In the child: export, as a program would that never heard of a deploy graph.
+
+    Args:
+        reference: what :meth:`Reference.job` gave.
+        out: the ONNX file to write.
+        batch: frames at a time.
+        height: rows.
+        width: columns.
+    """
+    import torch
+
+    from fcn_deploy.model.fcn8s import FCN8s
+
+    model, _ = load_reference(Reference(**reference))
+    plain = FCN8s(
+        model.num_classes,
+        model.variant.name,
+        width=model.width,
+        fc_channels=model.fc_channels,
+        learned_upscore=True,
+    )
+    plain.load_state_dict(model.state_dict())
+    torch.onnx.export(
+        plain.eval(),
+        (torch.zeros(batch, 3, height, width),),
+        out,
+        dynamo=True,
+        input_names=["input"],
+        output_names=["logits"],
+        verbose=False,
+    )

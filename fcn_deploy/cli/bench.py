@@ -1,0 +1,140 @@
+"""``fcn-deploy bench``: how fast artefacts are, and whether their labels are still the same."""
+
+from __future__ import annotations
+
+import io
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fcn_deploy.cli import console, options
+from fcn_deploy.errors import FcnDeployError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from fcn_deploy.bench.results import BenchReport
+
+
+def bench(
+    artefacts: options.Artefacts,
+    backend: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="pytorch or onnxruntime; repeat it for several.",
+            show_default="by each file's suffix",
+        ),
+    ] = None,
+    size: Annotated[
+        list[str] | None,
+        typer.Option(metavar="HxW", help="Of the frames; repeat it for several.", show_default="360x480"),
+    ] = None,
+    batch: Annotated[
+        list[int] | None,
+        typer.Option(min=1, metavar="N", help="Frames at a time; repeat it for several.", show_default="1"),
+    ] = None,
+    threads: options.Threads = None,
+    rounds: Annotated[int, typer.Option(min=1, metavar="N", help="Turns of each row.")] = 10,
+    seconds: Annotated[
+        float, typer.Option(metavar="S", help="Timed seconds of each row, over all its turns.")
+    ] = 10.0,
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH|bundled",
+            help="fp32 checkpoint that labels are compared with.",
+            show_default="the artefact's own chain",
+        ),
+    ] = None,
+    typical: Annotated[
+        bool,
+        typer.Option("--typical", help="Measure typical user code too: float frames, numpy around it."),
+    ] = False,
+    frames: Annotated[
+        Path | None,
+        typer.Option(metavar="SOURCE", help="Images or a video.", show_default="the synthetic clip"),
+    ] = None,
+    json_file: options.JsonFile = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write an HTML page with charts and pictures."),
+    ] = None,
+) -> None:
+    """Measure artefacts in turns, each in a process of its own."""
+    sizes = [options.parse_size(text, "--size") for text in size or ["360x480"]]
+    options.check_json(json_file)
+    if report:
+        options.check_output("--report", report, (".html", ".htm"))
+    from fcn_deploy.bench.method import benchmark
+    from fcn_deploy.bench.report import write_html
+
+    with console.steps() as step:
+        found = benchmark(
+            artefacts,
+            backends=backend or None,
+            sizes=sizes,
+            batches=batch or [1],
+            threads=threads,
+            rounds=rounds,
+            seconds=seconds,
+            reference=reference,
+            typical=typical,
+            frames=frames,
+            progress=step,
+        )
+        step("writing the report")
+        if json_file:
+            console.write_json(found.to_dict(), json_file)
+        if report:
+            write_html(found, report, _pictures(artefacts, frames, sizes[0]))
+    out = console.Printer(aside=options.is_stdout(json_file))
+    _show(found, out)
+    for place in (json_file, report):
+        if place and not options.is_stdout(place):
+            out.say(f"Wrote {place}")
+    if found.failed:
+        raise typer.Exit(1)
+
+
+def _show(found: BenchReport, out: console.Printer) -> None:
+    from fcn_deploy.bench.report import remarks, to_stages, to_table
+
+    for columns, rows in (to_table(found), to_stages(found)):
+        if rows:
+            out.table(columns, rows)
+    for sentence in remarks(found):
+        out.say(f"- {sentence}")
+
+
+def _pictures(artefacts: list[Path], frames: Path | None, size: tuple[int, int]) -> dict[str, bytes | str]:
+    """What each artefact answers for one of the measured frames: caption -> PNG.
+
+    One that cannot answer is left out; its row says why.
+    """
+    from fcn_deploy.bench.frames import make_frames
+
+    pool = make_frames(frames, *size)
+    pictures: dict[str, bytes | str] = {}
+    for artefact in artefacts:
+        with suppress(FcnDeployError):
+            pictures[artefact.name] = _picture(artefact, pool[len(pool) // 2])
+    return pictures
+
+
+def _picture(artefact: Path, image: NDArray[np.uint8]) -> bytes:
+    """A PNG of the labels drawn over a frame, uint8 ``[H, W, 3]`` in B, G, R."""
+    from fcn_deploy.draw import overlay
+    from fcn_deploy.lazy import require
+    from fcn_deploy.runtimes.registry import load
+
+    with load(artefact) as segmenter:
+        ordered = image if segmenter.spec.color_order == "bgr" else image[..., ::-1]
+        drawn = overlay(ordered, segmenter.infer(ordered).labels[0], segmenter.spec)
+        rgb = drawn[..., ::-1] if segmenter.spec.color_order == "bgr" else drawn
+    encoded = io.BytesIO()
+    require("PIL.Image", extra="cpu").fromarray(rgb).save(encoded, "PNG")
+    return encoded.getvalue()

@@ -1,0 +1,74 @@
+"""``fcn-deploy clip``: the synthetic street clip as files, for machines that have no footage."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fcn_deploy.cli import console, options
+from fcn_deploy.errors import UsageError
+
+_FPS = 12.0
+
+
+def clip(
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FOLDER", help="Gets images/ and labels/, PNGs of the same names.", show_default=False
+        ),
+    ],
+    frames: Annotated[int, typer.Option(min=1, max=100_000, metavar="N", help="How many.")] = 48,
+    size: Annotated[str, typer.Option(metavar="HxW", help="Of each frame.")] = "360x480",
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Another seed is another street.")] = 0,
+    video: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write it as a video too, such as clip.mp4.")
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Write the synthetic street clip with its labels."""
+    height, width = options.parse_size(size, "--size")
+    names = [f"{index:06d}.png" for index in range(frames)]
+    for part in ("images", "labels"):
+        _refuse_mixture(folder / part, set(names))
+    from fcn_deploy.cli import outputs
+    from fcn_deploy.datasets import write_labels
+    from fcn_deploy.files import output_folder
+    from fcn_deploy.spec import CAMVID_PALETTE
+    from fcn_deploy.street import SyntheticStreet
+
+    if video and video.suffix.lower() not in outputs.VIDEOS:
+        raise UsageError(f"--video {video}: expected a name that ends in {', '.join(outputs.VIDEOS)}")
+    images, labels = output_folder(folder / "images"), output_folder(folder / "labels")
+    street = SyntheticStreet(frames=frames, height=height, width=width, seed=seed, color_order="rgb")
+    with ExitStack() as opened:
+        append = opened.enter_context(outputs.video_file(video, _FPS)) if video else None
+        advance = opened.enter_context(console.progress("frames", frames))
+        for name, frame in zip(names, street, strict=True):
+            assert frame.labels is not None, "the clip draws its own labels"
+            outputs.write_picture(images / name, frame.image)
+            write_labels(labels / name, frame.labels, CAMVID_PALETTE)
+            if append:
+                append(frame.image)
+            advance()
+    if as_json:
+        console.write_json(
+            {"folder": str(folder), "frames": frames, "height": height, "width": width, "seed": seed}
+        )
+        return
+    out = console.Printer()
+    out.say(f"Wrote {frames} frames of {height}x{width} to {images} and their labels to {labels}")
+    if video:
+        out.say(f"Wrote {video}")
+    out.say(f"Next: fcn-deploy eval ARTEFACT --data {folder}")
+
+
+def _refuse_mixture(folder: Path, names: set[str]) -> None:
+    """Frames of another clip in the same folder would be taken for this one's."""
+    if folder.is_dir() and (others := sorted({path.name for path in folder.iterdir()} - names)):
+        raise UsageError(
+            f"{folder} already holds {len(others)} other files ({others[0]}, ...); name another folder"
+        )

@@ -1,0 +1,229 @@
+"""What every command shares: words on the terminal, pure JSON, progress, and errors in one sentence.
+
+Words meant for people go to stdout, or to stderr where stdout carries JSON. Errors, warnings and
+progress always go to stderr.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import json
+import os
+import signal
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn, ParamSpec, TypeVar
+
+import typer
+
+from fcn_deploy.errors import FcnDeployError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+INTERRUPTED = 130
+"""What a shell expects of a program that Ctrl-C ended: 128 + SIGINT."""
+
+_PATIENCE = 2.0
+"""Seconds before a progress bar appears."""
+
+
+class _State:
+    debug = False
+
+
+def set_debug(on: bool) -> None:
+    """Whether errors show where they come from (``--debug``)."""
+    _State.debug = on
+
+
+def prepare_process() -> None:
+    """Settings of the whole process, made before anything heavy is imported."""
+    # `kill` and `timeout` end a run as Ctrl-C does: videos are finalised first.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # OpenCV and its FFmpeg write to stderr on their own; what went wrong is said in our words.
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    if not sys.warnoptions:  # python -W and PYTHONWARNINGS still show all of them
+        warnings.simplefilter("ignore")
+        warnings.filterwarnings("always", module=r"fcn_deploy\.")
+        warnings.showwarning = lambda message, *_: warn(str(message))
+
+
+def guarded(command: Callable[P, R]) -> Callable[P, R]:
+    """``command`` with every error turned into one sentence on stderr and an exit code."""
+
+    @functools.wraps(command)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            answer = command(*args, **kwargs)
+            sys.stdout.flush()
+        except (typer.Exit, typer.Abort, BrokenPipeError):
+            raise  # typer ends these quietly
+        except KeyboardInterrupt:
+            _leave("interrupted", INTERRUPTED)
+        except Exception as exc:
+            _leave(*_in_words(exc))
+        return answer
+
+    return wrapper
+
+
+def _in_words(exc: Exception) -> tuple[str, int]:
+    """A sentence for an error, and the exit code."""
+    if isinstance(exc, FcnDeployError):
+        return str(exc), exc.exit_code
+    if isinstance(exc, MemoryError):
+        return "out of memory; use a smaller frame, a smaller batch or a smaller model", 1
+    if isinstance(exc, OSError) and exc.errno == errno.ENOSPC:
+        where = f" ({exc.filename})" if exc.filename else ""
+        return f"no space left on device{where}; free some space or write elsewhere", 1
+    if isinstance(exc, OSError) and exc.strerror:
+        where = f"{exc.filename}: " if exc.filename else ""
+        return f"{where}{exc.strerror[0].lower()}{exc.strerror[1:]}", 1
+    first = (str(exc).strip().splitlines() or [""])[0]
+    told = f"{type(exc).__name__}: {first}" if first else type(exc).__name__
+    return f"unexpected {told}; run again with --debug to see where it comes from", 1
+
+
+def _leave(sentence: str, code: int) -> NoReturn:
+    if _State.debug:
+        traceback.print_exc()
+    typer.echo(f"Error: {harmless(sentence)}", err=True)
+    try:
+        sys.stdout.flush()
+    except OSError:
+        # What cannot be written now could not be at exit either, and Python would say so twice.
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    raise typer.Exit(code)
+
+
+def warn(sentence: str) -> None:
+    """One warning on stderr."""
+    typer.echo(f"Warning: {harmless(sentence)}", err=True)
+
+
+def harmless(text: str) -> str:
+    """``text`` without control characters: names come out of files, and files from anywhere."""
+    return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
+
+
+@dataclass(frozen=True)
+class Printer:
+    """Words for people."""
+
+    aside: bool = False
+    """Whether they go to stderr, because stdout carries JSON."""
+
+    def say(self, text: str = "") -> None:
+        """One line."""
+        typer.echo(harmless(text), err=self.aside)
+
+    def pairs(self, rows: Iterable[tuple[str, str]], indent: int = 0) -> None:
+        """Names and values in two aligned columns; rows without a value are left out."""
+        kept = [(name, value) for name, value in rows if value]
+        width = max((len(name) for name, _ in kept), default=0)
+        for name, value in kept:
+            self.say(f"{'':{indent}}{name:{width}}  {value}")
+
+    def table(self, columns: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1) -> None:
+        """A table whose first ``left`` columns are text and whose others are numbers."""
+        from rich import box
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        for index, column in enumerate(columns):
+            table.add_column(Text(column), justify="left" if index < left else "right", overflow="fold")
+        for row in rows:
+            table.add_row(*(Text(harmless(cell)) for cell in row))
+        self.render(table)
+
+    def render(self, renderable: Any) -> None:
+        """Anything that rich can draw."""
+        from rich.console import Console
+
+        stream = sys.stderr if self.aside else sys.stdout
+        # Piped into a file or a pager there is no edge to wrap at.
+        Console(file=stream, width=None if stream.isatty() else 240, highlight=False).print(renderable)
+
+
+def write_json(data: Any, target: Path | None = None) -> None:
+    """JSON on stdout, or atomically in a file.
+
+    Args:
+        data: what ``json`` can write; NaN is refused, because it is not JSON.
+        target: a file; None or ``-`` is stdout.
+    """
+    text = json.dumps(data, indent=2, allow_nan=False, default=_plain) + "\n"
+    if target is None or str(target) == "-":
+        sys.stdout.write(text)
+        return
+    from fcn_deploy.files import write_text
+
+    write_text(target, text)
+
+
+def _plain(value: Any) -> Any:
+    """numpy's numbers and paths as JSON knows them."""
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} has no place in JSON")
+
+
+@contextmanager
+def progress(what: str, total: int | None = None) -> Iterator[Callable[[], None]]:
+    """A bar on stderr for work of more than two seconds; nothing where stderr is not a terminal.
+
+    Args:
+        what: the work, such as ``frames``.
+        total: how many steps; None where that is not known.
+
+    Yields:
+        A function to call after each step.
+    """
+    if not sys.stderr.isatty():
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    bar = Progress(*columns, console=Console(stderr=True), transient=True)
+    task = bar.add_task(what, total=total)
+    begun = time.monotonic()
+
+    def advance() -> None:
+        bar.advance(task)
+        if not bar.live.is_started and time.monotonic() - begun > _PATIENCE:
+            bar.start()
+
+    try:
+        yield advance
+    finally:
+        bar.stop()
+
+
+@contextmanager
+def steps() -> Iterator[Callable[[str], None]]:
+    """A line on stderr that names the step being made; nothing where stderr is not a terminal.
+
+    Yields:
+        A function to call with the name of each step as it begins.
+    """
+    if not sys.stderr.isatty():
+        yield lambda name: None
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status("starting") as status:
+        yield status.update

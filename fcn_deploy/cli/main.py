@@ -1,0 +1,101 @@
+"""The app: its commands with their examples, and the options that stand before them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from fcn_deploy import __version__
+from fcn_deploy.cli.bench import bench
+from fcn_deploy.cli.clip import clip
+from fcn_deploy.cli.console import guarded, set_debug
+from fcn_deploy.cli.doctor import doctor
+from fcn_deploy.cli.eval import evaluate
+from fcn_deploy.cli.export import export
+from fcn_deploy.cli.inspect import inspect
+from fcn_deploy.cli.run import run
+
+
+class _Group(TyperGroup):
+    """Accepts ``--debug`` after the command too, where one adds it to a line that failed."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        rest = [word for word in args if word != "--debug"]
+        return super().parse_args(ctx, [*["--debug"] * (len(rest) < len(args)), *rest])
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """In the order of the road, not of the alphabet."""
+        return list(self.commands)
+
+
+# Plain help text: rich's takes as long to import as everything else together.
+app = typer.Typer(
+    name="fcn-deploy",
+    cls=_Group,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"fcn-deploy {__version__}")
+        raise typer.Exit
+
+
+@app.callback(epilog="Exit codes: 0 done, 1 the run failed, 2 wrong use, 130 interrupted.")
+def start(
+    debug: Annotated[
+        bool, typer.Option("--debug", envvar="FCN_DEPLOY_DEBUG", help="Show where an error comes from.")
+    ] = False,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and stop."),
+    ] = False,
+) -> None:
+    """FCN-8s semantic segmentation, from a checkpoint to measured frames on an edge device."""
+    set_debug(debug)
+
+
+def _add(name: str, command: Callable[..., None], *examples: str) -> None:
+    # \b keeps the lines of a paragraph as they are.
+    lines = "\n".join(f"  fcn-deploy {name} {example}".rstrip() for example in examples)
+    app.command(name, epilog=f"\b\nExamples:\n{lines}")(guarded(command))
+
+
+_add(
+    "export",
+    export,
+    "--weights bundled -o model.onnx",
+    "--weights fcn8s_from_caffe.pth -o model.onnx",
+    "--weights mine.pth --variant fcn8s-same --classes names.txt -o model.onnx",
+    "--weights bundled --precision fp16 --calib FOLDER -o model.fp16.onnx",
+)
+_add(
+    "run",
+    run,
+    "model.onnx photo.jpg --overlay photo.labels.png",
+    "model.onnx clip.mp4 --overlay overlay.mp4 --masks labels",
+    "model.onnx images/ --overlay overlays/ --max-frames 100",
+)
+_add(
+    "eval",
+    evaluate,
+    "model.onnx --data camvid/val",
+    "model.safetensors model.onnx --data camvid/val --json scores.json --confusion confusion.png",
+)
+_add(
+    "bench",
+    bench,
+    "model.safetensors model.onnx --typical --report report.html",
+    "model.onnx --size 360x480 --size 720x960 --batch 1 --batch 4 --json bench.json",
+)
+_add("inspect", inspect, "model.onnx", "model.onnx --json")
+_add("doctor", doctor, "", "--json")
+_add("clip", clip, "clip --frames 48", "clip --size 720x960 --seed 3 --video clip.mp4")

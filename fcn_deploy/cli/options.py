@@ -1,0 +1,137 @@
+"""Options that several commands share, and the words they accept."""
+
+from __future__ import annotations
+
+import os
+import re
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fcn_deploy.errors import UsageError
+
+Artefact = Annotated[
+    Path,
+    typer.Argument(metavar="ARTEFACT", help="What export wrote: .onnx or .safetensors.", show_default=False),
+]
+Artefacts = Annotated[
+    list[Path],
+    typer.Argument(metavar="ARTEFACT", help="What export wrote: .onnx or .safetensors.", show_default=False),
+]
+Backend = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="pytorch or onnxruntime.", show_default="by the file's suffix"),
+]
+Device = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="cpu, cuda or cuda:N.", show_default="the best that is there"),
+]
+Provider = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", help="ONNX Runtime's provider: cpu, cuda or tensorrt.", show_default="by the device"
+    ),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="N", help="CPU threads.", show_default="all usable cores"),
+]
+AllowFallback = Annotated[
+    bool,
+    typer.Option("--allow-fallback", help="Use the CPU where the device asked for cannot run."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]
+JsonFile = Annotated[
+    Path | None,
+    typer.Option("--json", metavar="FILE", help="Write JSON to a file; - is stdout.", show_default=False),
+]
+
+
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+"""Suffixes of pictures that Pillow writes."""
+
+
+class Variant(str, Enum):
+    """The variants of the network, as ``fcn_deploy.model.fcn8s`` has them (it needs torch)."""
+
+    FCN8S = "fcn8s"
+    ATONCE = "fcn8s-atonce"
+    SAME = "fcn8s-same"
+    LITE = "fcn8s-lite"
+
+
+class Precision(str, Enum):
+    """What export can write."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+
+
+class ColorOrder(str, Enum):
+    """The order of a frame's channels."""
+
+    BGR = "bgr"
+    RGB = "rgb"
+
+
+def parse_size(text: str, option: str) -> tuple[int, int]:
+    """``360x480`` -> (360, 480), height first.
+
+    Raises:
+        UsageError: anything else, or a zero.
+    """
+    match = re.fullmatch(r"(\d{1,6})x(\d{1,6})", text.strip().lower())
+    size = (int(match[1]), int(match[2])) if match else (0, 0)
+    if 0 in size:
+        raise UsageError(f"{option} {text}: expected height x width of at least 1, such as 360x480")
+    return size
+
+
+def parse_channels(text: str, option: str) -> tuple[float, float, float]:
+    """``104.0,116.7,122.7`` -> three numbers in the order B, G, R.
+
+    Raises:
+        UsageError: not three numbers.
+    """
+    try:
+        b, g, r = map(float, text.split(","))
+    except ValueError:
+        raise UsageError(
+            f"{option} {text}: expected three numbers B,G,R, such as 104.007,116.669,122.679"
+        ) from None
+    return b, g, r
+
+
+def check_output(option: str, path: Path, suffixes: tuple[str, ...] = ()) -> None:
+    """Refuse a place that cannot be written before the work begins rather than after it.
+
+    Raises:
+        UsageError: the suffix is none of ``suffixes``, it is a folder, or its folder is missing or
+            may not be written.
+    """
+    if suffixes and path.suffix.lower() not in suffixes:
+        raise UsageError(f"{option} {path}: the name must end in {' or '.join(suffixes)}")
+    if path.is_dir():
+        raise UsageError(f"{option} {path} is a folder; name the file to write in it")
+    if not path.parent.is_dir():
+        raise UsageError(f"{option} {path}: the folder {path.parent} does not exist; create it first")
+    if not os.access(path.parent, os.W_OK):
+        raise UsageError(f"{option} {path}: cannot write into {path.parent}; check its permissions")
+
+
+def unknown_choice(option: str, found: str, choices: tuple[str, ...]) -> UsageError:
+    """The error for a word that is none of the choices."""
+    return UsageError(f"{option} {found}: choose from {', '.join(choices)}")
+
+
+def is_stdout(path: Path | None) -> bool:
+    """Whether a place for JSON is ``-``."""
+    return path is not None and str(path) == "-"
+
+
+def check_json(path: Path | None) -> None:
+    """As :func:`check_output`, for a place that may be stdout."""
+    if path is not None and not is_stdout(path):
+        check_output("--json", path)

@@ -1,0 +1,175 @@
+"""Which checkpoint an artefact is held against, and why there may be none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from fcn_deploy.bench import reference
+from fcn_deploy.bench.reference import chain_reference, load_reference, named_reference
+from fcn_deploy.errors import ModelError, UsageError
+from fcn_deploy.files import sha256_of
+from fcn_deploy.spec import METADATA_KEY, ModelSpec
+
+
+def weights(path: Path, spec: ModelSpec | None = None, value: float = 0.0, dtype: type = np.float32) -> Path:
+    """A file that looks like weights from outside."""
+    path.parent.mkdir(exist_ok=True)
+    metadata = {METADATA_KEY: spec.to_json()} if spec else None
+    safetensors.numpy.save_file({"conv1_1.weight": np.full(3, value, dtype)}, path, metadata)
+    return path
+
+
+def link_to(path: Path, **more: object) -> dict[str, object]:
+    return {"kind": "checkpoint", "name": path.name, "sha256": sha256_of(path), **more}
+
+
+@pytest.fixture
+def artefact(tmp_path: Path) -> Path:
+    path = tmp_path / "out" / "model.onnx"
+    path.parent.mkdir()
+    path.touch()
+    return path
+
+
+def test_the_checkpoint_beside_the_artefact_is_found_by_its_hash(artefact: Path, spec: ModelSpec) -> None:
+    weights(artefact.with_name("decoy.safetensors"), value=1)
+    checkpoint = weights(artefact.with_name("mine.safetensors"), value=2)
+    link = {**link_to(checkpoint), "name": "renamed since.safetensors"}
+    found = chain_reference(artefact, spec.with_parent(**link), [])
+    assert found.path == str(checkpoint)
+    assert "own chain" in str(found)
+
+
+def test_a_namesake_with_another_hash_is_refused(artefact: Path, spec: ModelSpec) -> None:
+    checkpoint = weights(artefact.with_name("mine.safetensors"), value=2)
+    link = link_to(checkpoint)
+    weights(checkpoint, value=3)
+    with pytest.raises(ModelError, match=r"mine\.safetensors \(sha256 [0-9a-f]{12}\) is not beside it"):
+        chain_reference(artefact, spec.with_parent(**link), [])
+
+
+def test_other_artefacts_given_and_their_neighbours_count(
+    artefact: Path, tmp_path: Path, spec: ModelSpec
+) -> None:
+    checkpoint = weights(tmp_path / "elsewhere" / "mine.safetensors")
+    found = chain_reference(artefact, spec.with_parent(**link_to(checkpoint)), [checkpoint])
+    assert found.path == str(checkpoint)
+
+
+def test_graphs_of_the_chain_are_passed_over(artefact: Path, spec: ModelSpec) -> None:
+    checkpoint = weights(artefact.with_name("mine.safetensors"))
+    chained = spec.with_parent(**link_to(checkpoint)).with_parent(kind="onnx", name="a.onnx", sha256="0" * 64)
+    assert chain_reference(artefact, chained, []).path == str(checkpoint)
+
+
+def test_no_farther_ancestor_stands_in_for_a_missing_one(artefact: Path, spec: ModelSpec) -> None:
+    ancestor = weights(artefact.with_name("before-training.safetensors"))
+    chained = spec.with_parent(**link_to(ancestor))
+    chained = chained.with_parent(kind="safetensors", name="trained.safetensors", sha256="1" * 64)
+    with pytest.raises(ModelError, match=r"trained\.safetensors"):
+        chain_reference(artefact, chained, [])
+
+
+def test_weights_of_lower_precision_lead_to_their_parent(artefact: Path, spec: ModelSpec) -> None:
+    full = weights(artefact.with_name("full.safetensors"))
+    half = weights(artefact.with_name("half.safetensors"), dtype=np.float16)
+    chained = spec.with_parent(**link_to(full)).with_parent(**link_to(half, kind="safetensors"))
+    assert chain_reference(artefact, chained, []).name == "full.safetensors"
+
+
+def test_an_fp32_artefact_is_its_own_reference(tmp_path: Path, spec: ModelSpec) -> None:
+    path = weights(tmp_path / "model.safetensors", spec)
+    found = chain_reference(path, spec, [])
+    assert (found.name, found.why) == ("model.safetensors", "its own weights")
+
+
+def test_an_fp16_artefact_is_not(tmp_path: Path, spec: ModelSpec) -> None:
+    path = weights(tmp_path / "model.safetensors", spec, dtype=np.float16)
+    with pytest.raises(ModelError, match="names no checkpoint"):
+        chain_reference(path, spec, [])
+
+
+def test_bundled_weights_are_known_by_their_hash(
+    artefact: Path, tmp_path: Path, spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundled = weights(tmp_path / "package" / "bundled.safetensors", value=5)
+    monkeypatch.setattr(reference, "_bundled", lambda: bundled)
+    link = {**link_to(bundled), "name": "bundled"}
+    found = chain_reference(artefact, spec.with_parent(**link), [])
+    assert (found.name, found.path) == ("bundled", str(bundled))
+    assert named_reference("bundled", spec).path == str(bundled)
+
+
+def test_the_bundled_weights_are_looked_for_where_the_model_has_them() -> None:
+    from fcn_deploy.model.weights import bundled_path
+
+    assert reference._bundled() == bundled_path()
+
+
+def test_random_weights_are_made_again(artefact: Path) -> None:
+    from fcn_deploy.model.weights import describe, random_model
+
+    model, info = random_model(3, "fcn8s-lite", width=2, fc_channels=4, seed=7)
+    found = chain_reference(artefact, describe(model, info), [])
+    assert found.path is None
+    again, _ = load_reference(found)
+    for (key, a), b in zip(model.state_dict().items(), again.state_dict().values(), strict=True):
+        assert (a == b).all(), key
+
+
+def test_a_checkpoint_trained_on_rgb_is_read_as_such(artefact: Path) -> None:
+    import torch
+
+    from fcn_deploy.model.weights import describe, load_checkpoint, random_model
+
+    checkpoint = artefact.with_name("mine.pth")
+    torch.save(random_model(3, "fcn8s-lite", width=2, fc_channels=4)[0].state_dict(), checkpoint)
+    model, info = load_checkpoint(checkpoint, variant="fcn8s-lite", trained_on="rgb")
+    spec = describe(model, info)
+    spec = spec.replace(provenance=({**spec.provenance[0], "trained_on": "rgb"},))
+    again, _ = load_reference(chain_reference(artefact, spec, []))
+    assert (again.conv1_1.weight == model.conv1_1.weight).all()
+
+
+def test_a_named_reference_keeps_its_own_description(tmp_path: Path, spec: ModelSpec) -> None:
+    own = spec.replace(color_order="rgb", std=(2.0, 2.0, 2.0))
+    found = named_reference(str(weights(tmp_path / "teacher.safetensors", own)), spec)
+    read = ModelSpec.from_json(found.spec)
+    assert (read.color_order, read.std) == ("rgb", (2.0, 2.0, 2.0))
+    bare = named_reference(str(weights(tmp_path / "bare.safetensors")), spec)
+    assert ModelSpec.from_json(bare.spec).color_order == "bgr"
+
+
+def test_artefacts_of_one_model_share_one_reference(tmp_path: Path, spec: ModelSpec) -> None:
+    path = str(weights(tmp_path / "teacher.safetensors"))
+    other = spec.replace(precision="fp16", outputs=("labels", "confidence"), note="halved")
+    assert named_reference(path, spec) == named_reference(path, other)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [("missing.pth", "does not exist"), (".", "is a folder"), ("model.onnx", "is no checkpoint")],
+)
+def test_a_named_reference_must_be_a_checkpoint(
+    artefact: Path, spec: ModelSpec, name: str, told: str
+) -> None:
+    artefact.write_bytes(b"x")
+    with pytest.raises(UsageError, match=told):
+        named_reference(str(artefact.parent / name), spec)
+
+
+def test_a_named_reference_must_be_fp32(tmp_path: Path, spec: ModelSpec) -> None:
+    path = weights(tmp_path / "half.safetensors", dtype=np.float16)
+    with pytest.raises(UsageError, match="not fp32"):
+        named_reference(str(path), spec)
+
+
+def test_a_damaged_reference_is_named(tmp_path: Path, spec: ModelSpec) -> None:
+    path = tmp_path / "cut.safetensors"
+    path.write_bytes(b"\x08\0\0\0\0\0\0\0{")
+    with pytest.raises(ModelError, match=r"cut\.safetensors"):
+        named_reference(str(path), spec)
