@@ -138,13 +138,11 @@ def strip(rows: Sequence[tuple[str, Sequence[Picture]]]) -> Picture:
         raise SourceError("there are no frames to draw")
     pillow = require("PIL.Image", extra="cpu")
     lines = [np.concatenate(list(pictures), axis=1) for _, pictures in rows]
-    captions = [_text(caption) for caption, _ in rows]
-    gap = 22
-    width = max(*(line.shape[1] for line in lines), *(caption.width + 12 for caption in captions))
-    image, _, _ = _sheet(width, sum(line.shape[0] + gap for line in lines))
+    width, gap = max(line.shape[1] for line in lines), 22
+    image, pen, font = _sheet(width, sum(line.shape[0] + gap for line in lines))
     y = 0
-    for caption, line in zip(captions, lines, strict=True):
-        image.paste(caption, (6, y + (gap - caption.height) // 2))
+    for (caption, _), line in zip(rows, lines, strict=True):
+        pen.text((6, y + gap / 2), caption, _INK, font, anchor="lm")
         image.paste(pillow.fromarray(line), (0, y + gap))
         y += line.shape[0] + gap
     return np.array(image)

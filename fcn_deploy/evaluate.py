@@ -21,9 +21,10 @@ from fcn_deploy.spec import ModelSpec
 class Labels(Protocol):
     """What is scored: a Segmenter or a Runtime."""
 
-    spec: ModelSpec
-    backend: str
-
+    @property
+    def spec(self) -> ModelSpec: ...
+    @property
+    def backend(self) -> str: ...
     def infer(self, images: NDArray[np.uint8]) -> Segmentation: ...
 
 

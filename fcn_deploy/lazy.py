@@ -20,7 +20,7 @@ def require(module: str, *, extra: str) -> Any:
     """
     try:
         return importlib.import_module(module)
-    except ImportError as exc:
+    except (ImportError, OSError) as exc:  # OSError: a shared library that it needs is missing
         if isinstance(exc, ModuleNotFoundError) and (exc.name or "").split(".")[0] == module.split(".")[0]:
             reason = f"{module.split('.')[0]} is not installed"
         else:

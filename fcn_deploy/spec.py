@@ -158,6 +158,8 @@ class ModelSpec:
             raise ModelError(f"{source}: unknown fields in the model description: {', '.join(unknown[:5])}")
         try:
             return cls(**{k: _frozen(v) if k != "evidence" else v for k, v in data.items()})
+        except ModelError as exc:
+            raise ModelError(f"{source}: {exc}") from exc
         except (TypeError, ValueError) as exc:
             raise ModelError(
                 f"{source}: the model description is damaged ({exc}); export the model again"

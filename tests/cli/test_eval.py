@@ -119,7 +119,8 @@ def test_pictures_on_request(cli, artefact: Path, labelled: Path) -> None:
     assert result.exit_code == 0, result.output
     assert np.asarray(Image.open(confusion)).shape[2] == 3
     height, width = np.asarray(Image.open(worst)).shape[:2]
-    assert width == 3 * 33 and 24 < height < 2 * 24 + 10  # frame, labels, answer; one row
+    assert width >= 3 * 33  # frame, labels, answer
+    assert 24 < height < 2 * 24 + 10  # one row
 
 
 def test_a_class_that_never_occurs_has_no_score(cli, artefact: Path, labelled: Path, tmp_path: Path) -> None:
