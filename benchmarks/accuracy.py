@@ -17,7 +17,7 @@ import fcn_deploy
 from fcn_deploy.datasets import LabelledFolder
 from fcn_deploy.evaluate import evaluate
 from fcn_deploy.export.onnx import export_onnx
-from fcn_deploy.model.rounding import SimulatedFp16
+from fcn_deploy.export.simulate import SimulatedFp16
 from fcn_deploy.model.weights import describe, load_checkpoint, save_safetensors
 
 

@@ -72,7 +72,8 @@ def light_modules() -> list[str]:
     for path in sorted(PACKAGE.rglob("*.py")):
         parts = path.relative_to(ROOT).with_suffix("").parts
         names.append(".".join(parts[:-1] if parts[-1] == "__init__" else parts))
-    return [n for n in names if not n.startswith("fcn_deploy.model.") and n != "fcn_deploy.export.onnx"]
+    with_torch = ("fcn_deploy.model.", "fcn_deploy.export.onnx", "fcn_deploy.export.simulate")
+    return [name for name in names if not name.startswith(with_torch)]
 
 
 def run_python(code: str, *arguments: str, python: str = sys.executable) -> str:

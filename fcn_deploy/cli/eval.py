@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fcn_deploy.cli import console, options
-from fcn_deploy.errors import SourceError, UsageError
+from fcn_deploy.errors import UsageError
 
 if TYPE_CHECKING:
     from fcn_deploy.evaluate import Evaluation
@@ -108,8 +107,6 @@ def _score(
             keep_worst=keep_worst,
             progress=advance,
         )
-    if math.isnan(found.mean_iu):
-        raise SourceError(f"every pixel of {data} has the ignored label; there is nothing to score")
     for path in folder.orphans:
         console.warn(f"{path} has no image")
     return found
