@@ -9,8 +9,6 @@ simulation: which kernels a device chooses is known only there.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
@@ -60,10 +58,6 @@ def round_layers(model: FCN8s) -> FCN8s:
     for module in model.modules():
         if isinstance(module, nn.Conv2d | Upscore):
             module.register_forward_hook(lambda _, __, out: rounded(out))
-    fuse: Callable[..., Tensor] = model.fuse
-
-    def rounded_fuse(*maps: Any) -> Tensor:
-        return rounded(fuse(*maps))
-
-    model.fuse = rounded_fuse  # type: ignore[method-assign]
+    fuse = model.fuse
+    setattr(model, "fuse", lambda *maps: rounded(fuse(*maps)))  # noqa: B010 - mypy knows it as a method
     return model

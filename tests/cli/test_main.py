@@ -68,7 +68,8 @@ def test_help_imports_little() -> None:
     """Nothing but typer, errors and descriptions: rich, numpy and the rest wait for their use."""
     code = (
         "import json, sys\nfrom fcn_deploy.cli import main\nsys.argv = ['fcn-deploy', '--help']\n"
-        "try:\n    main()\nexcept SystemExit:\n    pass\nprint(json.dumps(sorted(sys.modules)), file=sys.stderr)"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "print(json.dumps(sorted(sys.modules)), file=sys.stderr)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],

@@ -17,7 +17,7 @@ def test_sizes(text: str, size: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("text", ["360", "0x480", "360x-1", "axb", "360x480x3", "", "1e3x5", "9999999x1"])
 def test_sizes_that_are_none(text: str) -> None:
-    with pytest.raises(UsageError, match="--size .*expected height x width"):
+    with pytest.raises(UsageError, match=r"--size .*expected height x width"):
         options.parse_size(text, "--size")
 
 
@@ -27,7 +27,7 @@ def test_channels() -> None:
 
 @pytest.mark.parametrize("text", ["1,2", "1,2,3,4", "a,b,c", "", "1;2;3"])
 def test_channels_that_are_none(text: str) -> None:
-    with pytest.raises(UsageError, match="--mean .*expected three numbers"):
+    with pytest.raises(UsageError, match=r"--mean .*expected three numbers"):
         options.parse_channels(text, "--mean")
 
 
