@@ -181,7 +181,10 @@ def train(args: argparse.Namespace) -> None:
 
 
 def save(average: FCN8s, log: list[dict[str, Any]], args: argparse.Namespace) -> None:
-    """The averaged network without its batch normalisation, with its description, in fp16."""
+    """The averaged network without its batch normalisation, with its description.
+
+    Stored in half precision to be small; fp32 is computed from it like from any other checkpoint.
+    """
     model = fold_batchnorm(average).eval().to(memory_format=torch.contiguous_format)
     spec = ModelSpec(
         classes=CAMVID_CLASSES,
@@ -190,7 +193,6 @@ def save(average: FCN8s, log: list[dict[str, Any]], args: argparse.Namespace) ->
         width=model.width,
         fc_channels=model.fc_channels,
         ignore_label=IGNORE,
-        precision="fp16",
         note=args.note,
         evidence={"training": {"epochs": args.epochs, "seed": args.seed, **log[-1]}},
     )
@@ -245,7 +247,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--eval-every", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--note", default="trained on CamVid: research use", help="kept in the model")
+    parser.add_argument("--note", default="trained on CamVid and synthetic streets: research use", help="kept in the model")
     return parser.parse_args()
 
 

@@ -59,7 +59,7 @@ def _evidence(evidence: dict[str, Any]) -> Rows:
         if ranges := evidence.get("fp16_range"):
             rows.append(("fp16 range", _ranges(ranges)))
         if made := evidence.get("made"):
-            rows.append(("made", ", ".join(f"{key} {value}" for key, value in made.items())))
+            rows.append(("made", ", ".join(f"{key} {value}" for key, value in sorted(made.items()))))
     except (KeyError, TypeError, ValueError, AttributeError):
         rows.append(("evidence", "in a form that this version cannot read; see --json"))
     return rows
@@ -69,12 +69,13 @@ def _parity(record: dict[str, Any]) -> str:
     allowed = f" (allowed {record['tolerance']:g})" if record.get("tolerance") is not None else ""
     words = (
         f"{len(record['sizes'])} sizes against the plain module: relative logit error at most "
-        f"{record['max_relative_error']:.2g}{allowed}, labels agree to {record['min_agreement']:.4%}"
+        f"{record['max_relative_error']:.2g}{allowed}, "
     )
     if record["min_agreement"] == 1:
-        return words
+        return f"{words}all labels agree"
     beyond = record["differences_beyond_ties"]
-    return f"{words} ({f'{beyond} differ beyond ties' if beyond else 'ties only'})"
+    why = f"{beyond} differ beyond ties" if beyond else "ties only"
+    return f"{words}labels agree to {record['min_agreement']:.4%} ({why})"
 
 
 def _ranges(record: dict[str, Any]) -> str:

@@ -338,7 +338,7 @@ def _write_graph(
         output,
         precision=precision,
         calib=(frame.image[None] for frame in folder),
-        calib_source=f"{len(folder)} images of {calib.resolve().name}",
+        calib_source=f"the folder {calib.resolve().name}",
         progress=step,
     )
 

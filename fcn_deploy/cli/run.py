@@ -216,7 +216,8 @@ def _report(
     if tally.interrupted:
         out.say("Interrupted; what was made until then is complete.")
     out.say(
-        f"{tally.frames} frame{'s' * (tally.frames > 1)} in {seconds:.1f} s ({tally.frames / seconds:.1f} a second, "
+        f"{tally.frames} frame{'s' * (tally.frames > 1)} in {seconds:.1f} s "
+        f"({tally.frames / seconds:.1f} a second, "
         f"{1e3 * tally.infer_seconds / tally.frames:.1f} ms each in the model) "
         f"with {segmenter.backend} on {segmenter.device}, {segmenter.precision}"
     )

@@ -1,0 +1,262 @@
+"""export: what the options make of a checkpoint, and calls that cannot be.
+
+Writing ONNX takes seconds, so it is done once, in test_road.py. Here it is safetensors, which go
+through everything but the exporter.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fcn_deploy.errors import UsageError
+from fcn_deploy.runtimes.artefact import read_spec
+from fcn_deploy.spec import CAFFE_MEAN_BGR, CAMVID_PALETTE, ModelSpec
+
+torch = pytest.importorskip("torch")
+
+TINY = ("--weights", "random", "--variant", "fcn8s-lite", "--width", 2, "--fc-channels", 4)
+
+
+@pytest.fixture
+def make(cli, tmp_path: Path):
+    """``make("--num-classes", 5)``: the description of what a tiny random export wrote."""
+
+    def call(*words: object, base: tuple[object, ...] = TINY) -> ModelSpec:
+        path = tmp_path / "made.safetensors"
+        result = cli("export", *base, *words, "-o", path)
+        assert result.exit_code == 0, result.output
+        return read_spec(path)
+
+    return call
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """A bare state_dict of eleven classes; it does not say its variant."""
+    from fcn_deploy.model.weights import random_model
+
+    model, _ = random_model(11, "fcn8s-same", width=2, fc_channels=4, seed=5)
+    path = tmp_path / "mine.pth"
+    torch.save(model.state_dict(), path)
+    return path
+
+
+def test_options_become_the_description(make, tmp_path: Path) -> None:
+    names = tmp_path / "names.txt"
+    names.write_text("road  10 20 30\ntraffic light 255 0 0\n\nsky 0 0 255\n", encoding="utf-8")
+    spec = make(
+        *("--classes", names, "--ignore-label", 7, "--mean", "1,2,3", "--std", "4,5,6", "--color", "rgb"),
+        *("--outputs", "logits,labels,confidence", "--max-size", "100x200", "--learned-upscore"),
+    )
+    assert spec.classes == ("road", "traffic light", "sky")
+    assert spec.palette == ((10, 20, 30), (255, 0, 0), (0, 0, 255))
+    assert (spec.ignore_label, spec.mean, spec.std) == (7, (1, 2, 3), (4, 5, 6))
+    assert (spec.color_order, spec.outputs) == ("rgb", ("labels", "confidence", "logits"))
+    assert (spec.max_height, spec.max_width, spec.learned_upscore) == (100, 200, True)
+    assert (spec.width, spec.fc_channels, spec.variant) == (2, 4, "fcn8s-lite")
+
+
+def test_what_is_not_stated_has_the_papers_values(make) -> None:
+    spec = make()
+    assert (spec.num_classes, spec.classes[0]) == (21, "background")
+    assert (spec.mean, spec.color_order, spec.ignore_label) == (CAFFE_MEAN_BGR, "bgr", 255)
+    assert "labels mean nothing" in spec.note
+    assert spec.provenance == ({"kind": "random", "name": "random (seed 0)", "sha256": None},)
+
+
+def test_a_seed_is_another_model(make, tmp_path: Path) -> None:
+    from fcn_deploy.model.weights import load_safetensors
+
+    def weights(*seed: object) -> list[float]:
+        make("--num-classes", 2, *seed)
+        return load_safetensors(tmp_path / "made.safetensors")[0].conv1_1.weight.flatten().tolist()
+
+    assert weights() == weights("--seed", 0) != weights("--seed", 1)
+
+
+def test_what_was_assumed_of_a_checkpoint_is_said(cli, checkpoint: Path, tmp_path: Path) -> None:
+    out = tmp_path / "m.safetensors"
+    result = cli("export", "--weights", checkpoint, "--variant", "fcn8s-same", "-o", out)
+    assert result.exit_code == 0, result.output
+    assert "assumed: variant fcn8s-same, as given; nothing in the file confirms it" in result.stdout
+    assert "assumed: 11 classes with CamVid's names (--classes)" in result.stdout
+    assert "assumed: frames minus 104.007" in result.stdout
+    assert f"Next: fcn-deploy run {out}" in result.stdout
+    spec = read_spec(out)
+    assert (spec.palette, spec.ignore_label) == (CAMVID_PALETTE, 11)
+    assert spec.provenance[0]["name"] == "mine.pth"
+
+
+def test_what_was_stated_is_not_called_assumed(cli, checkpoint: Path, tmp_path: Path) -> None:
+    names = tmp_path / "names.txt"
+    names.write_text("\n".join("abcdefghijk"))
+    result = cli(
+        *("export", "--weights", checkpoint, "--variant", "fcn8s-same", "--classes", names),
+        *("--mean", "0,0,0", "--std", "1,1,1", "-o", tmp_path / "m.safetensors"),
+    )
+    assert result.stdout.count("assumed:") == 1  # the variant, which nothing in the file confirms
+
+
+def test_weights_of_rgb_frames_are_turned_and_remembered(cli, checkpoint: Path, tmp_path: Path) -> None:
+    from fcn_deploy.model.weights import load_safetensors
+
+    out = tmp_path / "m.safetensors"
+    words = ("--weights", checkpoint, "--variant", "fcn8s-same", "--trained-on", "rgb", "-o", out)
+    assert cli("export", *words).exit_code == 0
+    turned = load_safetensors(out)[0].conv1_1.weight
+    assert torch.equal(turned, torch.load(checkpoint, weights_only=True)["conv1_1.weight"].flip(1))
+    assert read_spec(out).provenance[0]["trained_on"] == "rgb"
+
+
+def test_an_artefact_exported_again_keeps_its_description_and_lengthens_the_chain(
+    make, tmp_path: Path
+) -> None:
+    first = make("--num-classes", 3, "--mean", "9,9,9")
+    parent = (tmp_path / "made.safetensors").rename(tmp_path / "parent.safetensors")
+    again = make("--precision", "fp16", base=("--weights", parent))
+    assert (again.classes, again.mean, again.precision) == (first.classes, first.mean, "fp16")
+    assert [link["kind"] for link in again.provenance] == ["safetensors", "random"]
+
+
+def test_json_is_pure(cli, tmp_path: Path) -> None:
+    out = tmp_path / "m.safetensors"
+    result = cli("export", *TINY, "--num-classes", 2, "-o", out, "--json")
+    report = json.loads(result.stdout)
+    assert (report["file"], report["bytes"]) == (str(out), out.stat().st_size)
+    assert report["spec"]["classes"] == ["class 0", "class 1"]
+    assert report["assumed"] == []
+
+
+def test_calibration_frames_reach_the_exporter_in_the_models_colour_order(
+    cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import fcn_deploy.export.onnx as exporter
+
+    seen: dict[str, object] = {}
+
+    def export_onnx(model, spec, path, *, precision, calib, calib_source, progress):
+        seen.update(frames=list(calib), source=calib_source, precision=precision)
+        path.write_bytes(b"graph")
+        return spec
+
+    monkeypatch.setattr(exporter, "export_onnx", export_onnx)
+    (tmp_path / "calib").mkdir()
+    Image.new("RGB", (6, 4), (250, 0, 10)).save(tmp_path / "calib" / "a.png")
+    result = cli(
+        *("export", *TINY, "--color", "rgb", "--precision", "fp16", "--calib", tmp_path / "calib"),
+        *("-o", tmp_path / "m.onnx"),
+    )
+    assert result.exit_code == 0, result.output
+    (frame,) = seen["frames"]
+    assert (frame.shape, frame.dtype, frame[0, 0, 0].tolist()) == ((1, 4, 6, 3), np.uint8, [250, 0, 10])
+    assert (seen["source"], seen["precision"]) == ("the folder calib", "fp16")
+
+
+RANDOM = ("--weights", "random", "-o", "{tmp}/m.onnx")
+KNOWN = ("--weights", "{ckpt}", "-o", "{tmp}/m.onnx")
+SAME = (*KNOWN, "--variant", "fcn8s-same")
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (("--weights", "random", "-o", "{tmp}/m.pt"), "must end in .onnx or .safetensors"),
+        (("--weights", "random", "-o", "{tmp}/none/m.onnx"), "create it first"),
+        (("--weights", "random", "-o", "{tmp}/folder.onnx"), "is a folder"),
+        (KNOWN, "give --variant, one of fcn8s, "),
+        ((*KNOWN, "--width", "4"), "--width is for --weights random"),
+        ((*KNOWN, "--seed", "4"), "--seed is for --weights random"),
+        (("--weights", "none.pth", "-o", "{tmp}/m.onnx"), "none.pth does not exist"),
+        (
+            ("--weights", "{tmp}/cut.pth", "-o", "{tmp}/m.onnx"),
+            "cut.pth is not a complete PyTorch checkpoint",
+        ),
+        (("--weights", "{tmp}/m.safetensors", "-o", "{tmp}/m.safetensors"), "is the checkpoint itself"),
+        ((*RANDOM, "--num-classes", "1"), "from 2 to 255"),
+        ((*RANDOM, "--num-classes", "256"), "from 2 to 255"),
+        ((*RANDOM, "--mean", "1,2"), "expected three numbers"),
+        ((*RANDOM, "--std", "1,0,1", *map(str, TINY[2:])), "above 0"),
+        ((*RANDOM, "--outputs", "labels,mask"), "--outputs mask"),
+        ((*RANDOM, "--max-size", "0x9"), "expected height x width"),
+        ((*RANDOM, "--calib", "{tmp}"), "--calib is for --precision fp16"),
+        ((*RANDOM, "--classes", "none.txt"), "none.txt does not exist"),
+        ((*RANDOM, "--num-classes", "4", "--classes", "{tmp}/two.txt"), "names 2 classes, and --num-classes"),
+        ((*SAME, "--classes", "{tmp}/two.txt"), "has 11 classes"),
+        ((*SAME, "--num-classes", "5"), "has 11 classes, and --num-classes says 5"),
+    ],
+)
+def test_wrong_calls(fails, checkpoint: Path, tmp_path: Path, leftovers, words, part: str) -> None:
+    (tmp_path / "folder.onnx").mkdir()
+    (tmp_path / "two.txt").write_text("a\nb\n")
+    (tmp_path / "cut.pth").write_bytes(checkpoint.read_bytes()[:1000])
+    told = fails(2, "export", *(word.format(tmp=tmp_path, ckpt=checkpoint) for word in words))
+    assert part in told
+    assert not (tmp_path / "m.onnx").exists()
+    assert not leftovers()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("-o", "m.onnx"),
+        ("--weights", "random"),
+        ("--weights", "random", "-o", "m.onnx", "--variant", "fcn32s"),
+        ("--weights", "random", "-o", "m.onnx", "--precision", "int8"),
+        ("--weights", "random", "-o", "m.onnx", "--color", "hsv"),
+        ("--weights", "random", "-o", "m.onnx", "--ignore-label", "300"),
+    ],
+    ids=" ".join,
+)
+def test_calls_that_cannot_be_parsed(cli, words: tuple[str, ...]) -> None:
+    assert cli("export", *words).exit_code == 2
+
+
+def test_a_failed_export_leaves_the_old_file(fails, checkpoint: Path, tmp_path: Path, leftovers) -> None:
+    out = tmp_path / "m.safetensors"
+    out.write_bytes(b"the old one")
+    state = torch.load(checkpoint, weights_only=True)
+    state["conv1_1.weight"][0, 0, 0, 0] = 1e6  # beyond fp16
+    torch.save(state, checkpoint)
+    words = ("--weights", checkpoint, "--variant", "fcn8s-same", "--precision", "fp16", "-o", out)
+    assert "conv1_1.weight" in fails(2, "export", *words)
+    assert out.read_bytes() == b"the old one"
+    assert not leftovers()
+
+
+class TestClassNames:
+    """The file behind --classes."""
+
+    @pytest.fixture
+    def read(self, tmp_path: Path):
+        from fcn_deploy.cli.export import read_classes
+
+        def call(content: bytes) -> object:
+            path = tmp_path / "names.txt"
+            path.write_bytes(content)
+            return read_classes(path)
+
+        return call
+
+    def test_names_alone(self, read) -> None:
+        assert read("a\r\n\n b c \n".encode("utf-8-sig")) == (("a", "b c"), ())
+
+    def test_names_that_hold_numbers_are_names(self, read) -> None:
+        assert read(b"zone 30\nclass 1 2") == (("zone 30", "class 1 2"), ())
+
+    @pytest.mark.parametrize(
+        ("content", "part"),
+        [
+            (b"a 1 2 3\nb", "1 of 2 lines"),
+            (b"a 1 2 256\nb 1 2 3", "line 1: colours are from 0"),
+            (b"", "is empty"),
+            (b"\x89PNG\xff\xfe", "not a UTF-8 text file"),
+        ],
+    )
+    def test_files_that_are_wrong(self, read, content: bytes, part: str) -> None:
+        with pytest.raises(UsageError, match=part):
+            read(content)
