@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
+import time
 from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
@@ -23,6 +24,10 @@ _PACKAGES = (
     *("numpy", "torch", "torchvision", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino"),
     *("tensorrt", "tensorrt-rtx", "opencv-python", "opencv-python-headless", "pillow"),
 )
+
+
+_TOLERATED = 0.25
+"""Cores that others may take: a desktop is never quite idle."""
 
 
 def describe_machine() -> dict[str, Any]:
@@ -45,6 +50,7 @@ def describe_machine() -> dict[str, Any]:
         "memory_mb": None if total is None else round(total / 1e6),
         "os": f"{platform.system()} {platform.release()}",
         "load_average": load_average(),
+        "cores_in_use": cores_in_use(),
     }
 
 
@@ -67,12 +73,44 @@ def load_average() -> float | None:
         return None
 
 
-def busy(load: float | None, cores: int, threads: int) -> str | None:
-    """A warning in words where the load leaves fewer cores free than there are threads."""
-    if load is None or load <= cores - threads + 0.5:
+def cores_in_use(seconds: float = 0.5) -> float | None:
+    """Cores' worth of time that everything on the machine takes while this process sleeps.
+
+    The load average still counts what ended half a minute ago; this does not. Time that a virtual
+    machine's host gave to others counts. None where the system is not Linux.
+    """
+    before = _busy_seconds()
+    began = time.monotonic()
+    time.sleep(seconds)
+    after = _busy_seconds()
+    if before is None or after is None:
         return None
+    return round((after - before) / (time.monotonic() - began), 2)
+
+
+def _busy_seconds() -> float | None:
+    """user, nice, system, irq, softirq and steal of all cores, since the machine started (proc(5))."""
+    fields = _text("/proc/stat").partition("\n")[0].split()
+    if len(fields) < 9 or fields[0] != "cpu":
+        return None
+    ticks = [int(field) for field in fields[1:9]]
+    return float(sum(ticks[:3]) + sum(ticks[5:8])) / os.sysconf("SC_CLK_TCK")
+
+
+def busy(machine: dict[str, Any], threads: int) -> str | None:
+    """A warning in words where what else runs leaves fewer cores free than there are threads.
+
+    Args:
+        machine: what :func:`describe_machine` found.
+        threads: how many the benchmark wants.
+    """
+    in_use, load, cores = machine["cores_in_use"], machine["load_average"], machine["cores_total"]
+    taken = load if in_use is None else in_use
+    if taken is None or cores is None or taken <= cores - threads + _TOLERATED:
+        return None
+    what = f"a load average of {load:.2f}" if in_use is None else f"{in_use:.2f} cores in use by others"
     return (
-        f"the machine was busy when the run began: load average {load:.2f} on {cores} cores, {threads} "
+        f"the machine was busy when the run began: {what}, {cores} cores in all and {threads} "
         f"thread{'s' * (threads > 1)} wanted; close what else runs and measure again"
     )
 

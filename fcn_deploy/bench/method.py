@@ -89,7 +89,7 @@ def benchmark(
     basis = references[pairs[0][0].path]
     machine = describe_machine()
     wanted = usable_cores() if threads is None else threads
-    if warning := busy(machine["load_average"], machine["cores_usable"], wanted):
+    if warning := busy(machine, wanted):
         warnings.append(warning)
     started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     rows: list[Row] = []

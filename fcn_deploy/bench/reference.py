@@ -103,7 +103,7 @@ def chain_reference(path: Path, spec: ModelSpec, given: Iterable[Path]) -> Refer
         if _is_fp32(found):
             trained_on = link.get("trained_on", "bgr")
             return _reference(str(link["name"]), found, "the checkpoint of its own chain", spec, trained_on)
-    raise ModelError("its description names no checkpoint; name one as the reference")
+    raise ModelError("its description names no fp32 checkpoint; name one as the reference")
 
 
 def answer_reference(reference: dict[str, Any], frames: str, out: str) -> dict[str, Any]:

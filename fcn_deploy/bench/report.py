@@ -258,7 +258,7 @@ th, td { padding: .35rem .8rem .35rem 0; border-bottom: 1px solid var(--line); t
   white-space: nowrap; }
 th { color: var(--soft); font-weight: 600; }
 th:first-child, td:first-child { text-align: left; }
-.remarks { color: var(--warn); }
+.remarks { border-left: 3px solid var(--warn); }
 .chart { width: 100%; max-width: 45rem; font-size: 13px; }
 .chart text { fill: var(--ink); } .chart .figure { font-variant-numeric: tabular-nums; }
 .bar { fill: var(--bar); } .bar.marked { fill: var(--base); }

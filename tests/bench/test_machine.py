@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import platform
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
-from fcn_deploy.bench.machine import busy, describe_machine, memory_mb, versions
+from fcn_deploy.bench.machine import busy, cores_in_use, describe_machine, memory_mb, versions
 
 
 def test_the_machine_is_described_without_names_of_people_or_hosts() -> None:
@@ -21,22 +23,35 @@ def test_the_machine_is_described_without_names_of_people_or_hosts() -> None:
     assert os.path.expanduser("~") not in text
 
 
+@pytest.mark.parametrize("known", ["cores_in_use", "load_average"])
 @pytest.mark.parametrize(
-    ("load", "cores", "threads", "warned"),
-    [
-        (0.1, 2, 2, False),
-        (1.4, 2, 2, True),
-        (1.4, 2, 1, False),
-        (6.0, 8, 2, False),
-        (7.0, 8, 2, True),
-        (None, 2, 2, False),
-    ],
+    ("taken", "cores", "threads", "warned"),
+    [(0.1, 2, 2, False), (1.4, 2, 2, True), (1.1, 2, 1, False), (6.0, 8, 2, False), (7.0, 8, 2, True)],
 )
-def test_a_busy_machine_is_warned_of(load: float | None, cores: int, threads: int, warned: bool) -> None:
-    warning = busy(load, cores, threads)
+def test_a_busy_machine_is_warned_of(
+    known: str, taken: float, cores: int, threads: int, warned: bool
+) -> None:
+    machine = {"cores_in_use": None, "load_average": None, "cores_total": cores, known: taken}
+    warning = busy(machine, threads)
     assert bool(warning) == warned
-    if warning:
-        assert f"{load:.2f}" in warning and "measure again" in warning
+    assert warning is None or (f"{taken:.2f}" in warning and "measure again" in warning)
+
+
+def test_a_load_that_has_ended_is_no_reason_to_warn() -> None:
+    assert busy({"cores_in_use": 0.0, "load_average": 9.0, "cores_total": 2}, 2) is None
+
+
+def test_nothing_known_is_no_reason_to_warn() -> None:
+    assert busy({"cores_in_use": None, "load_average": None, "cores_total": 2}, 2) is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
+def test_work_of_others_is_seen() -> None:
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as other:
+        try:
+            assert cores_in_use() > 0.3
+        finally:
+            other.kill()
 
 
 def test_versions_are_of_what_is_installed() -> None:

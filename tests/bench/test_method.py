@@ -177,7 +177,7 @@ def test_no_reference_is_told_in_words(make_onnx) -> None:
     report = benchmark(make_onnx(note="trained for minutes"), **QUICK)
     (row,) = report.rows
     assert row.agreement.share is None
-    assert "names no checkpoint" in row.agreement.reason
+    assert "names no fp32 checkpoint" in row.agreement.reason
     assert row.device == "cpu" and row.details["provider"] == "cpu" and row.details["threads"] == 1
     assert row.memory_mb.peak >= row.memory_mb.after_load > row.memory_mb.before_load > 0
     assert row.load_seconds > 0 and row.first_answer_seconds >= row.load_seconds

@@ -96,7 +96,7 @@ def test_an_fp32_artefact_is_its_own_reference(tmp_path: Path, spec: ModelSpec) 
 def test_an_fp16_artefact_is_not(tmp_path: Path, spec: ModelSpec) -> None:
     half = spec.replace(precision="fp16")
     path = weights(tmp_path / "model.safetensors", half)
-    with pytest.raises(ModelError, match="names no checkpoint"):
+    with pytest.raises(ModelError, match="names no fp32 checkpoint"):
         chain_reference(path, half, [])
 
 
