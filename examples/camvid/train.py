@@ -247,7 +247,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--eval-every", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--note", default="trained on CamVid and synthetic streets: research use", help="kept in the model")
+    parser.add_argument(
+        "--note", default="trained on CamVid and synthetic streets: research use", help="kept in the model"
+    )
     return parser.parse_args()
 
 
