@@ -118,7 +118,7 @@ def require_space(folder: str | Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise UsageError(
-            f"{folder} has {free / 1e6:.0f} MB free and {needed / 1e6:.0f} MB are needed; "
+            f"{folder} has {free / 1e6:.3g} MB free and {needed / 1e6:.3g} MB are needed; "
             "free some space or write elsewhere"
         )
 

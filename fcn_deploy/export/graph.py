@@ -210,6 +210,23 @@ def tidy(model: ModelProto) -> None:
     graph.name = "fcn8s"
 
 
+def pad_pooling(model: ModelProto) -> None:
+    """Write ceil-mode pooling as padding by one row and one column at the end, in place.
+
+    Both make ``ceil(n / 2)`` of ``n``, and the padding never wins a maximum, so no number changes. But
+    runtimes differ in ceil mode: OpenVINO refuses a window larger than its input, which a frame of 16
+    rows has at pool5, and others are known to lose the mode.
+    """
+    onnx = require("onnx", extra="export")
+    for node in model.graph.node:
+        attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        if node.op_type != "MaxPool" or not attributes.get("ceil_mode"):
+            continue
+        attributes |= {"ceil_mode": 0, "pads": [0, 0, 1, 1]}
+        del node.attribute[:]
+        node.attribute.extend(onnx.helper.make_attribute(k, v) for k, v in attributes.items())
+
+
 def _node_name(node: NodeProto, renamed: dict[str, str], count: dict[str, int]) -> str:
     if node.op_type in ("Conv", "ConvTranspose"):
         layer = renamed[node.input[1]].removesuffix(".weight")

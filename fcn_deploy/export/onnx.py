@@ -16,7 +16,14 @@ from numpy.typing import NDArray
 
 from fcn_deploy import __version__
 from fcn_deploy.errors import ExportError, UsageError
-from fcn_deploy.export.graph import SINGLE_FILE_LIMIT, find_output, tidy, weight_bytes, write_model
+from fcn_deploy.export.graph import (
+    SINGLE_FILE_LIMIT,
+    find_output,
+    pad_pooling,
+    tidy,
+    weight_bytes,
+    write_model,
+)
 from fcn_deploy.export.parity import check_parity
 from fcn_deploy.export.precision import check_fp16_range, to_fp16
 from fcn_deploy.lazy import require
@@ -141,6 +148,7 @@ def trace(deploy: DeployModel) -> ModelProto:
             "install the versions in constraints.txt, or run again with --debug"
         ) from exc
     tidy(model)
+    pad_pooling(model)
     find_output(model, "ArgMax")
     _check(model)
     return model

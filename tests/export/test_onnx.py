@@ -154,3 +154,14 @@ def test_evidence_survives_json(exported):
     _, _, spec = exported("fcn8s-lite")
     assert json.loads(spec.to_json())["evidence"]["parity"]["sizes"][0]["height"] == 1
     assert spec.provenance[0]["kind"] == "random"
+
+
+@pytest.mark.parametrize("variant", ["fcn8s", "fcn8s-lite"])
+def test_openvino_answers_the_same_from_one_pixel_up(exported, variant):
+    openvino = pytest.importorskip("openvino")
+    path, model, spec = exported(variant)
+    compiled = openvino.Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    for height, width in ((1, 1), (16, 17), (31, 33), (97, 131)):
+        frames = np.random.default_rng(height).integers(0, 256, (1, height, width, 3), dtype=np.uint8)
+        labels = compiled(frames)[0]
+        assert (labels == reference_labels(model, spec, frames)).mean() > 0.999
