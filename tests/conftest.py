@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
@@ -14,6 +15,9 @@ import pytest
 # Two are enough for the tiny models here, and numeric libraries read this only once, on import.
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(variable, "2")
+
+# Where the tests run in the background of a script, Ctrl-C is ignored and every child inherits that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 CAMVID = Path(__file__).resolve().parents[2] / "shared" / "data" / "camvid"
 
