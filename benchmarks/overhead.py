@@ -23,6 +23,8 @@ def bare_session(path: str, threads: int) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.enable_mem_pattern = False
+    # Threads of the session that waits would spin and take the core of the one that runs.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
@@ -37,7 +39,7 @@ def main() -> None:
 
     frame = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
     session = bare_session(args.model, args.threads)
-    with fcn_deploy.load(args.model, device="cpu", threads=args.threads) as segmenter:
+    with fcn_deploy.load(args.model, device="cpu", threads=args.threads, spinning=False) as segmenter:
         calls = {
             "bare": lambda: session.run(None, {"image": frame[None]}),
             "wrapped": lambda: segmenter.infer(frame),

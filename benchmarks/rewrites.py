@@ -36,6 +36,8 @@ def session_of(model: FCN8s, spec: ModelSpec, rewrites: Rewrites, threads: int) 
     graph = trace(DeployModel(model, spec, rewrites=rewrites).eval())
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
+    # Threads of the session that waits would spin and take the core of the one that runs.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return ort.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
