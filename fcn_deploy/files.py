@@ -17,7 +17,15 @@ _CHUNK = 1 << 20
 
 def sha256_of(path: str | Path) -> str:
     """SHA-256 of a file as 64 lower-case hexadecimal digits."""
-    digest = hashlib.sha256()
+    return _digest_of(path, hashlib.sha256())
+
+
+def md5_of(path: str | Path) -> str:
+    """MD5 of a file as 32 lower-case hexadecimal digits: to recognise published files, not to trust them."""
+    return _digest_of(path, hashlib.md5(usedforsecurity=False))
+
+
+def _digest_of(path: str | Path, digest: hashlib._Hash) -> str:
     with open(path, "rb") as stream:
         while chunk := stream.read(_CHUNK):
             digest.update(chunk)

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fcn_deploy.model.deploy import DeployModel
+from fcn_deploy.model.deploy import DeployModel, Rewrites
 from fcn_deploy.model.fcn8s import FCN8s, Upscore
 from fcn_deploy.runtimes.base import Segmentation, check_frames
 from fcn_deploy.spec import ModelSpec
@@ -33,7 +33,9 @@ class SimulatedFp16:
 
     def __init__(self, model: FCN8s, spec: ModelSpec) -> None:
         self.spec = spec
-        self._deploy = DeployModel(round_layers(model), spec, ("labels",)).eval()
+        # The resize that stands for upscore8 is no layer, so it would leave its logits unrounded.
+        layers_only = Rewrites(resize_upscore8=False)
+        self._deploy = DeployModel(round_layers(model), spec, ("labels",), layers_only).eval()
         # What the first convolution reads is rounded too; the mean is subtracted in fp32.
         self._deploy.model.conv1_1.register_forward_pre_hook(lambda _, inputs: (rounded(inputs[0]),))
 

@@ -15,7 +15,6 @@ no trace in a state_dict. It must be given, or known from the metadata or the fi
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from fcn_deploy.errors import ModelError, UsageError
-from fcn_deploy.files import atomic_output, input_file, sha256_of
+from fcn_deploy.files import input_file, md5_of, sha256_of, write_bytes
 from fcn_deploy.model.fcn8s import VARIANTS, FCN8s, Upscore, bilinear_kernel, find_variant
 from fcn_deploy.spec import (
     CAFFE_MEAN_BGR,
@@ -190,8 +189,7 @@ def save_safetensors(model: FCN8s, spec: ModelSpec, path: str | Path, *, dtype: 
         if not torch.isfinite(value).all():
             raise ModelError(f"{key} has values that {dtype} cannot hold; save it as fp32")
     data = safetensors.torch.save(tensors, metadata={METADATA_KEY: spec.to_json()})
-    with atomic_output(path) as temporary:
-        temporary.write_bytes(data)
+    write_bytes(path, data)
 
 
 def random_model(
@@ -339,7 +337,7 @@ def _which_variant(path: Path, given: str | None, metadata: dict[str, str]) -> t
     if "variant" in metadata:
         _same_variant(path, given, metadata["variant"], "its metadata")
         return metadata["variant"], f"variant {metadata['variant']}, from the file's metadata"
-    if known := KNOWN_MD5.get(_md5_of(path)):
+    if known := KNOWN_MD5.get(md5_of(path)):
         _same_variant(path, given, known, f"the MD5 of the published {known} weights")
         return known, f"variant {known}, known by the file's MD5"
     if given is None:
@@ -355,14 +353,6 @@ def _which_variant(path: Path, given: str | None, metadata: dict[str, str]) -> t
             "--variant fcn8s-atonce, or rename the file if its name is wrong"
         )
     return find_variant(given).name, f"variant {given}, as given; nothing in the file confirms it"
-
-
-def _md5_of(path: Path) -> str:
-    digest = hashlib.md5(usedforsecurity=False)
-    with open(path, "rb") as stream:
-        while chunk := stream.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _same_variant(path: Path, given: str | None, known: str, by: str) -> None:

@@ -35,3 +35,13 @@ def test_it_answers_nearly_as_fp32_and_an_overflow_shows(exported):
         loud = SimulatedFp16(model, spec).infer(frames).labels
         model.conv3_1.weight.div_(1e5)
     assert (loud == expected).mean() < 0.9
+
+
+def test_the_logits_of_the_paper_s_variant_are_rounded_too(exported):
+    _, model, spec = exported("fcn8s")
+    simulated = SimulatedFp16(model, spec)
+    read_by_argmax = []
+    upscore = simulated._deploy.upscore
+    simulated._deploy.upscore = lambda *maps: read_by_argmax.append(upscore(*maps)) or read_by_argmax[-1]
+    simulated.infer(np.full((1, 40, 30, 3), 90, np.uint8))
+    assert (rounded(read_by_argmax[0]) == read_by_argmax[0]).all()
