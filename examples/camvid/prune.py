@@ -24,12 +24,7 @@ RIDGE = 1e-3
 @torch.no_grad()
 def prune_into(narrow: FCN8s, checkpoint: Path, frames: list[Tensor]) -> None:
     """Fill ``narrow`` from a wide checkpoint of the same family, using ``frames`` (normalised)."""
-    state = {k: v.float() for k, v in load_file(checkpoint).items()}
-    wide_channels = state["conv1_1.weight"].shape[0]
-    wide = FCN8s(
-        narrow.num_classes, "fcn8s-same", width=wide_channels, fc_channels=state["fc6.weight"].shape[0]
-    )
-    wide.load_state_dict(state)
+    wide = load_wide(checkpoint, narrow.num_classes)
     for model in (narrow, wide):
         model.eval().to(memory_format=torch.channels_last)
     generator = torch.Generator().manual_seed(0)
@@ -56,6 +51,15 @@ def prune_into(narrow: FCN8s, checkpoint: Path, frames: list[Tensor]) -> None:
     for source, name in (("conv3_3", "score_pool3"), ("conv4_3", "score_pool4"), ("fc7", "score_fr")):
         student, teacher = skips[source]
         refit(getattr(narrow, name), student, [getattr(wide, name)(x) for x in teacher], generator)
+
+
+def load_wide(checkpoint: Path, classes: int) -> FCN8s:
+    """A checkpoint of the same-padded family with as many channels as its tensors have."""
+    state = {k: v.float() for k, v in load_file(checkpoint).items()}
+    channels, fc_channels = state["conv1_1.weight"].shape[0], state["fc6.weight"].shape[0]
+    wide = FCN8s(classes, "fcn8s-same", width=channels, fc_channels=fc_channels)
+    wide.load_state_dict(state)
+    return wide
 
 
 def refit(conv: nn.Conv2d, inputs: list[Tensor], targets: list[Tensor], generator: torch.Generator) -> None:

@@ -1,4 +1,4 @@
-"""Train fcn8s-lite on CamVid, or on any folder of the same layout, on a CPU.
+"""Train fcn8s-lite (or, with --grow, a full-width FCN-8s) on CamVid, or on any folder of the same layout, on a CPU.
 
     python train.py --data ../../../shared/data/camvid --out runs/lite --init fcn8s-vgg16.safetensors
 
@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from batchnorm import attach_batchnorm, fold_batchnorm
+from batchnorm import NORMALISED, attach_batchnorm, fold_batchnorm
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -120,12 +120,9 @@ def train(args: argparse.Namespace) -> None:
     for folder in args.extra:
         pairs += read_pairs(folder / "images", folder / "labels")
 
-    model = FCN8s(CLASSES, "fcn8s-lite")
-    if args.init:
-        from prune import prune_into
-
-        prune_into(model, args.init, [normalise(frame[None]) for frame, _ in pairs[::12]])
+    model = start(args, [normalise(frame[None]) for frame, _ in pairs[::12]])
     attach_batchnorm(model, [normalise(frame[None]) for frame, _ in pairs[::24]])
+    fixed = [getattr(model, name).requires_grad_(False) for name in NORMALISED[: args.freeze]]
     model.dropout.p = 0.1
     model = model.to(memory_format=torch.channels_last)
     average = copy.deepcopy(model)
@@ -149,6 +146,8 @@ def train(args: argparse.Namespace) -> None:
     for epoch in range(first, args.epochs):
         began = time.perf_counter()
         model.train()
+        for layer in fixed:
+            layer.eval()
         losses = []
         for step, (x, y) in enumerate(batches(pairs, args, epoch)):
             done = (epoch + step / steps) / args.epochs
@@ -164,7 +163,9 @@ def train(args: argparse.Namespace) -> None:
             losses.append(loss.item())
         entry = {"epoch": epoch, "loss": float(np.mean(losses)), "seconds": time.perf_counter() - began}
         if epoch % args.eval_every == args.eval_every - 1 or epoch == args.epochs - 1:
-            entry["val_mean_iu"], entry["val_pixel_accuracy"], entry["val_iu"] = mean_iu(average, val)
+            entry["val_mean_iu"], entry["val_pixel_accuracy"], entry["val_iu"] = mean_iu(
+                average, val[:: args.eval_stride]
+            )
         log.append(entry)
         print(json.dumps(entry), flush=True)
         fresh = {
@@ -178,6 +179,22 @@ def train(args: argparse.Namespace) -> None:
         state.with_suffix(".tmp").replace(state)
         write_text(args.out / "curve.svg", curve(log))
     save(average, log, args)
+
+
+def start(args: argparse.Namespace, frames: list[Tensor]) -> FCN8s:
+    """The network that training starts from: at random, pruned from a wide one, or grown from a narrow one."""
+    if args.grow:
+        from grow import grow_into
+
+        model = FCN8s(CLASSES, "fcn8s-same", fc_channels=512)
+        grow_into(model, args.init, args.grow, frames)
+        return model
+    model = FCN8s(CLASSES, "fcn8s-lite")
+    if args.init:
+        from prune import prune_into
+
+        prune_into(model, args.init, frames)
+    return model
 
 
 def save(average: FCN8s, log: list[dict[str, Any]], args: argparse.Namespace) -> None:
@@ -239,12 +256,15 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--extra", type=Path, action="append", default=[], help="more data: images/, labels/")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--init", type=Path, help="full-width checkpoint to prune the start from")
+    parser.add_argument("--init", type=Path, help="full-width checkpoint to start from: pruned, or grown around")
+    parser.add_argument("--grow", type=Path, help="train a full-width network that starts from this lite one")
+    parser.add_argument("--freeze", type=int, default=0, help="leave the first so many layers as they are")
     parser.add_argument("--epochs", type=int, default=70)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--crop", type=int, nargs=2, default=(256, 320), help="height and width")
     parser.add_argument("--rate", type=float, default=1.5e-3)
     parser.add_argument("--eval-every", type=int, default=5)
+    parser.add_argument("--eval-stride", type=int, default=1, help="measure on every so many val frames")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
