@@ -1,9 +1,10 @@
-"""Mean IU of one checkpoint on labelled frames: PyTorch fp32, ONNX Runtime fp32, fp16 simulated.
+"""Mean IU of one checkpoint on labelled frames in every precision, side by side.
 
-    python benchmarks/accuracy.py model.safetensors --data camvid/val [--json out.json]
+    python benchmarks/accuracy.py model.safetensors --data camvid/val --calib camvid/train [--json out.json]
 
-fp16 rounds weights and the output of every layer in PyTorch and is a simulation: ONNX Runtime's CPU
-provider computes fp16 graphs in fp32, so it cannot show what fp16 costs.
+PyTorch fp32, ONNX Runtime fp32, fp16, and INT8 for both targets by each calibration method. fp16 is
+simulated (tensors really rounded, overflow kept), because a CPU computes fp16 graphs in fp32; INT8 for
+TensorRT runs in ONNX Runtime, which gives the same integers and not the same kernels.
 """
 
 from __future__ import annotations
@@ -11,13 +12,16 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import fcn_deploy
+from fcn_deploy.calibration.ranges import METHODS
 from fcn_deploy.datasets import LabelledFolder
-from fcn_deploy.evaluate import evaluate
+from fcn_deploy.evaluate import Evaluation, evaluate
 from fcn_deploy.export.onnx import export_onnx
-from fcn_deploy.export.simulate import SimulatedFp16
+from fcn_deploy.export.rounding import simulated_artefact
 from fcn_deploy.model.weights import describe, load_checkpoint, save_safetensors
 
 
@@ -25,27 +29,57 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("weights", help="a checkpoint, or bundled")
     parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--calib", type=Path, help="frames for INT8; without it INT8 is left out")
     parser.add_argument("--variant")
+    parser.add_argument("--frames", type=int, default=64, help="calibration frames")
+    parser.add_argument("--torch", action="store_true", help="PyTorch too")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
 
     model, info = load_checkpoint(args.weights, variant=args.variant)
     spec = describe(model, info)
-    data = LabelledFolder(args.data)
     results = []
-    with tempfile.TemporaryDirectory() as folder:
-        graph, weights = Path(folder, "model.onnx"), Path(folder, "model.safetensors")
+
+    def score(path: Path, name: str, data: LabelledFolder) -> None:
+        began = time.perf_counter()
+        with fcn_deploy.load(path) as segmenter:
+            found = replace(evaluate(segmenter, data), artefact=name)
+        show(found, (time.perf_counter() - began) / max(found.frames, 1))
+        results.append(found.to_dict())
+
+    data = LabelledFolder(args.data)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        graph, half = folder / "fp32.onnx", folder / "fp16.onnx"
         export_onnx(model, spec, graph)
-        save_safetensors(model, spec, weights)
-        with fcn_deploy.load(weights) as torch32, fcn_deploy.load(graph) as ort32:
-            for subject in (torch32, ort32, SimulatedFp16(model, spec)):
-                found = evaluate(subject, data, artefact=str(args.weights))
-                results.append(found.to_dict())
-                by_class = " ".join(f"{name} {iu:.4f}" for name, iu in found.iu_by_class.items() if iu)
-                print(f"{found.backend:24} mean IU {found.mean_iu:.4f} accuracy {found.pixel_accuracy:.4f}")
-                print(f"{'':24} {by_class}", flush=True)
+        if args.torch:
+            save_safetensors(model, spec, folder / "model.safetensors")
+            score(folder / "model.safetensors", "fp32, PyTorch", data)
+        score(graph, "fp32", data)
+        export_onnx(model, spec, half, precision="fp16")
+        with simulated_artefact(half) as simulated:
+            score(simulated, "fp16 simulated", data)
+        if args.calib:
+            table = folder / "table.json"
+            source: dict[str, object] = {"calib": args.calib, "max_frames": args.frames, "save_table": table}
+            for target in ("tensorrt", "cpu"):
+                for method in METHODS:
+                    quantised = folder / f"{target}.onnx"
+                    fcn_deploy.quantize(graph, quantised, target=target, method=method, rest="fp32", **source)
+                    source = {"table": table}
+                    score(quantised, f"int8 {target} {method}", data)
+            both = folder / "both.onnx"
+            fcn_deploy.quantize(graph, both, target="tensorrt", method="entropy", table=table)
+            with simulated_artefact(both) as simulated:
+                score(simulated, "int8+fp16 entropy, fp16 simulated", data)
     if args.json:
         args.json.write_text(json.dumps({"results": results}, indent=1))
+
+
+def show(found: Evaluation, seconds: float) -> None:
+    by_class = " ".join(f"{name} {iu:.4f}" for name, iu in found.iu_by_class.items() if iu is not None)
+    figures = f"mean IU {found.mean_iu:.4f} accuracy {found.pixel_accuracy:.4f} {seconds * 1e3:5.0f} ms"
+    print(f"{found.artefact:34} {figures}\n{'':8}{by_class}", flush=True)
 
 
 if __name__ == "__main__":

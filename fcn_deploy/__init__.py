@@ -18,6 +18,7 @@ from fcn_deploy.spec import ModelSpec
 
 if TYPE_CHECKING:
     from fcn_deploy.bench.method import benchmark
+    from fcn_deploy.calibration.quantize import quantize
     from fcn_deploy.export.onnx import export_onnx
     from fcn_deploy.runtimes.base import Segmentation
     from fcn_deploy.runtimes.registry import load
@@ -34,6 +35,7 @@ __all__ = [
     "benchmark",
     "export_onnx",
     "load",
+    "quantize",
 ]
 
 _LAZY = {
@@ -42,6 +44,7 @@ _LAZY = {
     "benchmark": "fcn_deploy.bench.method",
     "export_onnx": "fcn_deploy.export.onnx",
     "load": "fcn_deploy.runtimes.registry",
+    "quantize": "fcn_deploy.calibration.quantize",
 }
 
 

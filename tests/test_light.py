@@ -72,7 +72,7 @@ def light_modules() -> list[str]:
     for path in sorted(PACKAGE.rglob("*.py")):
         parts = path.relative_to(ROOT).with_suffix("").parts
         names.append(".".join(parts[:-1] if parts[-1] == "__init__" else parts))
-    with_torch = ("fcn_deploy.model.", "fcn_deploy.export.onnx", "fcn_deploy.export.simulate")
+    with_torch = ("fcn_deploy.model.", "fcn_deploy.export.onnx")
     return [name for name in names if not name.startswith(with_torch)]
 
 

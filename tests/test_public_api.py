@@ -15,6 +15,7 @@ PUBLIC = [
     "benchmark",
     "export_onnx",
     "load",
+    "quantize",
 ]
 
 

@@ -1,4 +1,4 @@
-"""Train fcn8s-lite (or, with --grow, a full-width FCN-8s) on CamVid, or on any folder of the same layout, on a CPU.
+"""Train fcn8s-lite, or with --grow a full-width FCN-8s, on CamVid or a folder of the same layout, on a CPU.
 
     python train.py --data ../../../shared/data/camvid --out runs/lite --init fcn8s-vgg16.safetensors
 
@@ -182,7 +182,7 @@ def train(args: argparse.Namespace) -> None:
 
 
 def start(args: argparse.Namespace, frames: list[Tensor]) -> FCN8s:
-    """The network that training starts from: at random, pruned from a wide one, or grown from a narrow one."""
+    """The network that training starts from: random, pruned from a wide one, or grown from a narrow one."""
     if args.grow:
         from grow import grow_into
 
@@ -256,7 +256,9 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--extra", type=Path, action="append", default=[], help="more data: images/, labels/")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--init", type=Path, help="full-width checkpoint to start from: pruned, or grown around")
+    parser.add_argument(
+        "--init", type=Path, help="full-width checkpoint to start from: pruned, or grown around"
+    )
     parser.add_argument("--grow", type=Path, help="train a full-width network that starts from this lite one")
     parser.add_argument("--freeze", type=int, default=0, help="leave the first so many layers as they are")
     parser.add_argument("--epochs", type=int, default=70)

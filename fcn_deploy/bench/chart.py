@@ -35,7 +35,7 @@ def bar_chart(title: str, bars: Sequence[Bar]) -> str:
         title: what the chart shows, for readers who hear the page.
         bars: at least one, from top to bottom.
     """
-    unit = (_WIDTH - _ROOM) / max(bar.far for bar in bars)
+    unit = (_WIDTH - _ROOM) / (max(bar.far for bar in bars) or 1.0)
     rows = "".join(_row(bar, index * _STEP, unit) for index, bar in enumerate(bars))
     height = len(bars) * _STEP
     return (

@@ -56,8 +56,12 @@ def _evidence(evidence: dict[str, Any]) -> Rows:
             rows.append(("parity", _parity(parity)))
             if "fp32" in parity:
                 rows.append(("fp32 parity", _parity(parity["fp32"])))
+        if parity := evidence.get("parent_parity"):
+            rows.append(("fp32 parity", _parity(parity)))
         if ranges := evidence.get("fp16_range"):
             rows.append(("fp16 range", _ranges(ranges)))
+        if quantised := evidence.get("quantization"):
+            rows += _quantised(quantised)
         if made := evidence.get("made"):
             rows.append(("made", ", ".join(f"{key} {value}" for key, value in sorted(made.items()))))
     except (KeyError, TypeError, ValueError, AttributeError):
@@ -78,8 +82,52 @@ def _parity(record: dict[str, Any]) -> str:
     return f"{words}labels agree to {record['min_agreement']:.4%} ({why})"
 
 
+def _quantised(record: dict[str, Any]) -> Rows:
+    """How INT8 was made, what it costs, and what was left out."""
+    method = record["method"]
+    if method == "percentile":
+        method += f" {record['percentile']:g}"
+    bits = "7-bit weights" if record["reduce_range"] else "8-bit weights"
+    bits += ", only for CPUs with VNNI" if record["assume_vnni"] else ""
+    rows = [
+        ("int8", f"for {record['target']}, {method}, {bits}, {len(record['int8_layers'])} layers"),
+        ("calibrated", f"on {record['frames']} frames of {record['source']}"),
+        ("left out", ", ".join(record["float_layers"])),
+    ]
+    if isinstance(check := record["agreement_with_fp32"], dict):
+        words = f"{check['label_agreement']:.2%} of labels as in fp32, on {check['frames']} frames"
+        rows.append(("agreement", f"{words} (lowest {check['lowest']:.2%})"))
+    else:
+        rows.append(("agreement", str(check)))
+    if budget := record.get("budget"):
+        rows += _budget(budget)
+    return rows
+
+
+def _budget(record: dict[str, Any]) -> Rows:
+    kept = record["kept"]
+    simulated = ", fp16 simulated" if record["simulated_fp16"] else ""
+    rows = [
+        (
+            "budget",
+            f"{record['max_drop']:g} points of mean IU on {record['data']}{simulated}: fp32 "
+            f"{record['fp32_mean_iu']:.4f}, int8 {kept['mean_iu']:.4f}, {kept['drop']:.2f} points lost, "
+            f"{len(record['trials'])} tries",
+        )
+    ]
+    if record["float_work"]:
+        speed = (
+            "what that costs in speed was not measured: TensorRT runs elsewhere"
+            if record["slowdown"] is None
+            else f"{record['slowdown']:.2f} times as long as all in INT8 on this CPU"
+        )
+        rows.append(("for it", f"{record['float_work']:.0%} of the work left in higher precision; {speed}"))
+    return rows
+
+
 def _ranges(record: dict[str, Any]) -> str:
     return (
         f"largest {record['largest']:.4g} of {record['limit']:.0f}, in {record['layer']}, "
         f"on {record['frames']} frames of {record['source']}"
+        + (f"; kept in fp32: {', '.join(kept)}" if (kept := record.get("kept_fp32")) else "")
     )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -44,6 +47,13 @@ def evaluate(
             min=0, max=255, metavar="N", help="Label that is not scored.", show_default="the artefact's own"
         ),
     ] = None,
+    simulate_fp16: Annotated[
+        bool,
+        typer.Option(
+            "--simulate-fp16",
+            help="Round as fp16 hardware does where an .onnx holds fp16; a CPU computes it in fp32.",
+        ),
+    ] = False,
     json_file: options.JsonFile = None,
     confusion: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw the confusion matrix of the first artefact.")
@@ -69,15 +79,21 @@ def evaluate(
 
     found = []
     for index, artefact in enumerate(artefacts):
-        with load(
-            artefact,
-            backend=backend,
-            device=device,
-            provider=provider,
-            threads=threads,
-            allow_fallback=allow_fallback,
-        ) as segmenter:
-            found.append(_score(segmenter, str(artefact), data, ignore_label, worst or 0))
+        with (
+            _simulated(artefact, simulate_fp16) as opened,
+            load(
+                opened,
+                backend=backend,
+                device=device,
+                provider=provider,
+                threads=threads,
+                allow_fallback=allow_fallback,
+            ) as segmenter,
+        ):
+            scored = _score(segmenter, str(artefact), data, ignore_label, worst or 0)
+            if opened != artefact:
+                scored = replace(scored, backend=f"{scored.backend}, fp16 simulated")
+            found.append(scored)
             if index == 0:
                 _draw(found[0], segmenter, confusion, worst_out)
     if json_file:
@@ -89,6 +105,20 @@ def evaluate(
             out.say(f"Wrote {place}")
     if strict and any(evaluation.problems for evaluation in found):
         raise typer.Exit(1)
+
+
+@contextmanager
+def _simulated(artefact: Path, wanted: bool) -> Iterator[Path]:
+    """The artefact, or a temporary one that rounds as fp16 does where it is wanted and there is fp16."""
+    from fcn_deploy.runtimes.artefact import read_spec
+
+    if not (wanted and artefact.suffix.lower() == ".onnx" and "fp16" in read_spec(artefact).precision):
+        yield artefact
+        return
+    from fcn_deploy.export.rounding import simulated_artefact
+
+    with simulated_artefact(artefact) as path:
+        yield path
 
 
 def _score(

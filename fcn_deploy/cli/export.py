@@ -103,6 +103,9 @@ def export(
             metavar="FOLDER", help="Images for the range check of fp16.", show_default="the synthetic clip"
         ),
     ] = None,
+    keep_fp32: Annotated[
+        bool, typer.Option("--keep-fp32", help="Leave layers that overflow fp16 in fp32 instead of failing.")
+    ] = False,
     outputs: Annotated[
         str | None,
         typer.Option(
@@ -155,7 +158,7 @@ def export(
         seed=seed,
         max_size=max_size,
     )
-    _refuse(request, output, precision.value, calib)
+    _refuse(request, output, precision.value, calib, keep_fp32)
     stated = _stated(request)
     with console.steps() as step:
         step("reading the weights")
@@ -165,17 +168,19 @@ def export(
         if output.suffix == ".safetensors":
             written = _write_weights(model, spec, output, precision.value)
         else:
-            written = _write_graph(model, spec, output, precision.value, calib, step)
+            written = _write_graph(model, spec, output, precision.value, calib, keep_fp32, step)
     _report(output, written, assumed, time.monotonic() - begun, as_json)
 
 
-def _refuse(request: _Request, output: Path, precision: str, calib: Path | None) -> None:
+def _refuse(request: _Request, output: Path, precision: str, calib: Path | None, keep_fp32: bool) -> None:
     """Wrong use that can be told before anything heavy is imported."""
     options.check_output("-o", output, (".onnx", ".safetensors"))
     if Path(request.weights).resolve() == output.resolve():
         raise UsageError(f"{output} is the checkpoint itself; name another file to write")
     if calib is not None and (precision != "fp16" or output.suffix != ".onnx"):
         raise UsageError("--calib is for --precision fp16 and an .onnx file; leave it away")
+    if keep_fp32 and (precision != "fp16" or output.suffix != ".onnx"):
+        raise UsageError("--keep-fp32 is for --precision fp16 and an .onnx file; leave it away")
     for option, value in (
         ("--width", request.width),
         ("--fc-channels", request.fc_channels),
@@ -323,12 +328,13 @@ def _write_graph(
     output: Path,
     precision: str,
     calib: Path | None,
+    keep_fp32: bool,
     step: Callable[[str], None],
 ) -> ModelSpec:
     from fcn_deploy.export.onnx import export_onnx
 
     if calib is None:
-        return export_onnx(model, spec, output, precision=precision, progress=step)
+        return export_onnx(model, spec, output, precision=precision, keep_fp32=keep_fp32, progress=step)
     from fcn_deploy.datasets import ImageFolder
 
     folder = ImageFolder(calib, color_order=spec.color_order)
@@ -339,6 +345,7 @@ def _write_graph(
         precision=precision,
         calib=(frame.image[None] for frame in folder),
         calib_source=f"the folder {calib.resolve().name}",
+        keep_fp32=keep_fp32,
         progress=step,
     )
 

@@ -16,6 +16,7 @@ from fcn_deploy.cli.doctor import doctor
 from fcn_deploy.cli.eval import evaluate
 from fcn_deploy.cli.export import export
 from fcn_deploy.cli.inspect import inspect
+from fcn_deploy.cli.quantize import quantize
 from fcn_deploy.cli.run import run
 
 
@@ -76,6 +77,13 @@ _add(
     "--weights fcn8s_from_caffe.pth -o model.onnx",
     "--weights mine.pth --variant fcn8s-same --classes names.txt -o model.onnx",
     "--weights bundled --precision fp16 --calib FOLDER -o model.fp16.onnx",
+)
+_add(
+    "quantize",
+    quantize,
+    "model.onnx --target tensorrt --calib frames -o model.int8.onnx",
+    "model.onnx --target cpu --calib drive.mp4 --max-drop 0.5 --eval camvid/val -o model.cpu.onnx",
+    "model.onnx --target cpu --calib frames --sensitivity layers.json --chart layers.svg -o model.cpu.onnx",
 )
 _add(
     "run",

@@ -55,6 +55,7 @@ def export_onnx(
     precision: str = "fp32",
     calib: Iterable[NDArray[np.uint8]] | None = None,
     calib_source: str = "the synthetic street clip",
+    keep_fp32: bool = False,
     rewrites: Rewrites = Rewrites(),  # noqa: B008 - frozen
     progress: Callable[[str], None] | None = None,
 ) -> ModelSpec:
@@ -68,6 +69,7 @@ def export_onnx(
         calib: uint8 ``[N, H, W, 3]`` batches for the range check of fp16; None takes frames of
             the synthetic clip.
         calib_source: the name of ``calib`` in the evidence.
+        keep_fp32: leave layers that overflow fp16 in fp32 instead of failing.
         rewrites: which faster forms to use.
         progress: called with the name of each step as it begins.
 
@@ -95,8 +97,8 @@ def export_onnx(
 
     if precision == "fp16":
         step("checking the range of each layer in fp16")
-        ranges = check_fp16_range(graph, spec, calib, calib_source)
-        graph = to_fp16(graph)
+        ranges = check_fp16_range(graph, spec, calib, calib_source, keep_fp32=keep_fp32)
+        graph = to_fp16(graph, ranges["kept_fp32"])
         step("comparing the fp16 graph")
         spec = spec.replace(precision="fp16").with_evidence("fp16_range", ranges)
         spec = spec.with_evidence(

@@ -7,7 +7,8 @@ fp16 engine is an fp16 graph, made here.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,15 +30,20 @@ _HALF_OPS = ("Conv", "ConvTranspose", "Relu", "MaxPool", "Add", "Mul", "Resize",
 """Operators that run in fp16. Normalising stays in fp32 (the mean is not an fp16 number), and so
 does the softmax behind a confidence."""
 
+_KEEP_SIZE = ("Relu", "MaxPool", "Slice", "Resize")
+"""Operators whose output can be as large as their input."""
+
 _DATA_INPUTS = {"Resize": 1, "Slice": 1}
 """How many leading inputs are data; the others are scales and indices."""
 
 
-def to_fp16(model: ModelProto) -> ModelProto:
+def to_fp16(model: ModelProto, keep_fp32: Collection[str] = ()) -> ModelProto:
     """A copy whose trunk, score layers and upscores are float16, with casts at the borders.
 
     Args:
         model: a deploy graph in float32.
+        keep_fp32: layers whose output is too large for fp16. They stay in float32, and so does what
+            reads their output, up to the layer that brings it back into range.
 
     Raises:
         ExportError: the graph is not float32, or a weight is too large for fp16.
@@ -51,13 +57,15 @@ def to_fp16(model: ModelProto) -> ModelProto:
         raise ExportError("the graph already holds fp16 weights; start from the fp32 file")
 
     nodes: list[NodeProto] = []
+    readers = Counter(name for node in graph.node for name in node.input)
+    beyond = _beyond(model, keep_fp32)
     now = dict(kinds)  # the type that each tensor has in the new graph
 
     def as_type(name: str, wanted: int) -> str:
         """``name`` as a tensor of the wanted float type, cast once where it is of the other."""
         if now.get(name) not in (PROTO_FLOAT, PROTO_HALF) or now[name] == wanted:
             return name
-        if name in weights:
+        if name in weights and wanted == PROTO_HALF and readers[name] == 1:
             weights[name].CopyFrom(_half(weights[name]))
             now[name] = PROTO_HALF
             return name
@@ -71,6 +79,7 @@ def to_fp16(model: ModelProto) -> ModelProto:
     for node in graph.node:
         started = started or node.op_type == "Conv"
         half = started and node.op_type in _HALF_OPS and kinds.get(node.input[0]) == PROTO_FLOAT
+        half = half and beyond.isdisjoint((*node.input, *node.output))
         wanted = PROTO_HALF if half else PROTO_FLOAT
         for i in range(min(len(node.input), _DATA_INPUTS.get(node.op_type, len(node.input)))):
             node.input[i] = as_type(node.input[i], wanted)
@@ -83,6 +92,15 @@ def to_fp16(model: ModelProto) -> ModelProto:
     graph.node.extend(nodes)
     onnx.checker.check_model(model, full_check=True)
     return model
+
+
+def _beyond(model: ModelProto, layers: Collection[str]) -> set[str]:
+    """The tensors that hold what fp16 cannot: the outputs of ``layers``, and what hands them on."""
+    beyond: set[str] = set()
+    for node in model.graph.node:
+        if node.name in layers or (node.op_type in _KEEP_SIZE and node.input[0] in beyond):
+            beyond.update(node.output)
+    return beyond
 
 
 def _outputs_in_fp32(model: ModelProto, nodes: list[NodeProto], now: dict[str, int]) -> None:
@@ -157,6 +175,8 @@ def check_fp16_range(
     spec: ModelSpec,
     batches: Iterable[NDArray[np.uint8]] | None,
     source: str,
+    *,
+    keep_fp32: bool = False,
 ) -> dict[str, Any]:
     """Evidence that no layer leaves the range of fp16 on these frames.
 
@@ -165,23 +185,24 @@ def check_fp16_range(
         spec: its description.
         batches: uint8 ``[N, H, W, 3]``; None takes eight frames of the synthetic clip.
         source: the name of the frames, for the evidence.
+        keep_fp32: name the layers that overflow as ``kept_fp32`` instead of failing.
 
     Returns:
-        ``{"source", "frames", "limit", "largest", "layer", "by_layer"}``.
+        ``{"source", "frames", "limit", "largest", "layer", "by_layer", "kept_fp32"}``.
 
     Raises:
-        ExportError: a layer overflows; the message names it.
+        ExportError: a layer overflows and may not stay in fp32; the message names it.
     """
     if batches is None:
         batches = synthetic_batches(spec)
     by_layer, frames = activation_ranges(model, spec, batches)
     layer = max(by_layer, key=lambda name: by_layer[name])
     over = [name for name, peak in by_layer.items() if peak > FP16_LARGEST]
-    if over:
+    if over and not keep_fp32:
         raise ExportError(
             f"layer {over[0]} reaches {by_layer[over[0]]:.4g} on {source} and fp16 ends at "
             f"{FP16_LARGEST:.0f} ({len(over)} of {len(by_layer)} layers overflow: {', '.join(over[:5])}); "
-            "export it as fp32, or train with smaller activations"
+            "keep those in fp32 (--keep-fp32), export all of it as fp32, or train with smaller activations"
         )
     return {
         "source": source,
@@ -190,6 +211,7 @@ def check_fp16_range(
         "largest": by_layer[layer],
         "layer": layer,
         "by_layer": by_layer,
+        "kept_fp32": over,
     }
 
 

@@ -1,0 +1,221 @@
+"""``fcn-deploy quantize``: an fp32 artefact -> an INT8 one, with what it costs."""
+
+from __future__ import annotations
+
+import json
+import time
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fcn_deploy.cli import console, options
+from fcn_deploy.cli.describe import describe, megabytes
+from fcn_deploy.errors import UsageError
+
+if TYPE_CHECKING:
+    from fcn_deploy.calibration.sensitivity import LayerCost
+    from fcn_deploy.spec import ModelSpec
+
+_LOW_AGREEMENT = 0.97
+"""Share of labels equal to fp32's below which a warning is due."""
+_BAR = 24
+
+
+class Target(str, Enum):
+    """What the INT8 file is for."""
+
+    TENSORRT = "tensorrt"
+    CPU = "cpu"
+
+
+class Method(str, Enum):
+    """How ranges are chosen."""
+
+    MINMAX = "minmax"
+    PERCENTILE = "percentile"
+    ENTROPY = "entropy"
+
+
+def quantize(
+    model: Annotated[
+        Path,
+        typer.Argument(metavar="MODEL", help="An fp32 .onnx that export wrote.", show_default=False),
+    ],
+    target: Annotated[Target, typer.Option(help="One file does not serve both well.", show_default=False)],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="The INT8 .onnx.")],
+    calib: Annotated[
+        Path | None,
+        typer.Option(metavar="PATH", help="Frames of your camera: a folder of images, or a video."),
+    ] = None,
+    method: Annotated[Method, typer.Option(help="How ranges are chosen.")] = Method.ENTROPY,
+    percentile: Annotated[
+        float, typer.Option(metavar="P", help="Percent of an activation's values that it keeps.")
+    ] = 99.99,
+    max_frames: Annotated[int, typer.Option(min=1, metavar="N", help="Frames to take at most.")] = 128,
+    size: Annotated[
+        str | None,
+        typer.Option(metavar="HxW", help="Resize calibration frames.", show_default="their own size"),
+    ] = None,
+    rest: Annotated[
+        options.Precision | None,
+        typer.Option(help="What is not INT8.", show_default="fp16 for tensorrt, fp32 for cpu"),
+    ] = None,
+    assume_vnni: Annotated[
+        bool,
+        typer.Option("--assume-vnni", help="8-bit weights: only for CPUs with VNNI; others refuse the file."),
+    ] = False,
+    float_layer: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="A convolution to leave in higher precision; repeat for more."),
+    ] = None,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(min=0, metavar="POINTS", help="Points of mean IU that may be lost; needs --eval."),
+    ] = None,
+    eval_data: Annotated[
+        Path | None,
+        typer.Option("--eval", metavar="FOLDER", help="Labelled frames, in the layouts of fcn-deploy eval."),
+    ] = None,
+    sensitivity: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="What each layer costs: read where it exists, else measured."),
+    ] = None,
+    chart: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw the sensitivity as an .svg.")
+    ] = None,
+    table: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A calibration table, in place of --calib.")
+    ] = None,
+    save_table: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Keep the calibration table as JSON.")
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Quantise a model to INT8 on your own frames."""
+    options.check_output("--output", output, (".onnx",))
+    for option, place, suffixes in (
+        ("--sensitivity", sensitivity, (".json",)),
+        ("--save-table", save_table, (".json",)),
+        ("--chart", chart, (".svg",)),
+    ):
+        if place:
+            options.check_output(option, place, suffixes)
+    if output.resolve() == model.resolve():
+        raise UsageError(f"--output {output} is the model itself; name another file")
+    if (calib is None) == (table is None):
+        raise UsageError("give --calib with frames of your camera, or --table; one of the two")
+    if max_drop is not None and eval_data is None:
+        raise UsageError("--max-drop is measured on labelled frames; give --eval FOLDER with it")
+    if chart and not sensitivity:
+        raise UsageError("--chart draws the sensitivity report; give --sensitivity FILE with it")
+    from fcn_deploy.calibration.quantize import quantize as make
+
+    begun = time.monotonic()
+    with console.steps() as step:
+        spec = make(
+            model,
+            output,
+            calib=calib,
+            target=target.value,
+            method=method.value,
+            rest=rest.value if rest else None,
+            assume_vnni=assume_vnni,
+            float_layers=float_layer or (),
+            max_drop=max_drop,
+            data=eval_data,
+            sensitivity=sensitivity,
+            progress=step,
+            table=table,
+            max_frames=max_frames,
+            size=options.parse_size(size, "--size") if size else None,
+            percentile=percentile,
+            save_table=save_table,
+        )
+    costs = _read_costs(sensitivity)
+    if chart and costs:
+        _draw(costs, chart)
+    _report(output, spec, costs, time.monotonic() - begun, as_json)
+    for place in (save_table, sensitivity, chart):
+        if place and not as_json:
+            console.Printer().say(f"Wrote {place}" if place != sensitivity else f"Sensitivity in {place}")
+
+
+def _read_costs(path: Path | None) -> list[LayerCost]:
+    """The layers of a report that the run has read or written, worst first; none without a report."""
+    if path is None or not path.exists():
+        return []
+    from fcn_deploy.calibration.sensitivity import LayerCost
+
+    costs = [LayerCost(**cost) for cost in json.loads(path.read_text())["layers"]]
+    return sorted(costs, key=lambda cost: cost.harm, reverse=True)
+
+
+def _draw(costs: list[LayerCost], path: Path) -> None:
+    from fcn_deploy.bench.chart import Bar, bar_chart
+    from fcn_deploy.files import write_text
+
+    bars = [Bar(c.layer, _changed(c), _changed(c), _caption(c)) for c in costs]
+    style = "<style>svg{font:13px sans-serif;background:#fff}.bar{fill:#3465a4}.far{stroke:none}</style>"
+    drawing = bar_chart("Labels that change when one layer alone runs in INT8, percent", bars)
+    start = drawing.index(">") + 1
+    opening = drawing[: start - 1] + ' xmlns="http://www.w3.org/2000/svg">'
+    write_text(path, opening + style + drawing[start:])
+
+
+def _changed(cost: LayerCost) -> float:
+    """Percent of labels that differ from fp32's."""
+    return 100 * (1 - cost.label_agreement)
+
+
+def _caption(cost: LayerCost) -> str:
+    lost = "" if cost.drop is None else f", {cost.drop:+.2f} points of mean IU lost"
+    return f"{_changed(cost):.2f} %{lost}"
+
+
+def _report(output: Path, spec: ModelSpec, costs: list[LayerCost], seconds: float, as_json: bool) -> None:
+    found: dict[str, Any] = spec.evidence["quantization"]
+    for doubt in found["doubts"]:
+        console.warn(doubt)
+    check = found["agreement_with_fp32"]
+    if isinstance(check, dict) and check["label_agreement"] < _LOW_AGREEMENT:
+        console.warn(
+            f"only {check['label_agreement']:.2%} of labels equal those of fp32; measure what that costs "
+            "with --eval FOLDER, and bound it with --max-drop"
+        )
+    if as_json:
+        from fcn_deploy.files import sha256_of
+
+        console.write_json(
+            {
+                "file": str(output),
+                "bytes": output.stat().st_size,
+                "sha256": sha256_of(output),
+                "seconds": round(seconds, 2),
+                "spec": json.loads(spec.to_json()),
+            }
+        )
+        return
+    out = console.Printer()
+    if costs:
+        worst = max(_changed(cost) for cost in costs) or 1.0
+        rows = [
+            [
+                cost.layer,
+                "█" * max(1, round(_BAR * _changed(cost) / worst)),
+                f"{_changed(cost):.2f} %",
+                "-" if cost.drop is None else f"{cost.drop:.2f}",
+                f"{cost.work:.1%}",
+            ]
+            for cost in costs
+        ]
+        out.table(
+            ["INT8 in this layer alone", "", "labels changed", "points lost", "of the work"], rows, left=2
+        )
+    out.say(f"Wrote {output} ({megabytes(output.stat().st_size)}) in {seconds:.1f} s")
+    out.pairs(describe(spec), indent=2)
+    if found["target"] == "tensorrt":
+        out.say(f"Next: fcn-deploy build-engine {output} -o {output.with_suffix('.engine')}")
+    else:
+        out.say(f"Next: fcn-deploy bench {output} --backend openvino --backend onnxruntime")
