@@ -9,6 +9,7 @@ Shlens, "Net2Net" (ICLR 2016), with trained neighbours in place of copies.
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import torch
@@ -16,8 +17,9 @@ from batchnorm import NORMALISED
 from prune import load_wide
 from torch import Tensor, nn
 
+from fcn_deploy.datasets import ImageFolder
 from fcn_deploy.model.fcn8s import FCN8s
-from fcn_deploy.model.weights import load_safetensors
+from fcn_deploy.model.weights import load_safetensors, save_safetensors
 
 BEFORE = dict(zip(NORMALISED, [None, *NORMALISED[:-1]], strict=True))
 SCORES = {"score_pool3": "conv3_3", "score_pool4": "conv4_3", "score_fr": "fc7"}
@@ -95,3 +97,28 @@ def embed(
         target.weight[rows] = 0.0
         target.weight[rows[:, None], columns[None]] = own.weight
     target.bias[rows] = own.bias
+
+
+def main() -> None:
+    """Grow without training, in seconds: a full-width network that answers exactly as the narrow one."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--init", type=Path, required=True, help="full-width checkpoint to grow in")
+    parser.add_argument(
+        "--grow", type=Path, required=True, help="trained narrow network with its description"
+    )
+    parser.add_argument("--frames", type=Path, required=True, help="folder of frames to match channels on")
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    _, spec = load_safetensors(args.grow)
+    folder = ImageFolder(args.frames)
+    mean, std = torch.tensor(spec.mean), torch.tensor(spec.std)
+    chosen = [folder[i].image for i in range(0, len(folder), max(1, len(folder) // 16))]
+    frames = [((torch.from_numpy(f).float() - mean) / std).permute(2, 0, 1)[None] for f in chosen]
+    template = load_wide(args.init, spec.num_classes)
+    grow_into(template, args.init, args.grow, frames)
+    grown = spec.replace(variant="fcn8s-same", width=template.width, fc_channels=template.fc_channels)
+    save_safetensors(template.to(memory_format=torch.contiguous_format), grown, args.out, dtype="fp16")
+
+
+if __name__ == "__main__":
+    main()
