@@ -26,9 +26,10 @@ INCLUDE = re.compile(r'--8<-- "([\w.]+)')
 SHELL = [
     *("doctor.sh", "quickstart.sh", "export_safetensors.sh", "export_outputs.sh"),
     *("export_random.sh", "export_fp16.sh", "run_more.sh"),
+    *("quantize_cpu.sh", "quantize_tensorrt.sh", "quantize_budget.sh"),
 ]
 BENCH_SHELL = ["bench.sh", "bench_sweep.sh"]
-PYTHON = ["read_spec.py", "label_frame.py", "stream.py", "export_python.py"]
+PYTHON = ["read_spec.py", "label_frame.py", "stream.py", "export_python.py", "quantize_python.py"]
 STANDALONE = ["fake_runtime.py", "metrics.py"]
 BENCH_PYTHON = ["benchmark.py"]
 

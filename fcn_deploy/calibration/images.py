@@ -27,8 +27,6 @@ _NOISE = 0.5
 """Correlation of neighbouring pixels below which a frame is noise; pictures have 0.9 and more."""
 _FAR = 60.0
 """Distance (0..255, mean over channels) of the frames' mean colour from the spec's that is odd."""
-_SWAPPED = 8.0
-"""How much nearer the mean colour must come by swapping B and R to be told."""
 
 
 @dataclass
@@ -156,15 +154,9 @@ class Survey:
         if self.flat or self.noise:
             said.append(f"{self.flat + self.noise} of {self.frames} calibration frames are blank or noise")
         color, mean = self.color / self.frames, np.array(spec.mean)
-        far, swapped = (float(np.abs(c - mean).mean()) for c in (color, color[::-1]))
         found = "({:.0f}, {:.0f}, {:.0f})".format(*color)
         stated = "({:.0f}, {:.0f}, {:.0f})".format(*mean)
-        if far - swapped > _SWAPPED:
-            said.append(
-                f"the mean colour of the frames, B, G, R {found}, is nearer to the model's mean {stated} "
-                "with B and R swapped; check that the files hold the right colour order"
-            )
-        elif far > _FAR:
+        if np.abs(color - mean).mean() > _FAR:
             said.append(
                 f"the mean colour of the frames, B, G, R {found}, is far from the model's mean {stated}; "
                 "check that they are exposed and prepared like the frames that the model will see"

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fcn_deploy.calibration.images import CalibrationFrames
 from fcn_deploy.calibration.placement import TARGETS, Range, layer_inputs, target_of
 from fcn_deploy.calibration.ranges import METHODS, Histogram
 from fcn_deploy.errors import CalibrationError, UsageError
-from fcn_deploy.export.graph import identity, open_session
+from fcn_deploy.export.graph import find_output, identity, open_session
 from fcn_deploy.files import input_file, write_text
 from fcn_deploy.spec import ModelSpec
 
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
 PERCENTILE = 99.99
 """Share of an activation's values, zeros included, that the percentile method keeps; in percent."""
 _SCHEMA = 1
+_TRIED_SWAPPED = 4
+"""Frames that the model is also shown with B and R swapped."""
+_SURER = 1.2
+"""How much larger its lead must be on swapped frames to be told."""
 
 
 @dataclass(frozen=True)
@@ -129,8 +134,12 @@ def calibrate(
     measured = {layer: tensor for layer, tensor in layer_inputs(model).items() if layer != "conv1_1"}
     tensors = list(dict.fromkeys(measured.values()))  # conv4_1 and score_pool3 read the same
     histograms = {tensor: Histogram(tensor) for tensor in tensors}
-    with open_session(model, tensors) as session:
+    logits = find_output(model, "ArgMax").input[0]
+    margins: list[list[float]] = []
+    with open_session(model, [*tensors, logits]) as session:
         for batch in frames:
+            if len(margins) < _TRIED_SWAPPED:
+                margins.append([_margin(session, logits, image) for image in (batch, batch[..., ::-1])])
             for tensor, value in zip(tensors, session.run(tensors, {"image": batch}), strict=True):
                 histograms[tensor].add(value)
             if progress:
@@ -146,8 +155,29 @@ def calibrate(
         percentile=percentile,
         limits={layer: limits[tensor] for layer, tensor in measured.items()},
         image=image_range(model),
-        doubts=tuple(frames.seen.doubts(spec)),
+        doubts=(*frames.seen.doubts(spec), *_doubt_of_order(margins)),
     )
+
+
+def _margin(session: Any, logits: str, image: NDArray[np.uint8]) -> float:
+    """By how much the winning class leads the second, on average over a frame's pixels."""
+    scores = np.sort(session.run([logits], {"image": np.ascontiguousarray(image)})[0], axis=1)
+    return float((scores[:, -1] - scores[:, -2]).mean())
+
+
+def _doubt_of_order(margins: list[list[float]]) -> list[str]:
+    """A sentence where the model is surer of frames with B and R swapped.
+
+    A trained network knows its colours better than a histogram does: grey streets have none, and its
+    lead still falls by a third on swapped frames.
+    """
+    as_given, swapped = np.mean(margins, axis=0)
+    if swapped < as_given * _SURER:
+        return []
+    return [
+        f"the model is surer of these frames with B and R swapped (lead {swapped:.2f} against "
+        f"{as_given:.2f}); check that they hold the colour order of its training"
+    ]
 
 
 def _limits(histogram: Histogram, percentile: float) -> dict[str, float]:

@@ -100,7 +100,9 @@ def export(
     calib: Annotated[
         Path | None,
         typer.Option(
-            metavar="FOLDER", help="Images for the range check of fp16.", show_default="the synthetic clip"
+            metavar="PATH",
+            help="Images or a video for the range check of fp16.",
+            show_default="the synthetic clip",
         ),
     ] = None,
     keep_fp32: Annotated[
@@ -335,16 +337,15 @@ def _write_graph(
 
     if calib is None:
         return export_onnx(model, spec, output, precision=precision, keep_fp32=keep_fp32, progress=step)
-    from fcn_deploy.datasets import ImageFolder
+    from fcn_deploy.calibration.images import CalibrationFrames
 
-    folder = ImageFolder(calib, color_order=spec.color_order)
     return export_onnx(
         model,
         spec,
         output,
         precision=precision,
-        calib=(frame.image[None] for frame in folder),
-        calib_source=f"the folder {calib.resolve().name}",
+        calib=CalibrationFrames(calib, spec),
+        calib_source=calib.resolve().name,
         keep_fp32=keep_fp32,
         progress=step,
     )
