@@ -22,7 +22,9 @@ Artefacts = Annotated[
 ]
 Backend = Annotated[
     str | None,
-    typer.Option(metavar="NAME", help="pytorch or onnxruntime.", show_default="by the file's suffix"),
+    typer.Option(
+        metavar="NAME", help="pytorch, onnxruntime or openvino.", show_default="by the file's suffix"
+    ),
 ]
 Device = Annotated[
     str | None,

@@ -22,6 +22,7 @@ from fcn_deploy.errors import BackendUnavailable, MissingDependency, ModelError
 from fcn_deploy.lazy import require
 from fcn_deploy.runtimes.artefact import check_external_data, read_spec
 from fcn_deploy.runtimes.base import Frames, Runtime, RuntimeOptions, cuda_index, first_line, usable_cores
+from fcn_deploy.runtimes.cpu import check_int8
 from fcn_deploy.runtimes.nvidia import gpu_problem
 from fcn_deploy.spec import ModelSpec
 
@@ -79,11 +80,14 @@ class OnnxRuntime(Runtime):
         Raises:
             ModelError: the file is damaged, carries no description, keeps its weights elsewhere, is
                 not a deploy graph, or ONNX Runtime refuses it.
-            BackendUnavailable: the device or provider asked for cannot run here.
+            BackendUnavailable: the device or provider asked for cannot run here, or an INT8 file assumes
+                instructions that this CPU lacks.
         """
         ort = require("onnxruntime", extra="cpu")
         spec = read_spec(path)
         check_external_data(path)
+        if wanted_provider(ort, options) == "cpu":
+            check_int8(spec, path)
         session, provider = _open(ort, path, options, wanted_provider(ort, options))
         check_deploy_graph(session, spec, path)
         details = {

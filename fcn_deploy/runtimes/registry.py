@@ -46,6 +46,7 @@ BACKENDS: Mapping[str, Backend] = MappingProxyType(
         for backend in (
             Backend("pytorch", "fcn_deploy.runtimes.pytorch:PyTorch", (".safetensors",), "export"),
             Backend("onnxruntime", "fcn_deploy.runtimes.onnxruntime:OnnxRuntime", (".onnx",), "cpu"),
+            Backend("openvino", "fcn_deploy.runtimes.openvino:OpenVino", (".onnx",), "openvino"),
         )
     }
 )

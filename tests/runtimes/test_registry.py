@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import fcn_deploy
 from fcn_deploy.errors import BackendUnavailable, MissingDependency, UsageError
 from fcn_deploy.lazy import installed
 from fcn_deploy.runtimes import registry
-from fcn_deploy.runtimes.base import Runtime
+from fcn_deploy.runtimes.base import Runtime, RuntimeOptions
 from fcn_deploy.runtimes.registry import BACKENDS, availability, backend_for, load, read_spec
 
 
@@ -40,21 +41,23 @@ def test_load_is_public(tiny: Path) -> None:
         assert isinstance(segmenter, fcn_deploy.Segmenter)
 
 
+OPTIONS = ", ".join(field.name for field in dataclasses.fields(RuntimeOptions))
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ({"backend": "caffe"}, "unknown backend 'caffe'; choose one of pytorch, onnxruntime"),
+        ({"backend": "caffe"}, "unknown backend 'caffe'; choose one of pytorch, onnxruntime, openvino"),
         (
             {"backend": "pytorch"},
-            "the pytorch backend reads .safetensors, not tiny.onnx; choose onnxruntime, or export the model "
-            "again as tiny.safetensors",
+            "the pytorch backend reads .safetensors, not tiny.onnx; choose onnxruntime or openvino, or "
+            "export the model again as tiny.safetensors",
         ),
         ({"device": "tpu"}, "unknown device 'tpu'; choose cpu, cuda or cuda:N"),
         ({"threads": -1}, "threads must be at least 1, not -1"),
         (
             {"thread": 2},
-            "unknown option 'thread'; choose from device, threads, provider, allow_fallback, optimization, "
-            "spinning",
+            f"unknown option 'thread'; choose from {OPTIONS}",
         ),
     ],
 )
@@ -92,6 +95,7 @@ def test_a_backend_that_is_not_installed_says_what_brings_it(
     tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(BackendUnavailable) as caught:
         load(tiny)
     assert "the onnxruntime backend, which reads tiny.onnx, cannot run here" in str(caught.value)
@@ -102,7 +106,7 @@ def test_a_backend_that_is_not_installed_says_what_brings_it(
 
 
 def test_availability_tells_what_is_installed_here() -> None:
-    libraries = {"pytorch": "torch", "onnxruntime": "onnxruntime"}
+    libraries = {"pytorch": "torch", "onnxruntime": "onnxruntime", "openvino": "openvino"}
     told = {entry.name: reason for entry, reason in availability()}
     assert list(told) == list(BACKENDS)
     for name, reason in told.items():
