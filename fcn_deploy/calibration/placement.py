@@ -192,7 +192,7 @@ class _Placement:
         values = self.onnx.numpy_helper.to_array(self.weights[name]).astype(np.float32)
         limit = self.target.weight_limit
         peaks = np.abs(values).reshape(len(values), -1).max(1)
-        scales = np.array([self._stored(peak / limit) for peak in peaks])
+        scales = np.array([self._stored(scale) for scale in np.maximum(peaks / limit, self._finest(node))])
         steps = values / scales.astype(np.float32).reshape(-1, 1, 1, 1)
         integers = np.clip(np.rint(steps), -limit, limit).astype(np.int8)
         inputs = [
@@ -205,6 +205,15 @@ class _Placement:
         node.input[1] = f"{name}.dq"
         if self.target.integer_bias and len(node.input) > 2:
             node.input[2] = self._integer_bias(node.input[2], scales * np.float32(self.scales[source][0]))
+
+    def _finest(self, node: NodeProto) -> NDArray[np.float64] | float:
+        """The weight scale of each channel below which its bias leaves 32 bits; dead ones have a bias too."""
+        if not self.target.integer_bias or len(node.input) < 3:
+            return 0.0
+        bias = self.onnx.numpy_helper.to_array(self.weights[node.input[2]]).astype(np.float64)
+        scale = float(self.scales[node.input[0].removesuffix(".dq")][0])
+        finest: NDArray[np.float64] = np.abs(bias) / (scale * 2**30)
+        return finest
 
     def _integer_bias(self, name: str, scales: NDArray[np.float32]) -> str:
         values = self.onnx.numpy_helper.to_array(self.weights[name])

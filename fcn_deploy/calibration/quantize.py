@@ -68,7 +68,7 @@ class Budget:
             return
         if self.data is None:
             raise UsageError("a budget is measured on labelled frames; give a labelled folder with it")
-        if self.max_drop < 0:
+        if not self.max_drop >= 0:  # NaN is no budget either
             raise UsageError(f"max_drop is a loss in points and must be at least 0, not {self.max_drop}")
 
 
@@ -149,13 +149,13 @@ def run(
     def ranking() -> Sensitivity:
         return _sensitivity(subject, table, recipe, budget, data or frames, step)
 
+    if budget.sensitivity is not None:
+        ranking()  # named, so it is read or measured whether the budget needs it or not
     report = None
     if budget.max_drop is not None and data is not None:
         recipe, report = within_budget(
             subject, table, recipe, data, budget.max_drop, ranking=ranking, progress=step
         )
-    elif budget.sensitivity is not None:
-        ranking()
     step("placing Q/DQ")
     graph = make(subject, table, recipe)
     step("comparing with fp32")
@@ -169,7 +169,13 @@ def _table(
     subject: Subject, source: Source, frames: CalibrationFrames | None, step: Callable[[str], None]
 ) -> CalibrationTable:
     if frames is None:
-        return CalibrationTable.load(Path(str(source.table)), subject.model)
+        table = CalibrationTable.load(Path(str(source.table)), subject.model)
+        if source.percentile not in (PERCENTILE, table.percentile):
+            raise UsageError(
+                f"{source.table} was made with percentile {table.percentile:g}, not {source.percentile:g}; "
+                "calibrate again with --calib FOLDER"
+            )
+        return table
     done = 0
 
     def advance() -> None:

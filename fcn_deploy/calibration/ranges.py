@@ -18,6 +18,9 @@ METHODS = ("minmax", "percentile", "entropy")
 BINS = 4096
 """Bins of a histogram: 32 for each of int8's 128 levels above zero."""
 
+_TINIEST = 1e-30
+"""Below it the reciprocal of a bin's width is no float32 any more."""
+
 Counts = NDArray[np.int64]
 
 
@@ -65,7 +68,7 @@ class Histogram:
     def _reach(self, value: float) -> None:
         """Widen the bins until they hold ``value``."""
         if self.width == 0.0:
-            self.width = value / BINS
+            self.width = max(value, _TINIEST) / BINS
         while value > self.width * BINS * (1 + 1e-6):
             self.counts = np.concatenate([self.counts.reshape(-1, 2).sum(1), np.zeros(BINS // 2, np.int64)])
             self.width *= 2
@@ -78,14 +81,20 @@ class Histogram:
 
     def entropy(self, levels: int) -> float:
         """The limit whose ``levels`` steps keep most of the distribution (see :func:`divergence`)."""
-        used = int(np.flatnonzero(self.counts)[-1]) + 1 if self.counts.any() else 0
-        if used <= levels:
+        # A limit behind an empty bin would put what is cut off where the quantised distribution has
+        # nothing, and diverge without bound; so only filled bins can be the last.
+        ends = np.flatnonzero(self.counts) + 1
+        ends = ends[ends >= levels]
+        if len(ends) == 0:
             return self.largest
-        coarse = range(levels, used + 1, max(1, (used - levels) // 64))
-        best = min(coarse, key=lambda end: divergence(self.counts, end, levels))
-        near = range(max(levels, best - coarse.step), min(used, best + coarse.step) + 1)
-        best = min(near, key=lambda end: divergence(self.counts, end, levels))
-        return min(best * self.width, self.largest)
+
+        def best(places: range) -> int:
+            return min(places, key=lambda place: divergence(self.counts, int(ends[place]), levels))
+
+        coarse = range(0, len(ends), max(1, len(ends) // 64))
+        rough = best(coarse)
+        found = best(range(max(0, rough - coarse.step), min(len(ends), rough + coarse.step + 1)))
+        return min(int(ends[found]) * self.width, self.largest)
 
     def limit(self, method: str, *, percent: float, levels: int) -> float:
         """The upper end of the range by one of :data:`METHODS`; 0 where nothing positive was seen."""

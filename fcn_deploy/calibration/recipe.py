@@ -13,7 +13,7 @@ from fcn_deploy.calibration.ranges import METHODS
 from fcn_deploy.calibration.table import CalibrationTable
 from fcn_deploy.errors import CalibrationError, ModelError, UsageError
 from fcn_deploy.export.graph import read_model
-from fcn_deploy.export.precision import to_fp16
+from fcn_deploy.export.precision import FP16_LARGEST, to_fp16
 from fcn_deploy.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -114,8 +114,20 @@ def make(subject: Subject, table: CalibrationTable, recipe: Recipe) -> ModelProt
     if not layers:
         raise CalibrationError("no layer is left for INT8; leave fewer in higher precision")
     target = target_of(recipe.target, assume_vnni=recipe.assume_vnni)
+    if recipe.half:
+        _check_fp16(table)
     base = to_fp16(subject.model) if recipe.half else subject.model
     return place(base, table.ranges(recipe.method, recipe.target), layers, target)
+
+
+def _check_fp16(table: CalibrationTable) -> None:
+    """Raises CalibrationError where a layer read more than fp16 holds while the frames passed."""
+    for layer, limits in table.limits.items():
+        if limits["minmax"] > FP16_LARGEST:
+            raise CalibrationError(
+                f"{layer} reads values up to {limits['minmax']:.4g} and fp16 ends at {FP16_LARGEST:.0f}; "
+                "keep what is not INT8 in fp32 (--rest fp32), or train with smaller activations"
+            )
 
 
 def layer_costs(model: ModelProto) -> dict[str, float]:

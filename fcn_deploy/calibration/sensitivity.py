@@ -88,6 +88,12 @@ class Sensitivity:
                 f"method {report.method}, and this is {wanted[0][:12]}..., {wanted[1]}, {wanted[2]}; name "
                 "another file to measure again"
             )
+        measured = {cost.layer for cost in report.layers}
+        if missing := [name for name in quantised_layers(subject, recipe) if name not in measured]:
+            raise CalibrationError(
+                f"{found} does not cover {missing[0]}, which was left out when it was measured; name another "
+                "file to measure again"
+            )
         return report
 
 

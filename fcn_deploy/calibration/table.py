@@ -22,6 +22,7 @@ from fcn_deploy.calibration.ranges import METHODS, Histogram
 from fcn_deploy.errors import CalibrationError, UsageError
 from fcn_deploy.export.graph import find_output, identity, open_session
 from fcn_deploy.files import input_file, write_text
+from fcn_deploy.runtimes.base import check_frames
 from fcn_deploy.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -91,9 +92,11 @@ class CalibrationTable:
         found = input_file(Path(path), "calibration table")
         try:
             data: dict[str, Any] = json.loads(found.read_text())
-            data |= {"sizes": tuple(map(tuple, data["sizes"])), "image": tuple(data["image"])}
+            data |= {"sizes": tuple(map(tuple, data["sizes"]))}
+            data |= {key: tuple(data[key]) for key in ("image", "doubts")}
             table = cls(**data)
             complete = set(layer_inputs(model)) - {"conv1_1"} <= set(table.limits)
+            _check(table)
         except (ValueError, TypeError, KeyError) as exc:
             raise CalibrationError(
                 f"{found} is no calibration table ({type(exc).__name__}: {exc}); make one with: fcn-deploy "
@@ -105,6 +108,16 @@ class CalibrationTable:
                 f"{identity(model)[:12]}...; calibrate again with --calib FOLDER"
             )
         return table
+
+
+def _check(table: CalibrationTable) -> None:
+    """Raises ValueError or KeyError where what was read cannot be ranges."""
+    if table.schema != _SCHEMA:
+        raise ValueError(f"schema {table.schema}, and {_SCHEMA} is known")
+    for layer, limits in table.limits.items():
+        for key in ("minmax", "percentile", *(f"entropy-{target}" for target in TARGETS)):
+            if not 0 <= float(limits[key]) < float("inf"):
+                raise ValueError(f"{key} of {layer} is {limits[key]}")
 
 
 def calibrate(
@@ -137,7 +150,8 @@ def calibrate(
     logits = find_output(model, "ArgMax").input[0]
     margins: list[list[float]] = []
     with open_session(model, [*tensors, logits]) as session:
-        for batch in frames:
+        for frame in frames:
+            batch = check_frames(frame, spec)
             if len(margins) < _TRIED_SWAPPED:
                 margins.append([_margin(session, logits, image) for image in (batch, batch[..., ::-1])])
             for tensor, value in zip(tensors, session.run(tensors, {"image": batch}), strict=True):
@@ -155,7 +169,7 @@ def calibrate(
         percentile=percentile,
         limits={layer: limits[tensor] for layer, tensor in measured.items()},
         image=image_range(model),
-        doubts=(*frames.seen.doubts(spec), *_doubt_of_order(margins)),
+        doubts=(*frames.seen.doubts(spec), *doubt_of_order(margins)),
     )
 
 
@@ -165,7 +179,7 @@ def _margin(session: Any, logits: str, image: NDArray[np.uint8]) -> float:
     return float((scores[:, -1] - scores[:, -2]).mean())
 
 
-def _doubt_of_order(margins: list[list[float]]) -> list[str]:
+def doubt_of_order(margins: list[list[float]]) -> list[str]:
     """A sentence where the model is surer of frames with B and R swapped.
 
     A trained network knows its colours better than a histogram does: grey streets have none, and its

@@ -108,6 +108,8 @@ def quantize(
         raise UsageError("give --calib with frames of your camera, or --table; one of the two")
     if max_drop is not None and eval_data is None:
         raise UsageError("--max-drop is measured on labelled frames; give --eval FOLDER with it")
+    if eval_data is not None and max_drop is None and sensitivity is None:
+        raise UsageError("--eval is for --max-drop or --sensitivity; give one of them with it")
     if chart and not sensitivity:
         raise UsageError("--chart draws the sensitivity report; give --sensitivity FILE with it")
     from fcn_deploy.calibration.quantize import quantize as make

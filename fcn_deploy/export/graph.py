@@ -15,6 +15,7 @@ import numpy as np
 from fcn_deploy.errors import ExportError, ModelError
 from fcn_deploy.files import atomic_output, input_file, require_space
 from fcn_deploy.lazy import require
+from fcn_deploy.runtimes.onnxruntime import WRONG_OPTIMIZERS
 from fcn_deploy.spec import METADATA_KEY, ModelSpec
 
 if TYPE_CHECKING:
@@ -139,7 +140,12 @@ def open_session(model: ModelProto, watched: Iterable[str] = ()) -> Iterator[Any
                 source = model.SerializeToString()
             else:
                 onnx.save(copy.deepcopy(model), source, save_as_external_data=True, location="probe.data")
-            yield ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+            yield ort.InferenceSession(
+                source,
+                options,
+                providers=["CPUExecutionProvider"],
+                disabled_optimizers=WRONG_OPTIMIZERS,
+            )
     except ort.capi.onnxruntime_pybind11_state.Fail as exc:
         raise ExportError(f"ONNX Runtime {ort.__version__} refuses the graph: {exc}") from exc
     finally:

@@ -51,6 +51,7 @@ def to_fp16(model: ModelProto, keep_fp32: Collection[str] = ()) -> ModelProto:
     onnx = require("onnx", extra="export")
     model = copy.deepcopy(model)
     graph = model.graph
+    del graph.value_info[:]  # what a shape inference noted there says fp32
     weights = {t.name: t for t in graph.initializer}
     kinds = element_types(model)
     if any(t.data_type == PROTO_HALF for t in graph.initializer):
@@ -149,10 +150,16 @@ def activation_ranges(
         SourceError: there are no frames, or one is not a frame.
         ExportError: a layer gives NaN or infinity in fp32 already.
     """
+    kinds = element_types(model)
     watched = [
         node.output[0]
         for node in model.graph.node
-        if node.op_type in ("Conv", "ConvTranspose", "Resize") or node.name == "sub1"
+        # Additions of sizes are left alone; those of scores can leave fp16 where no layer does.
+        if node.name == "sub1"
+        or (
+            node.op_type in ("Conv", "ConvTranspose", "Resize", "Add")
+            and kinds.get(node.output[0]) == PROTO_FLOAT
+        )
     ]
     largest = dict.fromkeys(watched, 0.0)
     frames = 0

@@ -1,0 +1,79 @@
+"""What is quantised and how: choices that do not go together, and what a layer's work is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from fcn_deploy.calibration.placement import layer_inputs
+from fcn_deploy.calibration.recipe import Recipe, Subject, layer_costs, make, open_subject
+from fcn_deploy.calibration.table import CalibrationTable
+from fcn_deploy.errors import CalibrationError, UsageError
+from fcn_deploy.export.graph import identity
+
+
+def table_of(subject: Subject, limit: float = 20.0) -> CalibrationTable:
+    """A table without frames: every layer reads up to ``limit``."""
+    keys = ("minmax", "percentile", "entropy-tensorrt", "entropy-cpu")
+    return CalibrationTable(
+        model=identity(subject.model),
+        frames=1,
+        frames_sha256="0" * 64,
+        source="made up",
+        sizes=((36, 48),),
+        percentile=99.99,
+        limits={
+            name: dict.fromkeys(keys, limit) for name in layer_inputs(subject.model) if name != "conv1_1"
+        },
+        image=(-123.0, 151.0),
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "precision"),
+    [
+        ({"target": "tensorrt"}, "int8+fp16"),
+        ({"target": "tensorrt", "rest": "fp32"}, "int8"),
+        ({"target": "cpu"}, "int8"),
+        ({"target": "cpu", "rest": "fp32", "assume_vnni": True}, "int8"),
+    ],
+)
+def test_the_rest_decides_the_precision(fields: dict, precision: str) -> None:
+    assert Recipe(**fields).precision == precision
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"target": "gpu"},
+        {"method": "mse"},
+        {"rest": "bf16"},
+        {"target": "cpu", "rest": "fp16"},
+        {"target": "tensorrt", "assume_vnni": True},
+    ],
+)
+def test_choices_that_cannot_be_are_refused(fields: dict) -> None:
+    with pytest.raises(UsageError):
+        Recipe(**fields)
+
+
+def test_activations_beyond_fp16_are_refused_where_the_rest_is_fp16(subject) -> None:
+    table = table_of(subject)
+    loud = {**table.limits, "conv3_2": {**table.limits["conv3_2"], "minmax": 9e4}}
+    table = replace(table, limits=loud)
+    with pytest.raises(CalibrationError, match=r"conv3_2 reads values up to 9e\+04 .*--rest fp32"):
+        make(subject, table, Recipe("tensorrt"))
+    make(subject, table, Recipe("tensorrt", rest="fp32"))
+    make(subject, table, Recipe("cpu"))
+
+
+@pytest.mark.parametrize("variant", ["fcn8s", "fcn8s-lite"])
+def test_work_is_shared_out_among_the_convolutions(narrow, variant: str) -> None:
+    subject = open_subject(narrow(variant))
+    work = layer_costs(subject.model)
+    assert set(work) == set(layer_inputs(subject.model)) and sum(work.values()) == pytest.approx(1)
+    # Four channels from three and from four at full size; a quarter of the pixels behind each pooling.
+    assert work["conv1_2"] / work["conv1_1"] == pytest.approx(4 / 3)
+    assert work["conv2_1"] / work["conv1_2"] == pytest.approx(2 / 4)
+    assert work["conv5_2"] == pytest.approx(work["conv5_1"])

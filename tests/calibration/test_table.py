@@ -1,0 +1,148 @@
+"""The calibration table: what it keeps, and what is refused when it is read back."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fcn_deploy.calibration.images import CalibrationFrames
+from fcn_deploy.calibration.placement import layer_inputs
+from fcn_deploy.calibration.recipe import Subject, open_subject
+from fcn_deploy.calibration.table import CalibrationTable, calibrate
+from fcn_deploy.errors import CalibrationError, SourceError, UsageError
+from fcn_deploy.export.graph import open_session
+
+KEYS = ("minmax", "percentile", "entropy-tensorrt", "entropy-cpu")
+
+
+@pytest.fixture(scope="module")
+def own(narrow) -> Subject:
+    return open_subject(narrow())
+
+
+@pytest.fixture(scope="module")
+def table(own, street) -> CalibrationTable:
+    return calibrate(own.model, own.spec, CalibrationFrames(street, own.spec))
+
+
+def test_a_table_is_read_back_as_it_was_saved(own, table, tmp_path: Path) -> None:
+    table.save(tmp_path / "t.json")
+    read = CalibrationTable.load(tmp_path / "t.json", own.model)
+    assert read == table
+    assert (read.frames, read.sizes, len(read.frames_sha256)) == (8, ((120, 160),), 64)
+
+
+def test_minmax_is_the_largest_value_of_all_frames(own, table, street) -> None:
+    inputs = {name: tensor for name, tensor in layer_inputs(own.model).items() if name != "conv1_1"}
+    assert set(table.limits) == set(inputs)
+    largest = dict.fromkeys(inputs, 0.0)
+    with open_session(own.model, inputs.values()) as session:
+        for frame in CalibrationFrames(street, own.spec):
+            for name, value in zip(inputs, session.run(list(inputs.values()), {"image": frame}), strict=True):
+                largest[name] = max(largest[name], float(value.max()))
+    assert {name: limits["minmax"] for name, limits in table.limits.items()} == largest
+    for limits in table.limits.values():
+        assert set(limits) == set(KEYS) and max(limits.values()) == limits["minmax"]
+
+
+def test_the_first_range_is_what_any_frame_can_hold(own, table) -> None:
+    low, high = table.ranges("minmax", "cpu")["conv1_1"]
+    assert low == pytest.approx(-max(own.spec.mean)) and high == pytest.approx(255 - min(own.spec.mean))
+
+
+def test_entropy_counts_each_target_s_levels(table) -> None:
+    assert table.ranges("entropy", "cpu") != table.ranges("entropy", "tensorrt")
+    assert table.ranges("minmax", "cpu") == table.ranges("minmax", "tensorrt")
+
+
+@pytest.mark.parametrize(("method", "target"), [("mean", "cpu"), ("entropy", "tpu")])
+def test_an_unknown_choice_is_refused(table, method: str, target: str) -> None:
+    with pytest.raises(UsageError, match="unknown .*choose one of"):
+        table.ranges(method, target)
+
+
+@pytest.mark.parametrize("percentile", [50, 100.1, float("nan")])
+def test_a_percentile_out_of_range_is_refused(own, street, percentile: float) -> None:
+    with pytest.raises(UsageError, match="above 50 and at most 100"):
+        calibrate(own.model, own.spec, CalibrationFrames(street, own.spec), percentile=percentile)
+
+
+def test_a_frame_beyond_the_model_s_limit_is_refused(own, street) -> None:
+    with pytest.raises(SourceError, match="limit of 100x4096"):
+        calibrate(own.model, own.spec.replace(max_height=100), CalibrationFrames(street, own.spec))
+
+
+def test_a_table_of_other_weights_is_stale(own, table, tmp_path: Path) -> None:
+    replace(table, model="0" * 64).save(tmp_path / "t.json")
+    with pytest.raises(CalibrationError, match=r"t\.json is stale: .* 000000000000\.\.\. .*--calib"):
+        CalibrationTable.load(tmp_path / "t.json", own.model)
+
+
+def without(data: dict, layer: str, key: str) -> None:
+    del data["limits"][layer][key]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: data.pop("limits"),
+        lambda data: data.update(unknown=1),
+        lambda data: data.update(schema=2),
+        lambda data: data["limits"]["fc7"].pop("entropy-cpu"),
+        lambda data: data["limits"]["fc7"].update(minmax=-1.0),
+        lambda data: data["limits"]["fc7"].update(percentile=float("nan")),
+        lambda data: data["limits"]["fc7"].update(percentile="much"),
+    ],
+    ids=["no limits", "unknown key", "newer", "no method", "negative", "NaN", "text"],
+)
+def test_a_damaged_table_is_refused(own, table, tmp_path: Path, damage) -> None:
+    path = tmp_path / "t.json"
+    table.save(path)
+    data = json.loads(path.read_text())
+    damage(data)
+    path.write_text(json.dumps(data))
+    with pytest.raises(CalibrationError, match=r"t\.json is no calibration table"):
+        CalibrationTable.load(path, own.model)
+
+
+@pytest.mark.parametrize("content", [b"[]", b"\xff\xfe\x00", b"{", b"7"])
+def test_another_file_is_no_table(own, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "t.json").write_bytes(content)
+    with pytest.raises(CalibrationError, match=r"t\.json is no calibration table"):
+        CalibrationTable.load(tmp_path / "t.json", own.model)
+
+
+def test_a_missing_table_is_wrong_use(own, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"none\.json does not exist"):
+        CalibrationTable.load(tmp_path / "none.json", own.model)
+
+
+def test_more_frames_do_not_need_more_memory(own, tmp_path: Path, monkeypatch) -> None:
+    """What a histogram holds and how many there are is all that stays between frames."""
+    from fcn_deploy.calibration import table as module
+
+    made: list[module.Histogram] = []
+
+    class Watched(module.Histogram):
+        def __init__(self, name: str) -> None:
+            super().__init__(name)
+            made.append(self)
+
+    monkeypatch.setattr(module, "Histogram", Watched)
+    rng = np.random.default_rng(0)
+    kept = []
+    for count in (1, 5):
+        folder = tmp_path / str(count)
+        folder.mkdir()
+        for i in range(count):
+            picture = Image.fromarray(rng.integers(0, 256, (3, 4, 3), dtype=np.uint8)).resize((48, 36))
+            picture.save(folder / f"{i}.png")
+        made.clear()
+        calibrate(own.model, own.spec, CalibrationFrames(folder, own.spec))
+        kept.append(sum(histogram.counts.nbytes for histogram in made))
+    assert kept[0] == kept[1] > 0
