@@ -19,6 +19,7 @@ from fcn_deploy.spec import ModelSpec
 if TYPE_CHECKING:
     from fcn_deploy.bench.method import benchmark
     from fcn_deploy.calibration.quantize import quantize
+    from fcn_deploy.export.engine import build_engine
     from fcn_deploy.export.onnx import export_onnx
     from fcn_deploy.runtimes.base import Segmentation
     from fcn_deploy.runtimes.registry import load
@@ -33,6 +34,7 @@ __all__ = [
     "Segmenter",
     "__version__",
     "benchmark",
+    "build_engine",
     "export_onnx",
     "load",
     "quantize",
@@ -42,6 +44,7 @@ _LAZY = {
     "Segmentation": "fcn_deploy.runtimes.base",
     "Segmenter": "fcn_deploy.runtimes.segmenter",
     "benchmark": "fcn_deploy.bench.method",
+    "build_engine": "fcn_deploy.export.engine",
     "export_onnx": "fcn_deploy.export.onnx",
     "load": "fcn_deploy.runtimes.registry",
     "quantize": "fcn_deploy.calibration.quantize",

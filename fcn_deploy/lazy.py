@@ -7,7 +7,20 @@ import importlib.util
 from types import ModuleType
 from typing import Any
 
-from fcn_deploy.errors import MissingDependency
+from fcn_deploy.errors import MissingDependency, UsageError
+
+_TENSORRT_MODULES = {
+    "auto": ("tensorrt", "tensorrt_rtx"),
+    "tensorrt": ("tensorrt",),
+    "rtx": ("tensorrt_rtx",),
+}
+_TENSORRT_MISSING = {
+    "auto": "neither tensorrt nor tensorrt_rtx is installed; run: pip install 'fcn-deploy[tensorrt-rtx]' "
+    "(or [tensorrt] for a data-centre GPU or a Jetson)",
+    "tensorrt": "tensorrt is not installed; run: pip install 'fcn-deploy[tensorrt]' (a Jetson has it from "
+    "JetPack)",
+    "rtx": "tensorrt_rtx is not installed; run: pip install 'fcn-deploy[tensorrt-rtx]'",
+}
 
 
 def require(module: str, *, extra: str) -> Any:
@@ -36,17 +49,26 @@ def installed(module: str) -> bool:
         return False
 
 
-def import_tensorrt() -> ModuleType:
-    """TensorRT's Python module, or TensorRT-RTX's where only that is installed.
+def import_tensorrt(flavor: str = "auto") -> ModuleType:
+    """TensorRT's Python module, or TensorRT-RTX's.
+
+    Args:
+        flavor: ``tensorrt``, ``rtx``, or ``auto`` for the first of the two that can be imported.
 
     Raises:
-        MissingDependency: neither is installed.
+        UsageError: another flavor.
+        MissingDependency: it is not installed, or its own import fails.
     """
-    for name in ("tensorrt", "tensorrt_rtx"):
+    if flavor not in _TENSORRT_MODULES:
+        raise UsageError(f"unknown flavor {flavor!r}; choose from auto, tensorrt, rtx")
+    problems = []
+    for name in _TENSORRT_MODULES[flavor]:
         if installed(name):
-            module: ModuleType = require(name, extra=name.replace("_", "-"))
-            return module
-    raise MissingDependency(
-        "neither tensorrt nor tensorrt_rtx is installed; run: pip install 'fcn-deploy[tensorrt-rtx]' "
-        "(or [tensorrt] for a data-centre GPU or a Jetson)"
-    )
+            try:
+                module: ModuleType = require(name, extra=name.replace("_", "-"))
+                return module
+            except MissingDependency as exc:
+                problems.append(exc)
+    if problems:
+        raise problems[0]
+    raise MissingDependency(_TENSORRT_MISSING[flavor])

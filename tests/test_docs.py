@@ -26,7 +26,7 @@ INCLUDE = re.compile(r'--8<-- "([\w.]+)')
 SHELL = [
     *("doctor.sh", "quickstart.sh", "export_safetensors.sh", "export_outputs.sh"),
     *("export_random.sh", "export_fp16.sh", "run_more.sh"),
-    *("quantize_cpu.sh", "quantize_tensorrt.sh", "quantize_budget.sh"),
+    *("quantize_cpu.sh", "quantize_tensorrt.sh", "quantize_budget.sh", "build_rtx.sh"),
 ]
 BENCH_SHELL = ["bench.sh", "bench_sweep.sh"]
 PYTHON = ["read_spec.py", "label_frame.py", "stream.py", "export_python.py", "quantize_python.py"]

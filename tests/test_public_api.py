@@ -13,6 +13,7 @@ PUBLIC = [
     "Segmenter",
     "__version__",
     "benchmark",
+    "build_engine",
     "export_onnx",
     "load",
     "quantize",

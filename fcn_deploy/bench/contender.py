@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcn_deploy.bench.process import WorkerProcess
-from fcn_deploy.bench.results import Agreement, Memory, Row, Stages, WarmUp
+from fcn_deploy.bench.results import Agreement, DeviceStages, Memory, Row, Stages, WarmUp
 from fcn_deploy.bench.stats import percentiles, summarise
 from fcn_deploy.bench.subjects import STAGES
 from fcn_deploy.errors import FcnDeployError, SourceError
@@ -103,12 +103,21 @@ class Contender:
             frames_per_second=1e3 * calls * self.blank.batch / sum(map(sum, total)),
             latency_ms=summarise(total),
             stages_ms=Stages(**stages),
+            device_ms=self._device_stages(),
             load_seconds=self._opened["load_seconds"],
             first_answer_seconds=self._opened["first_answer_seconds"],
             memory_mb=self._memory(),
             warm_up=WarmUp(**{key: self._warmed[key] for key in ("calls", "seconds", "steady")}),
             idle_cpu_seconds=sum(turn["idle_cpu_seconds"] for turn in self._turns),
             agreement=self._agreement,
+        )
+
+    def _device_stages(self) -> DeviceStages | None:
+        turns = [turn["device_ms"] for turn in self._turns]
+        if not all(turns):
+            return None
+        return DeviceStages(
+            **{stage: percentiles([x for one in turns for x in one[stage]]) for stage in turns[0]}
         )
 
     def _memory(self) -> Memory | None:

@@ -56,7 +56,7 @@ def benchmark(
     """Measure artefacts against each other, with the agreement of their labels beside the speed.
 
     Args:
-        artefacts: ``.onnx`` and ``.safetensors`` files.
+        artefacts: ``.onnx``, ``.safetensors`` and ``.engine`` files.
         backends: names in the registry, each combined with the artefacts that it reads; None takes
             what :func:`~fcn_deploy.runtimes.registry.load` would take.
         sizes: heights and widths to measure, in pixels.
@@ -195,6 +195,9 @@ def _in_words(settings: Settings) -> dict[str, Any]:
             "camera hands them over to labels in host memory, and the sum of its stages. For an artefact "
             "preprocess is checking the frames and postprocess handing over the labels; the rest is in the "
             "graph.",
+            "Where a device is asked, its stages are the times between CUDA events on its streams: frames "
+            "from pinned host memory, compute, answers back. They can be laid beside trtexec's H2D latency, "
+            "GPU compute time and D2H latency; CUDA graphs are stated, end to end always has transfers.",
             "Ratios are taken round by round from the medians of the same round; the middle one, the "
             "smallest and the largest are given. Above 1 is faster than the baseline.",
             "Memory is the resident memory of the row's process, with Python and the frames; the peak is "

@@ -59,6 +59,20 @@ def to_stages(report: BenchReport) -> Table:
     return columns, lines
 
 
+def to_device(report: BenchReport) -> Table:
+    """One line for each row whose device was asked: p50 of copies and compute in milliseconds, memory."""
+    columns = ("row", "size", "batch", "copy in ms", "compute ms", "copy out ms", "CUDA graph", "GPU MB")
+    lines = []
+    for row in report.rows:
+        if row.device_ms:
+            stages = (row.device_ms.copy_in, row.device_ms.compute, row.device_ms.copy_out)
+            facts = (str(row.details.get("cuda_graph", "")), _number(row.details.get("gpu_memory_mb")))
+            lines.append(
+                (row.name, _size(row), str(row.batch), *(_number(one.p50) for one in stages), *facts)
+            )
+    return columns, lines
+
+
 def remarks(report: BenchReport) -> list[str]:
     """Sentences that belong under the table: failures, missing agreements, doubts, notes."""
     found = [*report.warnings]
@@ -115,6 +129,7 @@ def to_html(report: BenchReport, pictures: Pictures | None = None) -> str:
         _figures(pictures or {}),
         "<h2>Where the time goes</h2><p>Median of each stage.</p>",
         _html_table(*to_stages(report)),
+        _html_table(*to_device(report)),
         "<h2>How it was measured</h2>",
         _list(report.method.get("text", []), "method"),
         "<h2>Machine and versions</h2>",

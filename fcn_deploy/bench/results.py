@@ -47,6 +47,17 @@ class Stages:
 
 
 @dataclass(frozen=True)
+class DeviceStages:
+    """Milliseconds on the device, between CUDA events: what lies in the stage ``infer``."""
+
+    copy_in: Percentiles
+    """Frames from pinned host memory to the device."""
+    compute: Percentiles
+    copy_out: Percentiles
+    """Answers from the device to pinned host memory."""
+
+
+@dataclass(frozen=True)
 class Memory:
     """Resident megabytes of the row's own process, Python and the frames included."""
 
@@ -121,6 +132,8 @@ class Row:
     """Frames answered in all timed calls, divided by the time that these took."""
     latency_ms: Latency | None = None
     stages_ms: Stages | None = None
+    device_ms: DeviceStages | None = None
+    """None where the backend does not ask the device."""
     load_seconds: float | None = None
     """Opening the artefact in a fresh process, with the import of the backend's library."""
     first_answer_seconds: float | None = None

@@ -36,6 +36,10 @@ class Subject(Protocol):
         """Label uint8 ``[N, H, W, 3]`` frames: the stages' times, and uint8 ``[N, H, W]`` labels."""
         ...
 
+    def device_times(self) -> dict[str, float]:
+        """Milliseconds of the last call by the device's own clock; empty where there is none."""
+        ...
+
     def facts(self) -> dict[str, Any]:
         """``device``, ``precision`` and ``details`` for the report."""
         ...
@@ -79,6 +83,9 @@ class ArtefactSubject:
         ended = time.perf_counter()
         return _times(began, self._watched.began, self._watched.ended, ended), labels
 
+    def device_times(self) -> dict[str, float]:
+        return self._watched.device_times()
+
     def facts(self) -> dict[str, Any]:
         return {
             "device": self._segmenter.device,
@@ -108,6 +115,9 @@ class Stopwatch(Runtime):
 
     def details(self) -> dict[str, Any]:
         return self._inner.details()
+
+    def device_times(self) -> dict[str, float]:
+        return self._inner.device_times()
 
     def _infer(self, images: Frames) -> dict[str, NDArray[Any]]:
         self.began = time.perf_counter()
@@ -168,6 +178,9 @@ class TypicalSubject:
                 x = cv2.multiply(x, (*(1 / s for s in spec.std), 0.0))
             planes.append(x.transpose(2, 0, 1))
         return np.ascontiguousarray(np.stack(planes))
+
+    def device_times(self) -> dict[str, float]:
+        return {}
 
     def facts(self) -> dict[str, Any]:
         cuda = self._session.get_providers()[0].startswith("CUDA")

@@ -80,12 +80,19 @@ class Worker:
         idle = time.process_time() - self._clock
         self._subject.call(self._next())
         took: list[tuple[float, ...]] = []
+        device: list[dict[str, float]] = []
         end = time.perf_counter() + request["seconds"]
         while not took or time.perf_counter() < end:
             took.append(self._subject.call(self._next())[0])
+            device.append(self._subject.device_times())
         peak = memory_mb()
         times = {stage: [call[i] for call in took] for i, stage in enumerate(STAGES)}
-        return {"times_ms": times, "peak_mb": peak and peak[1], "idle_cpu_seconds": idle}
+        return {
+            "times_ms": times,
+            "device_ms": {stage: [call[stage] for call in device] for stage in device[0]},
+            "peak_mb": peak and peak[1],
+            "idle_cpu_seconds": idle,
+        }
 
     def labels(self, request: Answer) -> Answer:
         """Answer every frame once more and keep the labels in ``out``."""

@@ -25,7 +25,7 @@ def bench(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="pytorch or onnxruntime; repeat it for several.",
+            help="pytorch, onnxruntime, openvino or tensorrt; repeat it for several.",
             show_default="by each file's suffix",
         ),
     ] = None,
@@ -101,9 +101,9 @@ def bench(
 
 
 def _show(found: BenchReport, out: console.Printer) -> None:
-    from fcn_deploy.bench.report import remarks, to_stages, to_table
+    from fcn_deploy.bench.report import remarks, to_device, to_stages, to_table
 
-    for columns, rows in (to_table(found), to_stages(found)):
+    for columns, rows in (to_table(found), to_stages(found), to_device(found)):
         if rows:
             out.table(columns, rows)
     for sentence in remarks(found):

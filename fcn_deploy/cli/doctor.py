@@ -33,6 +33,9 @@ _FLAGS = {
 }
 """What decides how fast fp32 and INT8 run on a CPU: flag of the kernel -> name that people know."""
 
+_NOT_RTX = ("8.7", "9.0", "10.0", "10.3", "11.0")
+"""Compute capabilities of Jetsons and data-centre GPUs, which TensorRT-RTX leaves to TensorRT."""
+
 _PROBE = """
 import json, sys
 sys.path[:] = json.loads(sys.argv[2])
@@ -64,7 +67,7 @@ def examine() -> dict[str, Any]:
         "gpu": gpu,
         "backends": _told(_backends),
         "opencv": _told(_opencv),
-        "tensorrt": _tensorrt(packages),
+        "tensorrt": _tensorrt(packages, gpu),
         "versions": packages,
         "warnings": _warnings(packages, bool(gpu.get("devices"))),
     }
@@ -158,12 +161,32 @@ def _opencv() -> dict[str, Any]:
     }
 
 
-def _tensorrt(packages: dict[str, str]) -> dict[str, str | None]:
-    """Which TensorRT is installed: the one for data-centre GPUs and Jetsons, or RTX's."""
+def _tensorrt(packages: dict[str, str], gpu: dict[str, Any]) -> list[dict[str, str | None]]:
+    """The TensorRT lines that are installed, and what each builds and runs here."""
+    lines = []
     for module, line in (("tensorrt", "TensorRT"), ("tensorrt_rtx", "TensorRT-RTX")):
         if installed(module):
-            return {"line": line, "version": packages.get(module.replace("_", "-"))}
-    return {"line": None, "version": None}
+            version = packages.get(module.replace("_", "-"))
+            lines.append({"line": line, "version": version, **_tensorrt_here(line, gpu)})
+    return lines
+
+
+def _tensorrt_here(line: str, gpu: dict[str, Any]) -> dict[str, str]:
+    """What a line builds and runs on this machine, in words."""
+    device = next(iter(gpu.get("devices", ())), None)
+    without = str(gpu.get("reason") or "the GPU could not be asked")
+    if line == "TensorRT":
+        if device is None:
+            return {"builds": f"nothing, it builds on the GPU itself ({without})", "runs": f"no: {without}"}
+        named = f"{device['name']} (compute capability {device['compute_capability']})"
+        return {"builds": f"for {named}", "runs": f"on {named}"}
+    builds = "for GeForce and RTX GPUs, Turing and later, on any machine"
+    if device is None:
+        return {"builds": builds, "runs": f"no: {without}"}
+    capability = device["compute_capability"]
+    if capability in _NOT_RTX:
+        return {"builds": builds, "runs": f"no: it does not cover compute capability {capability}"}
+    return {"builds": builds, "runs": f"on {device['name']} (compute capability {capability})"}
 
 
 def _warnings(packages: dict[str, str], gpu: bool) -> list[str]:
@@ -191,7 +214,7 @@ def _show(report: dict[str, Any], out: console.Printer) -> None:
             *_machine_words(report["machine"]),
             ("GPU", _gpu_words(report["gpu"])),
             ("OpenCV", _opencv_words(report["opencv"])),
-            ("TensorRT", _tensorrt_words(report["tensorrt"])),
+            *_tensorrt_words(report["tensorrt"]),
         ]
     )
     out.say()
@@ -243,7 +266,15 @@ def _opencv_words(opencv: dict[str, Any]) -> str:
     return f"{opencv['version']}, {', '.join(have)}"
 
 
-def _tensorrt_words(tensorrt: dict[str, str | None]) -> str:
-    if not tensorrt["line"]:
-        return "not installed; run: pip install 'fcn-deploy[tensorrt-rtx]' (or [tensorrt])"
-    return f"{tensorrt['line']} {tensorrt['version'] or '(version unknown)'}"
+def _tensorrt_words(lines: list[dict[str, str | None]]) -> list[tuple[str, str]]:
+    if not lines:
+        return [("TensorRT", "not installed; run: pip install 'fcn-deploy[tensorrt-rtx]' (or [tensorrt])")]
+    return [
+        row
+        for line in lines
+        for row in (
+            ("TensorRT", f"{line['line']} {line['version'] or '(version unknown)'}"),
+            ("  builds", str(line["builds"])),
+            ("  runs", str(line["runs"])),
+        )
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections import Counter
@@ -41,12 +42,31 @@ def inspect(artefact: options.Artefact, as_json: options.Json = False) -> None:
 
 def _contents(path: Path) -> dict[str, Any]:
     suffix = path.suffix.lower()
+    if suffix == ".engine":
+        return _engine(path)
     if suffix == ".onnx":
         try:
             return _graph(path)
         except MissingDependency as exc:
             return {"unknown": str(exc)}
-    return _tensors(path) if suffix == ".safetensors" else {}
+    return _tensors(path)
+
+
+def _engine(path: Path) -> dict[str, Any]:
+    """What the sidecar says of an engine; the engine itself is not loaded, and no GPU is needed."""
+    from fcn_deploy.runtimes.sidecar import check_engine
+
+    sidecar = check_engine(path)
+    target = sidecar.target
+    return {
+        "tensorrt": f"{sidecar.line} {sidecar.version}",
+        "version_compatible": sidecar.version_compatible,
+        "target": dataclasses.asdict(target),
+        "profiles": [str(profile) for profile in sidecar.profiles],
+        "layer_precision": sidecar.precision,
+        "onnx": sidecar.onnx,
+        "build": sidecar.build,
+    }
 
 
 def _graph(path: Path) -> dict[str, Any]:
@@ -107,6 +127,7 @@ def _show(facts: dict[str, Any], spec: ModelSpec, out: console.Printer) -> None:
             ("identity", "" if facts["identity"] == facts["sha256"] else facts["identity"]),
             ("weights", ", ".join(f"{n:,} {kind}" for kind, n in contents.get("parameters", {}).items())),
             *_graph_rows(contents),
+            *_engine_rows(contents),
         ],
         indent=2,
     )
@@ -126,6 +147,29 @@ def _graph_rows(contents: dict[str, Any]) -> list[tuple[str, str]]:
         *(("output", _value_words(value)) for value in contents["outputs"]),
         ("operators", ", ".join(f"{n} {op}" for op, n in contents["operators"].items())),
     ]
+
+
+def _engine_rows(contents: dict[str, Any]) -> list[tuple[str, str]]:
+    if "tensorrt" not in contents:
+        return []
+    target = contents["target"]
+    capabilities = ", ".join(target["compute_capabilities"]) + (" and later" if target["later"] else "")
+    gpu = f", {target['gpu']}" if target["gpu"] else ""
+    later = " or later" if contents["version_compatible"] else ""
+    return [
+        ("built by", f"{contents['tensorrt']}{later}"),
+        ("built for", f"{target['platform']}, compute capability {capabilities}{gpu}"),
+        *(("profile", f"{profile} (batch x height x width)") for profile in contents["profiles"]),
+        *((word, _precision_words(found)) for word, found in contents["layer_precision"].items()),
+    ]
+
+
+def _precision_words(found: Any) -> str:
+    """Layer counts by type, or the sentence that says why there are none."""
+    if not isinstance(found, dict):
+        return str(found)
+    layers = found.get("layers", found)
+    return ", ".join(f"{count} layers {kind}" for kind, count in layers.items())
 
 
 def _value_words(value: dict[str, Any]) -> str:

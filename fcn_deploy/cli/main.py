@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 
 from fcn_deploy import __version__
 from fcn_deploy.cli.bench import bench
+from fcn_deploy.cli.build_engine import build_engine
 from fcn_deploy.cli.clip import clip
 from fcn_deploy.cli.console import guarded, set_debug
 from fcn_deploy.cli.doctor import doctor
@@ -84,6 +85,13 @@ _add(
     "model.onnx --target tensorrt --calib frames -o model.int8.onnx",
     "model.onnx --target cpu --calib drive.mp4 --max-drop 0.5 --eval camvid/val -o model.cpu.onnx",
     "model.onnx --target cpu --calib frames --sensitivity layers.json --chart layers.svg -o model.cpu.onnx",
+)
+_add(
+    "build-engine",
+    build_engine,
+    "model.onnx --flavor rtx --compute-capability 8.6 --compute-capability 8.9 -o model.engine",
+    "model.onnx --fp16 --profile 1x360x480:1x720x960:4x1080x1920 -o model.fp16.engine",
+    "model.onnx --int8 --calib frames -o model.int8.engine",
 )
 _add(
     "run",

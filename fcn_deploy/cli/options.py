@@ -14,11 +14,11 @@ from fcn_deploy.errors import UsageError
 
 Artefact = Annotated[
     Path,
-    typer.Argument(metavar="ARTEFACT", help="What export wrote: .onnx or .safetensors.", show_default=False),
+    typer.Argument(metavar="ARTEFACT", help=".onnx, .safetensors or .engine.", show_default=False),
 ]
 Artefacts = Annotated[
     list[Path],
-    typer.Argument(metavar="ARTEFACT", help="What export wrote: .onnx or .safetensors.", show_default=False),
+    typer.Argument(metavar="ARTEFACT", help=".onnx, .safetensors or .engine.", show_default=False),
 ]
 Backend = Annotated[
     str | None,

@@ -9,7 +9,6 @@ follows any path).
 from __future__ import annotations
 
 import hashlib
-import json
 import mmap
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,13 +19,17 @@ import safetensors
 
 from fcn_deploy.errors import ModelError, UsageError
 from fcn_deploy.files import input_file, sha256_of
+from fcn_deploy.runtimes.sidecar import read_sidecar
 from fcn_deploy.spec import METADATA_KEY, ModelSpec
 
 SUFFIXES = (".onnx", ".safetensors", ".engine")
 _CHECKPOINTS = (".pth", ".pt", ".bin", ".ckpt", ".tar")
 
 _METADATA_PROPS, _EXTERNAL_DATA = 14, 13
-_GRAPH, _LENGTH_DELIMITED = 7, 2
+_GRAPH, _INITIALIZER, _LENGTH_DELIMITED = 7, 5, 2
+_CHUNK = 1 << 20
+_SMALL_TENSOR = 1024
+"""Bytes that a tensor may have to be kept by :func:`without_weights`: sizes and indices do."""
 _TENSORS_IN: dict[str, dict[int, str]] = {
     "ModelProto": {_GRAPH: "GraphProto", 25: "FunctionProto"},
     "GraphProto": {1: "NodeProto", 5: "TensorProto", 15: "SparseTensorProto"},
@@ -88,11 +91,13 @@ def read_spec(path: str | Path) -> ModelSpec:
     Raises:
         UsageError: it cannot be read, or is no artefact.
         ModelError: it is damaged, or carries no description.
+        EngineError: an engine has no sidecar beside it, a damaged one, or was cut off.
     """
     found = artefact_file(path)
-    text = {".onnx": _of_onnx, ".safetensors": _of_safetensors, ".engine": _of_engine}[found.suffix.lower()](
-        found
-    )
+    suffix = found.suffix.lower()
+    if suffix == ".engine":
+        return read_sidecar(found).spec
+    text = _of_onnx(found) if suffix == ".onnx" else _of_safetensors(found)
     if text is None:
         raise ModelError(
             f"{found} carries no description of fcn-deploy, so its classes and the colour order, mean and "
@@ -117,13 +122,59 @@ def identity(path: str | Path) -> str:
         return sha256_of(found)
     digest = hashlib.sha256()
     with _mapped(found) as data:
-        for field in _fields(data, 0, len(data)):
-            if field.number != _METADATA_PROPS:
-                digest.update(memoryview(data)[field.record : field.end])
+        kept = [field for field in _fields(data, 0, len(data)) if field.number != _METADATA_PROPS]
         locations = {part.location for part in _external_data(data)}
+    with open(found, "rb") as stream:  # read, because faulting in a large mapping holds up other threads
+        for field in kept:
+            stream.seek(field.record)
+            for start in range(field.record, field.end, _CHUNK):
+                digest.update(stream.read(min(_CHUNK, field.end - start)))
     for location in sorted(locations):
         digest.update(bytes.fromhex(sha256_of(_data_file(found, location))))
     return digest.hexdigest()
+
+
+def without_weights(path: Path) -> bytes:
+    """An ONNX file without the contents of its larger tensors: the graph, with names, types and shapes.
+
+    What is left parses in no time, however large the model is.
+
+    Raises:
+        ModelError: the file is damaged.
+    """
+    with _mapped(path) as data:
+        model = []
+        for field in _fields(data, 0, len(data)):
+            if field.number != _GRAPH:
+                model.append(data[field.record : field.end])
+                continue
+            graph = b"".join(
+                _light_initializer(data, part)
+                if part.number == _INITIALIZER
+                else data[part.record : part.end]
+                for part in _fields(data, field.start, field.end)
+            )
+            model.append(_message(_GRAPH, graph))
+        return b"".join(model)
+
+
+def _light_initializer(data: mmap.mmap, tensor: _Field) -> bytes:
+    parts = _fields(data, tensor.start, tensor.end)
+    return _message(
+        _INITIALIZER,
+        b"".join(data[p.record : p.end] for p in parts if p.end - p.start <= _SMALL_TENSOR),
+    )
+
+
+def _message(number: int, payload: bytes) -> bytes:
+    """A length-delimited field with its tag."""
+    head = bytearray()
+    for value in (number << 3 | _LENGTH_DELIMITED, len(payload)):
+        while value > 0x7F:
+            head.append(value & 0x7F | 0x80)
+            value >>= 7
+        head.append(value)
+    return bytes(head) + payload
 
 
 def check_external_data(path: Path) -> None:
@@ -181,18 +232,6 @@ def _of_safetensors(path: Path) -> str | None:
     except (safetensors.SafetensorError, OSError) as exc:
         raise ModelError(f"{path} is not a complete safetensors file ({exc}); copy it again") from exc
     return metadata.get(METADATA_KEY)
-
-
-def _of_engine(path: Path) -> str:
-    sidecar = path.with_name(f"{path.name}.json")
-    if not sidecar.is_file():
-        raise ModelError(f"{path} has no description beside it; copy {sidecar.name} into the same folder")
-    try:
-        text = sidecar.read_text(encoding="utf-8")
-        json.loads(text)
-    except ValueError as exc:
-        raise ModelError(f"{sidecar} is not JSON ({exc}); copy it again") from exc
-    return text
 
 
 @contextmanager

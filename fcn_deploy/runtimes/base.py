@@ -10,16 +10,21 @@ from __future__ import annotations
 import os
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar, final
+from typing import TYPE_CHECKING, Any, ClassVar, final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fcn_deploy.errors import FcnDeployError, InferenceError, SourceError, UsageError
 from fcn_deploy.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from fcn_deploy.runtimes.device_arrays import DeviceSegmentation
 
 Frames = NDArray[np.uint8]
 """uint8 ``[N, H, W, 3]`` in the colour order that the spec names."""
@@ -41,6 +46,10 @@ class RuntimeOptions:
     """ONNX Runtime's graph optimisation: ``none``, ``basic``, ``extended`` or ``all``."""
     spinning: bool = True
     """Whether idle threads of ONNX Runtime spin: lower latency, and a core kept busy."""
+    cuda_binding: str | None = None
+    """How an engine reaches the GPU: ``cuda-python`` or ``pycuda``; None takes the first installed."""
+    expect_sha256: str | None = None
+    """Hash that an engine must have, 64 hexadecimal digits known from elsewhere; None trusts the sidecar."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +85,9 @@ class Runtime(ABC):
 
     backend: ClassVar[str]
     """The name in the registry."""
+    concurrency: ClassVar[int] = 1
+    """How many threads may be in ``infer`` at once; a backend that copies one frame while another is
+    computed says 2."""
 
     def __init__(self, spec: ModelSpec, device: str) -> None:
         self.spec = spec
@@ -106,6 +118,10 @@ class Runtime(ABC):
         """What a report should state about how it runs (provider, threads, versions)."""
         return {}
 
+    def device_times(self) -> dict[str, float]:
+        """Milliseconds that the device spent on the last answer, by stage; empty where it does not tell."""
+        return {}
+
     @final
     def infer(self, images: Frames) -> Segmentation:
         """Label each pixel of a batch of frames.
@@ -119,17 +135,10 @@ class Runtime(ABC):
             InferenceError: the backend failed, answered another size than it was asked for, or the
                 runtime is closed.
         """
-        if self._closed:
-            raise InferenceError(f"this {self.backend} runtime is closed; load the artefact again")
+        self._require_open()
         checked = check_frames(images, self.spec)
-        try:
+        with self._mapped_errors(f"frames of shape {checked.shape}"):
             outputs = self._infer(checked)
-        except FcnDeployError:
-            raise
-        except Exception as exc:  # a vendor's error of any class is one to the caller
-            raise InferenceError(
-                f"{self.backend} failed on frames of shape {checked.shape}: {first_line(exc)}"
-            ) from exc
         labels = outputs["labels"]
         if labels.shape != checked.shape[:3] or labels.dtype != np.uint8:
             raise InferenceError(
@@ -150,6 +159,20 @@ class Runtime(ABC):
             self._closed = True
             self._release()
 
+    def _require_open(self) -> None:
+        if self._closed:
+            raise InferenceError(f"this {self.backend} runtime is closed; load the artefact again")
+
+    @contextmanager
+    def _mapped_errors(self, what: str) -> Iterator[None]:
+        """A vendor's error of any class is one InferenceError to the caller."""
+        try:
+            yield
+        except FcnDeployError:
+            raise
+        except Exception as exc:
+            raise InferenceError(f"{self.backend} failed on {what}: {first_line(exc)}") from exc
+
     @final
     def __enter__(self) -> Runtime:
         return self
@@ -164,6 +187,21 @@ class Runtime(ABC):
         self.close()
 
 
+class DeviceRuntime(Runtime):
+    """A runtime that also takes frames that lie on its device already."""
+
+    @abstractmethod
+    def _infer_device(self, images: Any) -> DeviceSegmentation:
+        """As :meth:`Segmenter.infer_device` says; frames are not checked yet."""
+
+    @final
+    def infer_device(self, images: Any) -> DeviceSegmentation:
+        """As :meth:`Segmenter.infer_device`, which see."""
+        self._require_open()
+        with self._mapped_errors("frames on the device"):
+            return self._infer_device(images)
+
+
 def check_frames(images: Any, spec: ModelSpec) -> Frames:
     """``images`` as contiguous uint8 ``[N, H, W, 3]``.
 
@@ -175,30 +213,35 @@ def check_frames(images: Any, spec: ModelSpec) -> Frames:
     if images.dtype != np.uint8:
         hint = "; hand over the camera's own 0..255 bytes, normalising is part of the model"
         raise SourceError(f"frames must be uint8, not {images.dtype}{hint}")
-    if images.ndim != 4 or images.shape[-1] != 3:
+    check_frame_shape(images.shape, spec)
+    return np.ascontiguousarray(images)
+
+
+def check_frame_shape(shape: tuple[int, ...], spec: ModelSpec) -> None:
+    """Raises SourceError where a shape is not ``[N, H, W, 3]`` within the limits of ``spec``."""
+    if len(shape) != 4 or shape[-1] != 3:
         raise SourceError(
             "a frame must be [height, width, 3] and a batch of them [batch, height, width, 3], "
-            f"found shape {images.shape}{_shape_hint(images)}"
+            f"found shape {shape}{_shape_hint(shape)}"
         )
-    batch, height, width, _ = images.shape
+    batch, height, width, _ = shape
     if batch < 1 or height < 1 or width < 1:
-        raise SourceError(f"frames must not be empty, found shape {images.shape}")
+        raise SourceError(f"frames must not be empty, found shape {shape}")
     if height > spec.max_height or width > spec.max_width:
         raise SourceError(
             f"a frame of {height}x{width} is larger than this model's limit of "
             f"{spec.max_height}x{spec.max_width}; scale it down, or export with a higher limit"
         )
-    return np.ascontiguousarray(images)
 
 
-def _shape_hint(images: NDArray[Any]) -> str:
-    if images.shape[-1:] == (4,):
+def _shape_hint(shape: tuple[int, ...]) -> str:
+    if shape[-1:] == (4,):
         return "; drop the fourth channel: frame[..., :3]"
-    if images.ndim == 3 and images.shape[-1] == 3:
+    if len(shape) == 3 and shape[-1] == 3:
         return "; add a batch axis: frame[None]"
-    if images.ndim in (3, 4) and images.shape[-3] == 3:
+    if len(shape) in (3, 4) and shape[-3] == 3:
         return "; channels come last: np.moveaxis(frames, -3, -1)"
-    if images.ndim == 2 or images.shape[-1:] == (1,):
+    if len(shape) == 2 or shape[-1:] == (1,):
         return "; a grayscale frame needs three equal channels: np.repeat(frame[..., None], 3, -1)"
     return ""
 

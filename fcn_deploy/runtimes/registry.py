@@ -46,6 +46,7 @@ BACKENDS: Mapping[str, Backend] = MappingProxyType(
         for backend in (
             Backend("pytorch", "fcn_deploy.runtimes.pytorch:PyTorch", (".safetensors",), "export"),
             Backend("onnxruntime", "fcn_deploy.runtimes.onnxruntime:OnnxRuntime", (".onnx",), "cpu"),
+            Backend("tensorrt", "fcn_deploy.runtimes.tensorrt:TensorRT", (".engine",), "tensorrt"),
             Backend("openvino", "fcn_deploy.runtimes.openvino:OpenVino", (".onnx",), "openvino"),
         )
     }
@@ -59,7 +60,8 @@ def load(
     """Open an artefact on the best backend and device, or on the ones named.
 
     Args:
-        path: ``.onnx`` or ``.safetensors``, as ``fcn-deploy export`` writes them.
+        path: ``.onnx`` or ``.safetensors``, as ``fcn-deploy export`` writes them, or ``.engine`` with its
+            sidecar, as ``fcn-deploy build-engine`` writes it.
         backend: a name in :data:`BACKENDS`; None goes by the suffix.
         device: ``cpu``, ``cuda`` or ``cuda:N``; None takes the best that is available.
         options: the other fields of :class:`~fcn_deploy.runtimes.base.RuntimeOptions`.
@@ -67,11 +69,16 @@ def load(
     Raises:
         UsageError: the file, the backend, the device or an option cannot be used.
         ModelError: the file is damaged, or carries no description.
+        EngineError: an engine has no sidecar, is another's, or was built for other hardware or versions.
         BackendUnavailable: the backend or device cannot run on this machine; says why.
     """
     chosen = _options(device, options)
     found = artefact_file(path)
     entry = backend_for(found, backend)
+    if chosen.expect_sha256 is not None and entry.name != "tensorrt":
+        raise UsageError(
+            f"expect_sha256 is checked for engines only, and {found.name} is none; leave it away"
+        )
     if reason := entry.unavailable():
         raise BackendUnavailable(
             f"the {entry.name} backend, which reads {found.name}, cannot run here: {reason}"

@@ -6,6 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, final
 
@@ -13,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcn_deploy.errors import InferenceError, UsageError
-from fcn_deploy.runtimes.base import Runtime, Segmentation
+from fcn_deploy.runtimes.base import DeviceRuntime, Runtime, Segmentation
+from fcn_deploy.runtimes.device_arrays import DeviceSegmentation
 from fcn_deploy.spec import ModelSpec
 
 IN_FLIGHT = 2
@@ -24,9 +26,9 @@ IN_FLIGHT = 2
 class Segmenter:
     """Labels frames with one artefact on one device.
 
-    Every method may be called from any thread; answers are made one at a time, under a lock.
-    ``submit`` and ``result`` keep one queue for the whole segmenter, so let one thread at a time
-    use that pair.
+    Every method may be called from any thread; answers are made one at a time, or two where the
+    backend copies one frame while it computes another. ``submit`` and ``result`` keep one queue for
+    the whole segmenter, so let one thread at a time use that pair.
 
     Frames that are handed to ``submit`` or ``stream`` are not copied: leave them unchanged until
     their answer is there, and do not capture the next frame into the same array.
@@ -37,7 +39,8 @@ class Segmenter:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self._running = threading.Lock()
+        self._running = threading.BoundedSemaphore(runtime.concurrency)
+        self._closing = threading.Lock()
         self._state = threading.Lock()
         self._submitted: deque[Future[Segmentation]] = deque()
         self._worker: ThreadPoolExecutor | None = None
@@ -87,6 +90,34 @@ class Segmenter:
             return self._runtime.infer(images)
 
     __call__ = infer
+
+    def infer_device(self, images: Any) -> DeviceSegmentation:
+        """Label frames that lie on the GPU already; the answer stays there. Nothing is copied.
+
+        On return the labels are there and the frames may be overwritten: no stream has to be waited
+        for. Work on the frames that was queued before the call is waited for if their library names
+        its stream, as PyTorch and CuPy do through DLPack and Numba through the array interface.
+
+        Args:
+            images: uint8 ``[H, W, 3]`` or ``[N, H, W, 3]``, contiguous, with
+                ``__cuda_array_interface__`` or ``__dlpack__``, on the GPU of this segmenter.
+
+        Returns:
+            Arrays that other libraries read without a copy. Their memory is lent: it is used again
+            once the last of them is gone, and freed then if the segmenter was closed.
+
+        Raises:
+            UsageError: the backend takes frames from host memory only.
+            SourceError: another dtype, shape, layout or device, or a size outside the limits.
+            InferenceError: the backend failed, or the segmenter is closed.
+        """
+        if not isinstance(self._runtime, DeviceRuntime):
+            raise UsageError(
+                f"the {self.backend} backend takes frames from host memory only; call infer(), or load "
+                "an engine"
+            )
+        with self._running:
+            return self._runtime.infer_device(images)
 
     def submit(self, images: NDArray[np.uint8]) -> None:
         """Start labelling a frame or a batch in the background; :meth:`result` gives the answer.
@@ -177,7 +208,9 @@ class Segmenter:
             worker = self._worker
         if worker is not None:
             worker.shutdown(wait=True, cancel_futures=True)
-        with self._running:
+        with self._closing, ExitStack() as idle:
+            for _ in range(self._runtime.concurrency):
+                idle.enter_context(self._running)
             self._runtime.close()
 
     def __enter__(self) -> Segmenter:
@@ -192,10 +225,12 @@ class Segmenter:
         self.close()
 
     def _start(self, images: NDArray[np.uint8]) -> Future[Segmentation]:
-        """Hand frames to the one worker. The caller holds ``_state``."""
+        """Hand frames to the workers. The caller holds ``_state``."""
         self._require_open()
         if self._worker is None:
-            self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="fcn-deploy")
+            self._worker = ThreadPoolExecutor(
+                max_workers=self._runtime.concurrency, thread_name_prefix="fcn-deploy"
+            )
         return self._worker.submit(self.infer, images)
 
     def _require_open(self) -> None:

@@ -17,6 +17,7 @@ from fcn_deploy.bench.chart import Bar, bar_chart
 from fcn_deploy.bench.machine import describe_machine
 from fcn_deploy.bench.report import (
     remarks,
+    to_device,
     to_html,
     to_json,
     to_stages,
@@ -27,6 +28,7 @@ from fcn_deploy.bench.report import (
 from fcn_deploy.bench.results import (
     Agreement,
     BenchReport,
+    DeviceStages,
     Latency,
     Memory,
     Percentiles,
@@ -98,6 +100,17 @@ def test_a_line_of_the_table() -> None:
     assert found["times as fast"] == "1.50 (1.40 to 1.60)"
     assert found["agreement"] == "100 %"
     assert found["peak MB"] == "250"
+
+
+def test_a_device_that_was_asked_has_a_line_of_its_own() -> None:
+    stages = DeviceStages(*(Percentiles(p, p + 1, p + 2) for p in (0.11, 3.456, 0.07)))
+    engine = row(device_ms=stages, details={"cuda_graph": "yes", "gpu_memory_mb": 123.4})
+    columns, (line,) = to_device(report(row(), engine))
+    found = dict(zip(columns, line, strict=True))
+    assert [found[f"{stage} ms"] for stage in ("copy in", "compute", "copy out")] == ["0.11", "3.46", "0.07"]
+    assert (found["CUDA graph"], found["GPU MB"]) == ("yes", "123")
+    assert "<th>copy in ms</th>" in to_html(report(engine))
+    assert "<th>copy in ms</th>" not in to_html(report(row()))
 
 
 @given(st.floats(0, 1, exclude_max=True))

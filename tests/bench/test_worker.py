@@ -33,6 +33,9 @@ class Made:
         self.seen.append(images.shape)
         return (0.0, next(self.times), 0.0), images[..., 0].copy()
 
+    def device_times(self) -> dict[str, float]:
+        return {"compute": 2.5}
+
     def facts(self) -> dict[str, Any]:
         return {"device": "cpu", "precision": "fp32", "details": {}}
 
@@ -75,6 +78,7 @@ def test_a_turn_times_at_least_one_call_and_drops_the_first(frames: Path) -> Non
     subject = Made(iter([0.0, 777.0, 5.0]))
     answer = opened(subject, frames).answer({"do": "measure", "seconds": 0.0})
     assert answer["times_ms"] == {"preprocess": [0.0], "infer": [5.0], "postprocess": [0.0]}
+    assert answer["device_ms"] == {"compute": [2.5]}
     assert answer["idle_cpu_seconds"] >= 0
     assert len(subject.seen) == 3
 
@@ -139,6 +143,8 @@ class Loud:
         os.write(1, b"straight to the descriptor ")
         subprocess.run([sys.executable, "-c", "print('from a child')"])
         return (0.0, 1.0, 0.0), images[..., 0]
+    def device_times(self):
+        return {}
     def facts(self):
         return {"device": sys.stdin.read() or "nothing on stdin", "precision": "fp32", "details": {}}
 

@@ -62,7 +62,7 @@ def test_entropy_counts_each_target_s_levels(table) -> None:
 
 @pytest.mark.parametrize(("method", "target"), [("mean", "cpu"), ("entropy", "tpu")])
 def test_an_unknown_choice_is_refused(table, method: str, target: str) -> None:
-    with pytest.raises(UsageError, match="unknown .*choose one of"):
+    with pytest.raises(UsageError, match=r"unknown .*choose one of"):
         table.ranges(method, target)
 
 

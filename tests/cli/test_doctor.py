@@ -83,6 +83,41 @@ def test_the_probe_asks_the_registry() -> None:
     assert _reason(process) == BACKENDS["onnxruntime"].unavailable()
 
 
+GPU_LESS = {"devices": [], "reason": "no NVIDIA driver is installed"}
+
+
+def _with(capability: str) -> dict[str, object]:
+    return {"devices": [{"name": "a GPU", "compute_capability": capability, "memory": 1}], "cuda": "13.0"}
+
+
+@pytest.mark.parametrize(
+    ("module", "gpu", "builds", "runs"),
+    [
+        ("tensorrt", GPU_LESS, "nothing, it builds on the GPU itself (no NVIDIA", "no: no NVIDIA driver"),
+        ("tensorrt", _with("8.7"), "for a GPU (compute capability 8.7)", "on a GPU"),
+        ("tensorrt_rtx", GPU_LESS, "for GeForce and RTX GPUs", "no: no NVIDIA driver is installed"),
+        ("tensorrt_rtx", _with("8.9"), "on any machine", "on a GPU (compute capability 8.9)"),
+        ("tensorrt_rtx", _with("8.7"), "on any machine", "no: it does not cover compute capability 8.7"),
+    ],
+)
+def test_what_each_tensorrt_builds_and_runs_here(
+    monkeypatch: pytest.MonkeyPatch, module: str, gpu: dict[str, object], builds: str, runs: str
+) -> None:
+    monkeypatch.setattr(doctor_module, "installed", lambda name: name == module)
+    (line,) = doctor_module._tensorrt({"tensorrt": "10.3.0", "tensorrt-rtx": "1.7.1.116"}, gpu)
+    assert line["version"] in ("10.3.0", "1.7.1.116")
+    assert builds in str(line["builds"])
+    assert runs in str(line["runs"])
+    assert [name for name, _ in doctor_module._tensorrt_words([line])] == ["TensorRT", "  builds", "  runs"]
+
+
+def test_without_tensorrt_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor_module, "installed", lambda name: False)
+    lines = doctor_module._tensorrt({}, GPU_LESS)
+    assert lines == []
+    assert "fcn-deploy[tensorrt-rtx]" in doctor_module._tensorrt_words(lines)[0][1]
+
+
 def test_packages_that_overwrite_each_other_are_warned_of() -> None:
     assert "overwrite" in _warnings({"onnxruntime": "1", "onnxruntime-gpu": "1"}, gpu=False)[0]
     assert "OpenCV" in _warnings({"opencv-python": "1", "opencv-python-headless": "1"}, gpu=False)[0]

@@ -174,3 +174,37 @@ def test_nothing_but_ignored_pixels_is_an_error(fails, artefact: Path, labelled:
     for path in (labelled / "labels").iterdir():
         repaint(path, lambda labels: labels.fill(255))
     assert "nothing to score" in fails(2, "eval", artefact, "--data", labelled, "--json", "-")
+
+
+@pytest.fixture
+def half(tmp_path: Path) -> Path:
+    """An fp16 artefact whose inner numbers leave fp16 for channels above 131: 500 times 131 is 65,500."""
+    model = brightest(("labels",), precision="fp16")
+    nodes = [node for node in model.graph.node if node.op_type in ("Cast", "Transpose", "ArgMax")]
+    to, up, down = (
+        onnx.helper.make_node("Cast", ["planes"], ["half"], to=onnx.TensorProto.FLOAT16),
+        onnx.helper.make_node("Mul", ["half", "much"], ["large"]),
+        onnx.helper.make_node("Cast", ["large"], ["wide"], to=onnx.TensorProto.FLOAT),
+    )
+    nodes[2].input[0] = "wide"
+    del model.graph.node[:]
+    model.graph.node.extend([*nodes[:2], to, up, down, *nodes[2:]])
+    del model.graph.initializer[:]
+    much = onnx.numpy_helper.from_array(np.array(500, np.float16), "much")
+    model.graph.initializer.append(much)
+    onnx.save(model, str(tmp_path / "half.onnx"))
+    return tmp_path / "half.onnx"
+
+
+def test_fp16_is_simulated_on_request_and_called_so(cli, half: Path, artefact: Path, labelled: Path) -> None:
+    """Purple pixels, more red than blue: both overflow, and the first infinity wins."""
+    for path in (labelled / "images").iterdir():
+        Image.fromarray(np.full((24, 33, 3), (200, 0, 150), np.uint8)).save(path)
+        repaint(labelled / "labels" / path.name, lambda labels: labels.fill(2))
+    words = ("eval", half, artefact, "--data", labelled, "--json", "-", "--simulate-fp16")
+    simulated, plain = scores(cli(*words))
+    assert (simulated["backend"], simulated["artefact"]) == ("onnxruntime, fp16 simulated", str(half))
+    assert simulated["pixel_accuracy"] == 0
+    assert (plain["backend"], plain["pixel_accuracy"]) == ("onnxruntime", 1), "there is no fp16 in it"
+    (unasked,) = scores(cli(*words[:2], *words[3:-1]))
+    assert unasked["backend"] == "onnxruntime"

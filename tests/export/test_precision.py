@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from fcn_deploy.errors import ExportError, SourceError
-from fcn_deploy.export.graph import read_model
+from fcn_deploy.export.graph import element_types, open_session, read_model
 from fcn_deploy.export.onnx import export_onnx
-from fcn_deploy.export.precision import FP16_LARGEST, activation_ranges, to_fp16
+from fcn_deploy.export.precision import FP16_LARGEST, activation_ranges, check_fp16_range, to_fp16
+from fcn_deploy.export.rounding import simulate_fp16
 
 FLOAT16 = onnx.TensorProto.FLOAT16
 ALL_OUTPUTS = ("labels", "confidence", "logits")
@@ -101,3 +102,80 @@ def test_export_as_fp16_records_ranges_and_where_the_frames_came_from(exported, 
     assert 0 < ranges["largest"] == max(ranges["by_layer"].values()) < FP16_LARGEST
     assert written.evidence["parity"]["max_relative_error"] < 0.01
     assert written.evidence["parity"]["fp32"]["max_relative_error"] < 1e-5
+
+
+def scaled(model: onnx.ModelProto, **factors: float) -> onnx.ModelProto:
+    """A copy whose initializers are multiplied; ``conv1_1__weight`` stands for ``conv1_1.weight``."""
+    changed = onnx.ModelProto()
+    changed.CopyFrom(model)
+    for tensor in changed.graph.initializer:
+        factor = factors.get(tensor.name.replace(".", "__"))
+        if factor is not None:
+            values = onnx.numpy_helper.to_array(tensor) * np.float32(factor)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+    return changed
+
+
+def shifted(model: onnx.ModelProto, by: float, *layers: str) -> onnx.ModelProto:
+    """A copy in which each class score of ``layers`` is larger by ``by``: the same labels."""
+    changed = onnx.ModelProto()
+    changed.CopyFrom(model)
+    for tensor in changed.graph.initializer:
+        if tensor.name.removesuffix(".bias") in layers and tensor.name.endswith(".bias"):
+            values = onnx.numpy_helper.to_array(tensor) + np.float32(by)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+    return changed
+
+
+@pytest.mark.parametrize(("variant", "learned"), [("fcn8s-lite", False), ("fcn8s", True)])
+def test_a_sum_that_overflows_is_named_and_kept_though_its_parts_fit(exported, variant, learned):
+    """Two scores of 40,000 are fp16 numbers; what they add up to is none."""
+    model, spec = read_model(exported(variant, learned, outputs=ALL_OUTPUTS)[0])
+    loud = shifted(model, 40_000 if variant == "fcn8s-lite" else 39_000, "score_fr", "score_pool4")
+    with pytest.raises(ExportError, match="layer add"):
+        check_fp16_range(loud, spec, [frames(1)], "a test")
+    record = check_fp16_range(loud, spec, [frames(1)], "a test", keep_fp32=True)
+    assert any(name.startswith("add") for name in record["kept_fp32"])
+    mixed = simulate_fp16(to_fp16(loud, record["kept_fp32"]))
+    with open_session(mixed, record["kept_fp32"]) as session:
+        answers = session.run([*record["kept_fp32"], "logits"], {"image": frames(1)})
+    assert all(np.isfinite(answer).all() for answer in answers)
+
+
+def test_upscores_that_share_their_weights_can_differ_in_precision(exported):
+    """Both names are in the graph; one initializer serves the two."""
+    model, _ = read_model(exported("fcn8s")[0])
+    upscores = [node for node in model.graph.node if node.op_type == "ConvTranspose"]
+    assert len(upscores) == 2 and upscores[0].input[1] == upscores[1].input[1]
+    mixed = to_fp16(model, [upscores[0].name])
+    kinds = element_types(mixed)
+    assert kinds[upscores[0].output[0]] == onnx.TensorProto.FLOAT
+    assert kinds[upscores[1].output[0]] == FLOAT16
+    with open_session(model) as a, open_session(simulate_fp16(mixed)) as b:
+        one, other = (session.run(["labels"], {"image": frames(1)})[0] for session in (a, b))
+    assert (one == other).mean() > 0.97
+
+
+def test_a_weight_beyond_fp16_may_stay_in_a_layer_kept_in_fp32(exported):
+    model, _ = read_model(exported("fcn8s-lite")[0])
+    loud = scaled(model, conv3_1__weight=1e6, conv3_2__weight=1e-6)
+    with pytest.raises(ExportError, match=r"conv3_1\.weight holds"):
+        to_fp16(loud)
+    kinds = element_types(to_fp16(loud, ["conv3_1"]))
+    assert kinds["conv3_1.weight"] == onnx.TensorProto.FLOAT
+    assert kinds["conv4_1.weight"] == FLOAT16
+
+
+def test_export_keeps_overflowing_layers_on_request_and_says_which(exported, tmp_path):
+    import copy
+
+    _, model, spec = exported("fcn8s-lite")
+    loud = copy.deepcopy(model)
+    with torch.no_grad():
+        loud.conv3_1.weight.mul_(1e4)
+        loud.conv3_1.bias.mul_(1e4)
+        loud.conv3_2.weight.mul_(1e-4)
+    written = export_onnx(loud, spec, tmp_path / "x.onnx", precision="fp16", calib=[frames()], keep_fp32=True)
+    assert written.evidence["fp16_range"]["kept_fp32"] == ["conv3_1"]
+    kinds = element_types(read_model(tmp_path / "x.onnx")[0])
+    assert kinds["conv3_1"] == onnx.TensorProto.FLOAT and kinds["conv3_3"] == FLOAT16

@@ -16,7 +16,13 @@ from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
 from fcn_deploy.errors import FcnDeployError, ModelError, UsageError
-from fcn_deploy.runtimes.artefact import artefact_file, check_external_data, identity, read_spec
+from fcn_deploy.runtimes.artefact import (
+    artefact_file,
+    check_external_data,
+    identity,
+    read_spec,
+    without_weights,
+)
 from fcn_deploy.spec import METADATA_KEY
 
 
@@ -28,23 +34,24 @@ def test_the_description_of_a_safetensors_file(lite: Path) -> None:
     assert read_spec(lite).classes == tuple("abcde")
 
 
-def test_the_description_beside_an_engine(tmp_path: Path, build) -> None:
-    engine = tmp_path / "street.engine"
-    engine.write_bytes(b"an engine")
-    with pytest.raises(
-        ModelError, match=r"street\.engine has no description beside it; copy street\.engine\.json"
-    ):
-        read_spec(engine)
-    sidecar = tmp_path / "street.engine.json"
-    sidecar.write_text("{")
-    with pytest.raises(ModelError, match=r"street\.engine\.json is not JSON"):
-        read_spec(engine)
-    sidecar.write_text(build.spec.to_json())
-    assert read_spec(engine) == build.spec
-
-
 def test_a_suffix_in_capitals_is_the_same_suffix(tmp_path: Path, build) -> None:
     assert read_spec(build.onnx_file(tmp_path / "TINY.ONNX")) == build.spec
+
+
+def test_a_graph_without_its_weights_has_the_same_nodes(tiny: Path, build) -> None:
+    big = build.graph()
+    weights = numpy_helper.from_array(np.ones((64, 64), np.float32), "big")
+    big.graph.initializer.append(weights)
+    path = tiny.with_name("big.onnx")
+    path.write_bytes(build.describe(big).SerializeToString())
+    light = onnx.load_from_string(without_weights(path))
+    assert [node.SerializeToString() for node in light.graph.node] == [
+        node.SerializeToString() for node in big.graph.node
+    ]
+    kept = {t.name: t for t in light.graph.initializer}
+    assert (kept["big"].raw_data, list(kept["big"].dims)) == (b"", [64, 64])
+    assert kept["weight"] == big.graph.initializer[0]
+    assert len(without_weights(path)) < path.stat().st_size - 64 * 64 * 4
 
 
 def test_an_onnx_file_of_someone_else(tmp_path: Path, build) -> None:

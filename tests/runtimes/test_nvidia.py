@@ -70,6 +70,41 @@ def test_a_machine_without_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     assert nvidia.gpu_problem() == "no NVIDIA driver is installed (nvcuda.dll is not found)"
 
 
+DESCRIBED = """
+int cuDeviceGet(int *device, int index) { *device = index + 40; return 0; }
+int cuDeviceGetName(char *name, int size, int device) { snprintf(name, size, "GPU %d", device); return 0; }
+int cuDeviceTotalMem_v2(size_t *bytes, int device) { *bytes = (size_t)8 << 30; return 0; }
+int cuDeviceGetAttribute(int *value, int which, int device) { *value = which == 75 ? 8 : 7; return 0; }
+static int depth, retained;
+int cuDevicePrimaryCtxRetain(void **context, int device) { retained++; *context = &depth; return RETAINED; }
+int cuDevicePrimaryCtxRelease_v2(int device) { retained--; return 0; }
+int cuCtxPushCurrent_v2(void *context) { depth++; return context != &depth; }
+int cuCtxPopCurrent_v2(void **context) { depth--; *context = &depth; return 0; }
+int cuMemGetInfo_v2(size_t *free, size_t *total) {
+    *free = (size_t)5 << 30;
+    return depth != 1 || retained != 1;
+}
+int balance(void) { return depth + retained; }
+"""
+DESCRIBE = """
+import ctypes
+from fcn_deploy.runtimes.nvidia import describe_gpu, free_memory
+print(describe_gpu(1), free_memory(1), ctypes.CDLL("libcuda.so.1").balance(), describe_gpu(2))
+"""
+
+
+@pytest.mark.parametrize(("retain", "free"), [(0, 5 << 30), (2, None)])
+def test_a_gpu_is_described_and_no_context_is_left(
+    with_driver: Python, monkeypatch: pytest.MonkeyPatch, retain: int, free: int | None
+) -> None:
+    described = DESCRIBED.replace("RETAINED", str(retain)).replace("{", "{{").replace("}", "}}")
+    source = "#include <stdio.h>\n" + DRIVER + described
+    monkeypatch.setitem(globals(), "DRIVER", source)
+    told = with_driver(DESCRIBE, count=2).strip()
+    gpu = "Gpu(name='GPU 41', compute_capability='8.7', memory=8589934592)"
+    assert told == f"{gpu} {free} {0 if retain == 0 else 1} None"
+
+
 # The driver promises a GPU and ONNX Runtime cannot have it: what a machine with the wrong CUDA looks like.
 LOAD = """
 import sys

@@ -16,6 +16,7 @@ from fcn_deploy.errors import BackendUnavailable, MissingDependency, UsageError
 from fcn_deploy.lazy import installed
 from fcn_deploy.runtimes import registry
 from fcn_deploy.runtimes.base import Runtime, RuntimeOptions
+from fcn_deploy.runtimes.nvidia import gpu_problem
 from fcn_deploy.runtimes.registry import BACKENDS, availability, backend_for, load, read_spec
 
 
@@ -47,7 +48,14 @@ OPTIONS = ", ".join(field.name for field in dataclasses.fields(RuntimeOptions))
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ({"backend": "caffe"}, "unknown backend 'caffe'; choose one of pytorch, onnxruntime, openvino"),
+        (
+            {"backend": "caffe"},
+            "unknown backend 'caffe'; choose one of pytorch, onnxruntime, tensorrt, openvino",
+        ),
+        (
+            {"expect_sha256": "a" * 64},
+            "expect_sha256 is checked for engines only, and tiny.onnx is none; leave it away",
+        ),
         (
             {"backend": "pytorch"},
             "the pytorch backend reads .safetensors, not tiny.onnx; choose onnxruntime or openvino, or "
@@ -72,10 +80,6 @@ def test_a_wrong_wish_names_what_is_possible(tiny: Path, arguments: dict[str, ob
     [
         ("fcn.pth", "export it first: fcn-deploy export --weights"),
         ("fcn.jpg", "is no artefact"),
-        (
-            "fcn.engine",
-            "no backend of this release reads fcn.engine: pytorch reads .safetensors; onnxruntime",
-        ),
     ],
 )
 def test_files_that_no_backend_opens(tmp_path: Path, name: str, told: str) -> None:
@@ -109,8 +113,10 @@ def test_availability_tells_what_is_installed_here() -> None:
     libraries = {"pytorch": "torch", "onnxruntime": "onnxruntime", "openvino": "openvino"}
     told = {entry.name: reason for entry, reason in availability()}
     assert list(told) == list(BACKENDS)
-    for name, reason in told.items():
-        assert (reason is None) == installed(libraries[name]), reason
+    for name, library in libraries.items():
+        assert (told[name] is None) == installed(library), told[name]
+    # An engine needs a GPU as well.
+    assert (told["tensorrt"] is None) <= (gpu_problem() is None)
 
 
 def test_where_several_read_a_suffix_the_first_that_can_run_is_taken(

@@ -1,0 +1,152 @@
+"""Bugs planted into our own code, each found by the simulator: what its being green is worth.
+
+Every test first runs its check on the code as it is, then on a copy of one method with one mistake in
+it. Where the mistake makes the device lose its context, ``test_lost.py`` has the test, because a process
+does not get over that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorrt
+from device_frames import OnDevice
+
+from fcn_deploy.errors import InferenceError
+from fcn_deploy.runtimes.device import Stream
+from fcn_deploy.runtimes.engine_slots import Slot
+from fcn_deploy.runtimes.registry import load
+from fcn_deploy.runtimes.tensorrt import TensorRT
+
+pytestmark = pytest.mark.planted
+Make = Callable[..., np.ndarray]
+
+
+@pytest.fixture
+def wrong(engine: Path, binding: str, frames: Make, expected: Any, sim: Any) -> Callable[[], int]:
+    """How many of a clip's frames get wrong labels, two of them in flight at a time."""
+
+    def count() -> int:
+        sim.delay(2000)
+        clip = [frames(1, 24, 32, seed=seed) for seed in range(10)]
+        with load(engine, cuda_binding=binding) as segmenter:
+            answers = list(segmenter.stream(clip))
+            # What a mistake left in flight ends here: pycuda frees memory without letting go of Python,
+            # which the simulated TensorRT needs to get on.
+            for stream in [r for r in segmenter._runtime._device._open if isinstance(r, Stream)]:
+                stream.synchronize()
+        return sum(not np.array_equal(answer.labels, expected(images).labels) for images, answer in answers)
+
+    return count
+
+
+def test_a_missing_synchronisation_gives_labels_that_are_not_there_yet(
+    wrong: Callable[[], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def finish(self: Slot, size: Any) -> Any:
+        # planted: self._events[-1].synchronize() is forgotten
+        return {output.name: self._answer(output, output.shape(size)) for output in self._outputs}
+
+    assert wrong() == 0
+    monkeypatch.setattr(Slot, "finish", finish)
+    monkeypatch.setattr(Slot, "times", lambda self: {})
+    assert wrong() > 0
+
+
+def test_computing_that_does_not_wait_for_the_copy_answers_the_frame_before(
+    wrong: Callable[[], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert wrong() == 0
+    # planted: the streams are not ordered against each other
+    monkeypatch.setattr(Stream, "wait", lambda self, event: None)
+    assert wrong() > 0
+
+
+def test_a_buffer_used_again_too_early_answers_another_frame(
+    wrong: Callable[[], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def labelled(self: TensorRT, slot: Slot, images: np.ndarray, size: Any, profile: Any) -> Any:
+        slot.load(images)
+        queue = self._queue
+        with queue.lock:
+            slot.start(size, queue.stream, lambda: queue.run(profile, size, slot.addresses(), slot.number))
+        self._slots.give(slot)  # planted: given back before the answer is there
+        try:
+            return slot.finish(size)
+        finally:
+            self._slots._idle.remove(slot)
+
+    assert wrong() == 0
+    monkeypatch.setattr(TensorRT, "_labelled", labelled)
+    monkeypatch.setattr("fcn_deploy.runtimes.engine_slots.Lender.take", take_shared)
+    assert wrong() > 0
+
+
+def take_shared(self: Any) -> Any:
+    """Takes what is idle without minding that its last user is not done with it."""
+    with self._changed:
+        if not self._idle and self._made < 1:
+            self._idle.append(self._make(0))
+            self._made = 1
+        while not self._idle:
+            self._changed.wait(0.01)
+        return self._idle.pop()
+
+
+def test_a_leak_on_the_way_out_of_an_error_is_counted(
+    engine: Path, binding: str, frames: Make, sim: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Forgetful(ExitStack):
+        """planted: what was made before the error is not given back"""
+
+        def __exit__(self, *_: object) -> None:
+            self.pop_all()
+
+    def leaked() -> int:
+        with load(engine, cuda_binding=binding) as segmenter:
+            before = sim.count("live_bytes")
+            sim.memory(before + 100_000)
+            with pytest.raises(InferenceError, match="could not allocate"):
+                segmenter.infer(frames(1, 24, 32))
+            sim.memory(1 << 32)
+            return sim.count("live_bytes") - before
+
+    assert leaked() == 0
+    monkeypatch.setattr("fcn_deploy.runtimes.engine_slots.ExitStack", Forgetful)
+    assert leaked() > 0
+
+
+def test_memory_not_given_back_after_an_error_outlives_the_segmenter(
+    engine: Path, binding: str, frames: Make, sim: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def left() -> int:
+        given = OnDevice(frames(1, 24, 32), binding)
+        with load(engine, cuda_binding=binding) as segmenter:
+            tensorrt.faults["execute"] = "planted"
+            with pytest.raises(InferenceError):
+                segmenter.infer_device(given)
+            tensorrt.faults.clear()
+        given.device.close()
+        return sim.count("live_bytes")
+
+    assert left() == 0
+    monkeypatch.setattr("fcn_deploy.runtimes.engine_answers.AnswerPool.give", lambda self, memory: None)
+    assert left() > 0
+
+
+def test_a_wrong_stride_gives_other_labels(wrong: Callable[[], int], monkeypatch: pytest.MonkeyPatch) -> None:
+    def load_pitched(self: Slot, images: np.ndarray) -> None:
+        # planted: rows are laid out 16 bytes longer than the engine reads them
+        batch, height, width, channels = images.shape
+        pitched = np.zeros((batch, height, width * channels + 16), np.uint8)
+        pitched[..., : width * channels] = images.reshape(batch, height, -1)
+        self._host_in.array[: pitched.size] = pitched.reshape(-1)
+
+    assert wrong() == 0
+    monkeypatch.setattr(Slot, "load", load_pitched)
+    assert wrong() == 10
