@@ -1,6 +1,8 @@
 # make demo   see it work          make test   everything a change must pass
 # make check  linters and types    make slow   the tests that take minutes
 # make docs   the documentation    make format, make clean
+# make gpu-check   on a machine with a GPU: build, compare, time, and write a report
+# make pycuda-env  pycuda without a GPU, for its tests; says which variable to set
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -13,7 +15,7 @@ FCN := $(BIN)/fcn-deploy
 .DEFAULT_GOAL := help
 export NO_MKDOCS_2_WARNING := 1
 .DELETE_ON_ERROR:
-.PHONY: help demo test check format docs slow clean
+.PHONY: help demo test check format docs slow gpu-check pycuda-env clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -63,6 +65,13 @@ docs: $(STAMP)
 
 slow: $(STAMP)
 	$(BIN)/python -m pytest -m 'slow or gpu'
+
+gpu-check: $(STAMP)
+	$(BIN)/python benchmarks/gpu_check.py
+
+pycuda-env:
+	tests/device_simulator/build_pycuda.sh $(HOME)/.cache/fcn-deploy-pycuda
+	@echo 'Now: export FCN_DEPLOY_PYCUDA_PYTHON=$(HOME)/.cache/fcn-deploy-pycuda/env/bin/python'
 
 clean:
 	rm -rf $(VENV) $(DEMO) site build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -96,11 +96,11 @@ def quantised_layers(subject: Subject, recipe: Recipe) -> list[str]:
     """The convolutions that run on integers, in graph order.
 
     Raises:
-        CalibrationError: a layer to leave out does not exist, or none is left.
+        UsageError: a layer to leave out does not exist.
     """
     known = layer_inputs(subject.model)
     if unknown := sorted(set(recipe.float_layers) - set(known)):
-        raise CalibrationError(f"there is no convolution {unknown[0]}; choose from {', '.join(known)}")
+        raise UsageError(f"there is no convolution {unknown[0]}; choose from {', '.join(known)}")
     return [name for name in default_layers(subject.model) if name not in recipe.float_layers]
 
 
@@ -108,7 +108,8 @@ def make(subject: Subject, table: CalibrationTable, recipe: Recipe) -> ModelProt
     """The Q/DQ graph of a recipe, in memory.
 
     Raises:
-        CalibrationError: a layer does not exist, or none is left to quantise.
+        UsageError: a layer to leave out does not exist.
+        CalibrationError: no layer is left to quantise, or fp16 cannot hold what one reads.
     """
     layers = quantised_layers(subject, recipe)
     if not layers:

@@ -41,6 +41,8 @@ def evaluate(
     provider: options.Provider = None,
     threads: options.Threads = None,
     allow_fallback: options.AllowFallback = False,
+    cuda_binding: options.CudaBinding = None,
+    expect_sha256: options.ExpectSha256 = None,
     ignore_label: Annotated[
         int | None,
         typer.Option(
@@ -88,6 +90,8 @@ def evaluate(
                 provider=provider,
                 threads=threads,
                 allow_fallback=allow_fallback,
+                cuda_binding=cuda_binding,
+                expect_sha256=expect_sha256,
             ) as segmenter,
         ):
             scored = _score(segmenter, str(artefact), data, ignore_label, worst or 0)

@@ -23,7 +23,9 @@ Artefacts = Annotated[
 Backend = Annotated[
     str | None,
     typer.Option(
-        metavar="NAME", help="pytorch, onnxruntime or openvino.", show_default="by the file's suffix"
+        metavar="NAME",
+        help="pytorch or onnxruntime or tensorrt or openvino.",
+        show_default="by the file's suffix",
     ),
 ]
 Device = Annotated[
@@ -39,6 +41,18 @@ Provider = Annotated[
 Threads = Annotated[
     int | None,
     typer.Option(min=1, metavar="N", help="CPU threads.", show_default="all usable cores"),
+]
+CudaBinding = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="How an engine reaches the GPU: cuda-python or pycuda.",
+        show_default="what is installed",
+    ),
+]
+ExpectSha256 = Annotated[
+    str | None,
+    typer.Option(metavar="HEX", help="Refuse an engine whose SHA-256 is another one.", show_default=False),
 ]
 AllowFallback = Annotated[
     bool,

@@ -87,6 +87,8 @@ def run(
     provider: options.Provider = None,
     threads: options.Threads = None,
     allow_fallback: options.AllowFallback = False,
+    cuda_binding: options.CudaBinding = None,
+    expect_sha256: options.ExpectSha256 = None,
     as_json: options.Json = False,
 ) -> None:
     """Label the frames of an image, a folder or a video."""
@@ -101,6 +103,8 @@ def run(
         provider=provider,
         threads=threads,
         allow_fallback=allow_fallback,
+        cuda_binding=cuda_binding,
+        expect_sha256=expect_sha256,
     ) as segmenter:
         if confidence and "confidence" not in segmenter.spec.outputs:
             raise UsageError(

@@ -72,7 +72,11 @@ def to_fp16(model: ModelProto, keep_fp32: Collection[str] = ()) -> ModelProto:
             return name
         other = f"{name}.{'fp16' if wanted == PROTO_HALF else 'fp32'}"
         if other not in now:
-            nodes.append(onnx.helper.make_node("Cast", [name], [other], name=f"{other}.cast", to=wanted))
+            if name in weights and wanted == PROTO_HALF:
+                graph.initializer.append(_half(weights[name]))
+                graph.initializer[-1].name = other
+            else:
+                nodes.append(onnx.helper.make_node("Cast", [name], [other], name=f"{other}.cast", to=wanted))
             now[other] = wanted
         return other
 
@@ -91,6 +95,9 @@ def to_fp16(model: ModelProto, keep_fp32: Collection[str] = ()) -> ModelProto:
     _outputs_in_fp32(model, nodes, now)
     del graph.node[:]
     graph.node.extend(nodes)
+    read = {name for node in nodes for name in node.input}
+    for unread in [t for t in graph.initializer if t.name not in read]:
+        graph.initializer.remove(unread)
     onnx.checker.check_model(model, full_check=True)
     return model
 

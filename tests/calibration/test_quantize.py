@@ -99,6 +99,7 @@ def test_what_is_not_fp32_any_more_is_refused(narrow, street, tmp_path) -> None:
         ({"target": "tensorrt", "assume_vnni": True}, "assume_vnni is about CPUs"),
         ({"target": "cpu", "max_drop": 1.0}, "measured on labelled frames"),
         ({"target": "cpu", "max_drop": -1.0, "data": "x"}, "must be at least 0"),
+        ({"target": "cpu", "max_drop": float("nan"), "data": "x"}, "must be at least 0"),
         ({"target": "cpu", "max_frames": 0}, "max_frames must be at least 1"),
         ({"target": "cpu", "table": "t.json"}, "one of the two"),
     ],

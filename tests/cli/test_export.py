@@ -139,22 +139,24 @@ def test_calibration_frames_reach_the_exporter_in_the_models_colour_order(
 
     seen: dict[str, object] = {}
 
-    def export_onnx(model, spec, path, *, precision, calib, calib_source, progress):
-        seen.update(frames=list(calib), source=calib_source, precision=precision)
+    def export_onnx(model, spec, path, *, precision, calib, calib_source, keep_fp32, progress):
+        seen.update(frames=list(calib), source=calib_source, precision=precision, keep=keep_fp32)
         path.write_bytes(b"graph")
         return spec
 
     monkeypatch.setattr(exporter, "export_onnx", export_onnx)
     (tmp_path / "calib").mkdir()
-    Image.new("RGB", (6, 4), (250, 0, 10)).save(tmp_path / "calib" / "a.png")
+    picture = Image.new("RGB", (6, 4), (250, 0, 10))
+    picture.paste((0, 90, 200), (3, 0, 6, 4))  # one colour all over is refused
+    picture.save(tmp_path / "calib" / "a.png")
     result = cli(
         *("export", *TINY, "--color", "rgb", "--precision", "fp16", "--calib", tmp_path / "calib"),
-        *("-o", tmp_path / "m.onnx"),
+        *("-o", tmp_path / "m.onnx", "--keep-fp32"),
     )
     assert result.exit_code == 0, result.output
     (frame,) = seen["frames"]
     assert (frame.shape, frame.dtype, frame[0, 0, 0].tolist()) == ((1, 4, 6, 3), np.uint8, [250, 0, 10])
-    assert (seen["source"], seen["precision"]) == ("the folder calib", "fp16")
+    assert (seen["source"], seen["precision"], seen["keep"]) == ("calib", "fp16", True)
 
 
 RANDOM = ("--weights", "random", "-o", "{tmp}/m.onnx")
@@ -184,6 +186,15 @@ SAME = (*KNOWN, "--variant", "fcn8s-same")
         ((*RANDOM, "--outputs", "labels,mask"), "--outputs mask"),
         ((*RANDOM, "--max-size", "0x9"), "expected height x width"),
         ((*RANDOM, "--calib", "{tmp}"), "--calib is for --precision fp16"),
+        ((*RANDOM, "--keep-fp32"), "--keep-fp32 is for --precision fp16 and an .onnx file"),
+        (
+            ("--weights", "random", "-o", "{tmp}/m.safetensors", "--precision", "fp16", "--keep-fp32"),
+            "--keep-fp32 is for --precision fp16 and an .onnx file",
+        ),
+        (
+            (*RANDOM, *map(str, TINY[2:]), "--precision", "fp16", "--calib", "{tmp}/empty"),
+            "holds no image",
+        ),
         ((*RANDOM, "--classes", "none.txt"), "none.txt does not exist"),
         ((*RANDOM, "--num-classes", "4", "--classes", "{tmp}/two.txt"), "names 2 classes, and --num-classes"),
         ((*SAME, "--classes", "{tmp}/two.txt"), "has 11 classes"),
@@ -192,6 +203,7 @@ SAME = (*KNOWN, "--variant", "fcn8s-same")
 )
 def test_wrong_calls(fails, checkpoint: Path, tmp_path: Path, leftovers, words, part: str) -> None:
     (tmp_path / "folder.onnx").mkdir()
+    (tmp_path / "empty").mkdir()
     (tmp_path / "two.txt").write_text("a\nb\n")
     (tmp_path / "cut.pth").write_bytes(checkpoint.read_bytes()[:1000])
     told = fails(2, "export", *(word.format(tmp=tmp_path, ckpt=checkpoint) for word in words))

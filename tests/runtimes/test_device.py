@@ -33,7 +33,11 @@ def run_on_simulator(binding: str, *arguments: str | Path) -> subprocess.Complet
     if python is None:
         pytest.skip(f"{binding} is not installed (tests/device_simulator/build_pycuda.sh makes one)")
     path = os.pathsep.join(map(str, (control.HERE / "modules", control.HERE, ROOT)))
-    variables = {"FCN_DEPLOY_SIMULATED_BINDING": binding, "PYTHONPATH": path}
+    variables = {
+        "FCN_DEPLOY_SIMULATED_BINDING": binding,
+        "PYTHONPATH": path,
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # many processes, and none of them needs a plugin
+    }
     try:
         return control.run(*arguments, python=python, **variables)
     except FileNotFoundError as exc:
@@ -105,7 +109,7 @@ def test_a_binding_that_is_not_installed_says_what_to_install(
 def test_without_any_binding_both_are_named(without: Callable[..., None]) -> None:
     without(*BINDINGS)
     with pytest.raises(
-        BackendUnavailable, match="^cuda-python cannot .* cuda-python; pycuda cannot .* pycuda$"
+        BackendUnavailable, match=r"^cuda-python cannot .* cuda-python; pycuda cannot .* pycuda$"
     ):
         open_device()
 
@@ -115,7 +119,7 @@ def test_without_a_driver_a_device_is_unavailable_and_says_why() -> None:
         pytest.skip("this machine has a GPU")
     if problem := binding_problem("cuda-python"):
         pytest.skip(problem)
-    with pytest.raises(BackendUnavailable, match="^cuda:0 cannot be used: cuInit "):
+    with pytest.raises(BackendUnavailable, match=r"^cuda:0 cannot be used: cuInit "):
         open_device(0, "cuda-python")
 
 
