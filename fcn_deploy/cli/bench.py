@@ -25,7 +25,7 @@ def bench(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="pytorch, onnxruntime, openvino or tensorrt; repeat it for several.",
+            help="pytorch or onnxruntime or tensorrt or openvino; repeat it for several.",
             show_default="by each file's suffix",
         ),
     ] = None,

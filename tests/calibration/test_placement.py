@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +23,15 @@ from fcn_deploy.metrics import label_agreement
 VARIANTS = ("fcn8s", "fcn8s-atonce", "fcn8s-same", "fcn8s-lite")
 
 
-def table_of(subject: Subject, street: Path) -> CalibrationTable:
+@cache
+def table_at(path: Path, street: Path) -> CalibrationTable:
+    subject = open_subject(path)
     return calibrate(subject.model, subject.spec, CalibrationFrames(street, subject.spec))
+
+
+def table_of(subject: Subject, street: Path) -> CalibrationTable:
+    """The table of a model; taken once, and a copy that a test may change."""
+    return copy.deepcopy(table_at(subject.path, street))
 
 
 def quantised(subject: Subject, street: Path, recipe: Recipe) -> onnx.ModelProto:
@@ -129,10 +138,11 @@ def test_the_trained_model_keeps_its_labels_at_every_size(bundled, street, recip
     model = quantised(subject, street, recipe)
     frame = next(iter(CalibrationFrames(street, subject.spec)))
     with open_session(subject.model) as reference, open_session(model) as session:
-        for image in (frame, frame[:, :97, :131], np.repeat(frame[:, ::3, ::3], 2, 0)):
+        tiny = np.repeat(frame[:, ::3, ::3], 2, 0)  # 40x54: a few pixels of the trunk decide many labels
+        for image, least in ((frame, 0.97), (frame[:, :97, :131], 0.96), (tiny, 0.85)):
             answers = [s.run(["labels"], {"image": image})[0] for s in (reference, session)]
             assert answers[0].shape == image.shape[:3]
-            assert label_agreement(*answers) > 0.85
+            assert label_agreement(*answers) > least
         assert session.run(["labels"], {"image": frame[:, :1, :1]})[0].shape == (1, 1, 1)
 
 
