@@ -234,10 +234,13 @@ def _show(report: dict[str, Any], out: console.Printer) -> None:
 
 
 def _machine_words(machine: dict[str, Any]) -> list[tuple[str, str]]:
+    from fcn_deploy.runtimes.cpu import has_vnni
+
     if "error" in machine:
         return [("machine", machine["error"])]
-    features = list(dict.fromkeys(_FLAGS[flag] for flag in machine["flags"] if flag in _FLAGS))
-    if "AVX2" in features and "VNNI" not in features:
+    flags = machine["flags"]
+    features = list(dict.fromkeys(_FLAGS[flag] for flag in flags if flag in _FLAGS))
+    if flags and has_vnni(frozenset(flags), machine["architecture"]) is False:
         features.append("no VNNI")
     cores = f"{machine['cores_usable']} of {machine['cores_total']} cores usable"
     memory = machine["memory_mb"]

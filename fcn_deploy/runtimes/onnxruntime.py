@@ -24,6 +24,7 @@ from fcn_deploy.runtimes.artefact import check_external_data, read_spec
 from fcn_deploy.runtimes.base import Frames, Runtime, RuntimeOptions, cuda_index, first_line, usable_cores
 from fcn_deploy.runtimes.cpu import check_int8
 from fcn_deploy.runtimes.nvidia import gpu_problem
+from fcn_deploy.runtimes.signature import Port, check_deploy_graph
 from fcn_deploy.spec import ModelSpec
 
 _PROVIDERS = {
@@ -44,12 +45,7 @@ WRONG_OPTIMIZERS = ["WeightBiasQuantization"]
 infinite: 2 points of mean IU in an INT8+fp16 graph (seen in 1.31.1). Versions without it ignore the name."""
 _WARNING, _FATAL = 2, 4
 _WRONG_FILE = ("InvalidGraph", "InvalidProtobuf", "NotImplemented")
-_INPUTS = {"image": ("tensor(uint8)", 4)}
-_OUTPUTS = {
-    "labels": ("tensor(uint8)", 3),
-    "confidence": ("tensor(float)", 3),
-    "logits": ("tensor(float)", 4),
-}
+_DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
 
 
 @final
@@ -89,10 +85,10 @@ class OnnxRuntime(Runtime):
         ort = require("onnxruntime", extra="cpu")
         spec = read_spec(path)
         check_external_data(path)
-        if wanted_provider(ort, options) == "cpu":
-            check_int8(spec, path)
         session, provider = _open(ort, path, options, wanted_provider(ort, options))
-        check_deploy_graph(session, spec, path)
+        if provider == "cpu":  # asked for, or fallen back to
+            check_int8(spec, path)
+        check_deploy_graph(_ports(session.get_inputs()), _ports(session.get_outputs()), spec, path)
         details = {
             "onnxruntime": ort.__version__,
             "provider": provider,
@@ -160,26 +156,8 @@ def wanted_provider(ort: Any, options: RuntimeOptions) -> str:
     return "cuda" if has_cuda and gpu_problem() is None else "cpu"
 
 
-def check_deploy_graph(session: Any, spec: ModelSpec, path: Path) -> None:
-    """Hold a session's inputs and outputs against the contract of the deploy graph.
-
-    Raises:
-        ModelError: a name, type or rank differs; says what was expected and found.
-    """
-    expected_outputs = {name: _OUTPUTS[name] for name in spec.outputs}
-    for what, values, expected in (
-        ("input", session.get_inputs(), _INPUTS),
-        ("output", session.get_outputs(), expected_outputs),
-    ):
-        found = {v.name: (v.type, len(v.shape)) for v in values}
-        if found != expected:
-            raise ModelError(
-                f"{path} is not the deploy graph that its description promises: expected {what} "
-                f"{_signature(expected)}, found {_signature(found)}; export it again"
-            )
-    channels = session.get_inputs()[0].shape[-1]
-    if channels != 3:
-        raise ModelError(f"{path} takes frames of {channels} channels where 3 are expected; export it again")
+def _ports(values: list[Any]) -> dict[str, Port]:
+    return {v.name: Port(_DTYPES.get(v.type, v.type), tuple(v.shape)) for v in values}
 
 
 def _on_cpu(session: Any, names: list[str]) -> Callable[[Frames], list[NDArray[Any]]]:
@@ -316,9 +294,3 @@ def _in_words(error: Exception) -> str:
     """Its text without ONNX Runtime's codes and, after `` ; ``, places in its sources."""
     text = re.split(r"\[ONNXRuntimeError\] : \d+ : \w+ : ", first_line(error))[-1]
     return text.partition(" ; ")[0]
-
-
-def _signature(values: dict[str, tuple[str, int]]) -> str:
-    return (
-        ", ".join(f"{name} {kind} of rank {rank}" for name, (kind, rank) in sorted(values.items())) or "none"
-    )

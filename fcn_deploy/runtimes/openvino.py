@@ -1,7 +1,8 @@
 """OpenVINO: the deploy graph on a CPU, fp32 or INT8; on x86 often the fastest way to run INT8.
 
-It compiles for any frame size once; a new size only costs the shape inference and buffers of its first
-frame.
+The graph is compiled once, for frames of any size, and never again. The first frame of a size not seen
+before takes longer, because buffers and kernels are prepared for it; later ones of that size find them
+ready. Nothing is cached on disk.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, final
 
-import numpy as np
 from numpy.typing import NDArray
 
 from fcn_deploy.errors import BackendUnavailable, MissingDependency, ModelError
@@ -17,7 +17,10 @@ from fcn_deploy.lazy import require
 from fcn_deploy.runtimes.artefact import check_external_data, read_spec
 from fcn_deploy.runtimes.base import Frames, Runtime, RuntimeOptions, first_line, usable_cores
 from fcn_deploy.runtimes.cpu import check_int8
+from fcn_deploy.runtimes.signature import Port, check_deploy_graph
 from fcn_deploy.spec import ModelSpec
+
+_DTYPES = {"u8": "uint8", "f32": "float32"}
 
 
 @final
@@ -29,7 +32,6 @@ class OpenVino(Runtime):
     def __init__(self, compiled: Any, spec: ModelSpec, details: dict[str, Any]) -> None:
         super().__init__(spec, "cpu")
         self._request = compiled.create_infer_request()
-        self._outputs = {name: compiled.output(name) for name in spec.outputs}
         self._details = details
 
     @classmethod
@@ -45,8 +47,8 @@ class OpenVino(Runtime):
         """Open an ONNX file that fcn-deploy exported.
 
         Raises:
-            ModelError: the file is damaged, carries no description, keeps its weights elsewhere, or
-                OpenVINO refuses it.
+            ModelError: the file is damaged, carries no description, keeps its weights elsewhere, is
+                not a deploy graph, or OpenVINO refuses it.
             BackendUnavailable: another device than the CPU is asked for, or an INT8 file assumes
                 instructions that this CPU lacks.
         """
@@ -59,37 +61,58 @@ class OpenVino(Runtime):
         spec = read_spec(path)
         check_external_data(path)
         check_int8(spec, path)
-        threads = options.threads or usable_cores()
-        settings = {
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_NUM_THREADS": threads,
-            # On CPUs with bf16 units it would compute in bf16 unasked.
-            "INFERENCE_PRECISION_HINT": "f32",
-        }
         try:
-            compiled = openvino.Core().compile_model(str(path), "CPU", settings)
-            found = {port.get_any_name(): port.get_element_type() for port in compiled.inputs}
-            answered = {name for port in compiled.outputs for name in port.get_names()}
+            core = openvino.Core()
+            compiled = core.compile_model(str(path), "CPU", _settings(options))
+            inputs, outputs = _ports(compiled.inputs, ("image",)), _ports(compiled.outputs, spec.outputs)
         except Exception as exc:  # OpenVINO raises RuntimeError for everything
             raise ModelError(f"OpenVINO {openvino.__version__} refuses {path}: {_in_words(exc)}") from exc
-        if found != {"image": openvino.Type.u8} or not answered.issuperset(spec.outputs):
-            raise ModelError(
-                f"{path} is not the deploy graph that its description promises: expected a uint8 input image "
-                f"and outputs {', '.join(spec.outputs)}; export it again"
-            )
-        version = openvino.__version__.partition("-")[0]
-        return cls(compiled, spec, {"openvino": version, "threads": threads, "floats": "fp32"})
+        check_deploy_graph(inputs, outputs, spec, path)
+        details = {
+            "openvino": openvino.__version__.partition("-")[0],
+            "processor": core.get_property("CPU", "FULL_DEVICE_NAME").strip(),
+            # Asked of the compiled model: what it took, which need not be what it was told.
+            "threads": compiled.get_property("INFERENCE_NUM_THREADS"),
+            "floats": compiled.get_property("INFERENCE_PRECISION_HINT").to_string(),
+        }
+        return cls(compiled, spec, details)
 
     def details(self) -> dict[str, Any]:
         return dict(self._details)
 
     def _infer(self, images: Frames) -> dict[str, NDArray[Any]]:
-        self._request.infer({"image": images}, share_inputs=True)
-        # Copies: the request overwrites its own arrays with the next frame's answer.
-        return {name: np.array(self._request.get_tensor(port).data) for name, port in self._outputs.items()}
+        # The frames are read in place; the answers are copies, which the next frame leaves alone.
+        answers = self._request.infer({"image": images}, share_inputs=True, share_outputs=False)
+        return {name: answers[name] for name in self.spec.outputs}
 
     def _release(self) -> None:
-        del self._request, self._outputs
+        del self._request
+
+
+def _settings(options: RuntimeOptions) -> dict[str, Any]:
+    return {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": options.threads or usable_cores(),
+        # Pinned, every process that takes fewer threads than there are cores would take the same cores.
+        "ENABLE_CPU_PINNING": False,
+        # On CPUs with bf16 units it would compute in bf16 unasked. An fp16 file is computed in fp32 too.
+        "INFERENCE_PRECISION_HINT": "f32",
+    }
+
+
+def _ports(ports: list[Any], known: tuple[str, ...]) -> dict[str, Port]:
+    """By name; a port has several where passes joined tensors, and the one known is meant."""
+    found = {}
+    for port in ports:
+        name = next((n for n in known if n in port.get_names()), port.get_any_name())
+        kind, shape = port.get_element_type().get_type_name(), port.get_partial_shape()
+        lengths = () if shape.rank.is_dynamic else tuple(map(_length, shape))
+        found[name] = Port(_DTYPES.get(kind, kind), lengths)
+    return found
+
+
+def _length(dimension: Any) -> int | str:
+    return str(dimension) if dimension.is_dynamic else int(dimension.get_length())
 
 
 def _in_words(error: Exception) -> str:

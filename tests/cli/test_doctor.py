@@ -129,6 +129,23 @@ def test_flags_with_a_name_are_flags_that_the_machine_reports() -> None:
     assert set(_FLAGS) <= set(machine._FLAGS)
 
 
+@pytest.mark.parametrize(
+    ("architecture", "flags", "told"),
+    [
+        ("x86_64", ["avx", "avx2", "fma"], ", AVX2, no VNNI"),
+        ("x86_64", ["avx2", "avx512f", "avx512_vnni"], ", AVX2, AVX-512, VNNI"),
+        ("AMD64", ["avx2", "avx_vnni"], ", AVX2, VNNI"),
+        ("x86_64", ["avx"], ", no VNNI"),
+        ("x86_64", [], ""),
+        ("aarch64", ["asimddp", "i8mm"], ", dot product, int8 matrix product"),
+    ],
+)
+def test_what_the_cpu_has_for_int8(architecture: str, flags: list[str], told: str) -> None:
+    facts = {**machine.describe_machine(), "architecture": architecture, "flags": flags}
+    words = dict(doctor_module._machine_words({**facts, "cpu": "a CPU", "cores_usable": 2, "cores_total": 4}))
+    assert words["CPU"] == "a CPU, 2 of 4 cores usable" + told
+
+
 def test_it_takes_no_arguments(cli) -> None:
     for words in (("now",), ("--verbose",), ("--json", "x")):
         assert cli("doctor", *words).exit_code == 2

@@ -72,3 +72,21 @@ def test_both_cpu_backends_ask(build, monkeypatch, tmp_path: Path, backend: str)
     path = build.onnx_file(tmp_path / "vnni.onnx", quantised(build, assume_vnni=True))
     with pytest.raises(BackendUnavailable, match="VNNI"):
         load(path, backend=backend, device="cpu")
+
+
+def test_a_file_for_tensorrt_is_no_matter_of_vnni(build, monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(cpu, "has_vnni", lambda: False)
+    spec = build.spec.with_evidence("quantization", {"target": "tensorrt", "assume_vnni": False})
+    check_int8(spec, tmp_path / "x.onnx")
+
+
+def test_falling_back_to_the_cpu_asks_as_well(build, monkeypatch, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    from fcn_deploy.runtimes import onnxruntime as backend
+    from fcn_deploy.runtimes.registry import load
+
+    monkeypatch.setattr(cpu, "has_vnni", lambda: False)
+    monkeypatch.setattr(backend, "_provider_problem", lambda ort, provider, index: provider != "cpu" and "no")
+    path = build.onnx_file(tmp_path / "vnni.onnx", quantised(build, assume_vnni=True))
+    with pytest.raises(BackendUnavailable, match="VNNI"):
+        load(path, "onnxruntime", "cuda", allow_fallback=True)
