@@ -47,15 +47,27 @@ def has_vnni(features: frozenset[str] | None = None, machine: str | None = None)
     return not found.isdisjoint(_VNNI)
 
 
-def check_int8(spec: ModelSpec, path: Path) -> None:
+def check_int8(spec: ModelSpec, path: Path, *, fuses_signed: bool = False) -> None:
     """Refuse a file whose integers this CPU would add up wrongly.
 
+    Args:
+        spec: its description.
+        path: the file, for the message.
+        fuses_signed: whether the backend turns signed Q/DQ, made for TensorRT, into integer kernels.
+            Their 8-bit weights saturate too: a tenth of the labels changed in OpenVINO.
+
     Raises:
-        BackendUnavailable: it was quantised for CPUs with VNNI, and this one has none.
+        BackendUnavailable: its sums need VNNI, and this CPU has none.
     """
     record = spec.evidence.get("quantization")
     assumes = isinstance(record, dict) and bool(record.get("assume_vnni"))
-    if assumes and has_vnni() is False:
+    if fuses_signed and isinstance(record, dict) and record.get("target") == "tensorrt":
+        if has_vnni() is False:
+            raise BackendUnavailable(
+                f"{path} was quantised for TensorRT, and on a CPU without VNNI its sums would saturate at 16 "
+                "bits in this backend; use onnxruntime, or quantise for the CPU: --target cpu"
+            )
+    elif assumes and has_vnni() is False:
         raise BackendUnavailable(
             f"{path} was quantised for CPUs with VNNI, and this one has none: its sums would saturate at 16 "
             "bits and labels go wrong without a word; quantise it again without --assume-vnni"

@@ -63,6 +63,16 @@ def test_every_other_file_is_accepted(build, monkeypatch) -> None:
     check_int8(quantised(build, assume_vnni=False), Path("x.onnx"))
 
 
+def test_signed_integers_are_refused_only_by_a_backend_that_fuses_them(build, monkeypatch) -> None:
+    spec = build.spec.with_evidence("quantization", {"target": "tensorrt", "assume_vnni": False})
+    monkeypatch.setattr(cpu, "has_vnni", lambda: False)
+    check_int8(spec, Path("x.onnx"))
+    with pytest.raises(BackendUnavailable, match=r"quantised for TensorRT.*--target cpu"):
+        check_int8(spec, Path("x.onnx"), fuses_signed=True)
+    monkeypatch.setattr(cpu, "has_vnni", lambda: True)
+    check_int8(spec, Path("x.onnx"), fuses_signed=True)
+
+
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
 def test_both_cpu_backends_ask(build, monkeypatch, tmp_path: Path, backend: str) -> None:
     pytest.importorskip(backend)
