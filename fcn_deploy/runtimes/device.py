@@ -209,7 +209,7 @@ class Device:
         """
         if not self.can_capture:
             raise InferenceError(f"{self.binding} cannot capture CUDA graphs")
-        with self.current() as driver:
+        with stream.opened() as driver:
             driver.begin_capture(stream.made)
             try:
                 queue()
@@ -249,9 +249,7 @@ class Device:
                 try:
                     resource.destroy(driver)
                 finally:
-                    resource.made = (
-                        None  # pycuda destroys what has no name left, here with the context current
-                    )
+                    resource.made = None
 
 
 class _Resource:
@@ -270,9 +268,17 @@ class _Resource:
         raise NotImplementedError
 
     @contextmanager
-    def _current(self) -> Iterator[Driver]:
-        if self not in self._device._open:
-            raise InferenceError(f"this CUDA {type(self).__name__.lower()} is freed; load the artefact again")
+    def opened(self, *others: _Resource) -> Iterator[Driver]:
+        """The context current, for a use of this and the others.
+
+        Raises:
+            InferenceError: one of them is freed. Its handle would be nothing, and the driver takes
+                nothing for the default stream.
+        """
+        for used in (self, *others):
+            if used not in used._device._open:
+                name = type(used).__name__.lower()
+                raise InferenceError(f"this CUDA {name} is freed; load the artefact again")
         with self._device.current() as driver:
             yield driver
 
@@ -319,7 +325,7 @@ class Stream(_Resource):
             InferenceError: one of them is shorter, or the driver refuses.
         """
         _check_length(nbytes, target.nbytes, source.array.nbytes)
-        with self._current() as driver:
+        with self.opened() as driver:
             driver.copy_in(target.address, source.array[:nbytes], self.made)
 
     def copy_out(self, target: Pinned, source: Memory, nbytes: int) -> None:
@@ -329,12 +335,12 @@ class Stream(_Resource):
             InferenceError: one of them is shorter, or the driver refuses.
         """
         _check_length(nbytes, source.nbytes, target.array.nbytes)
-        with self._current() as driver:
+        with self.opened() as driver:
             driver.copy_out(target.array[:nbytes], source.address, self.made)
 
     def wait(self, event: Event) -> None:
         """Queue nothing more until ``event``, recorded in another stream, has come. Raises InferenceError."""
-        with self._current() as driver:
+        with self.opened(event) as driver:
             driver.wait(self.made, event.made)
 
     def wait_for(self, handle: int) -> None:
@@ -348,7 +354,7 @@ class Stream(_Resource):
         """
         event = self._device.event()
         try:
-            with self._current() as driver:
+            with self.opened() as driver:
                 driver.record_foreign(event.made, handle)
                 driver.wait(self.made, event.made)
         finally:
@@ -356,7 +362,7 @@ class Stream(_Resource):
 
     def synchronize(self) -> None:
         """Wait until all of it is done. Raises InferenceError for what failed in it."""
-        with self._current() as driver:
+        with self.opened() as driver:
             driver.synchronize(self.made)
 
     def destroy(self, driver: Driver) -> None:
@@ -369,17 +375,17 @@ class Event(_Resource):
 
     def record(self, stream: Stream) -> None:
         """Put the mark behind what ``stream`` holds now. Raises InferenceError."""
-        with self._current() as driver:
+        with self.opened(stream) as driver:
             driver.record(self.made, stream.made)
 
     def synchronize(self) -> None:
         """Wait until the stream has reached it. Raises InferenceError for what failed before it."""
-        with self._current() as driver:
+        with self.opened() as driver:
             driver.synchronize_event(self.made)
 
     def elapsed_ms(self, start: Event) -> float:
         """Milliseconds from ``start`` to this one; both must have come. Raises InferenceError."""
-        with self._current() as driver:
+        with self.opened(start) as driver:
             return driver.elapsed_ms(start.made, self.made)
 
     def destroy(self, driver: Driver) -> None:
@@ -392,7 +398,7 @@ class Graph(_Resource):
 
     def launch(self, stream: Stream) -> None:
         """Queue it. Raises InferenceError."""
-        with self._current() as driver:
+        with self.opened(stream) as driver:
             driver.launch(self.made, stream.made)
 
     def destroy(self, driver: Driver) -> None:

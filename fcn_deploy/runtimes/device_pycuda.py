@@ -15,13 +15,29 @@ from fcn_deploy.lazy import require
 from fcn_deploy.runtimes.device import DeviceLost
 from fcn_deploy.runtimes.nvidia import driver_library
 
-_LOST = ("illegal", "launch failure", "timed out", "uncorrectable", "context is destroyed", "unknown error")
+_LOST = (
+    *("illegal", "misaligned address", "global/shared address space", "invalid program counter"),
+    *("hardware stack error", "launch failure", "timed out", "tensor memory not completely freed"),
+    *("uncorrectable", "hardware error", "context is destroyed", "busy or unavailable", "unknown error"),
+)
 """Words in the driver's text for errors after which every further call on the context fails."""
 
 
 @final
+class _Held:
+    """pycuda's stream or event, which has no call that destroys it: it goes with the last name for it.
+
+    So this has the only one. Otherwise an exception on its way would keep it, by the frames that it
+    came through, until after the device is closed, and then pycuda can destroy nothing.
+    """
+
+    def __init__(self, thing: Any) -> None:
+        self.it = thing
+
+
+@final
 class PyCuda:
-    """See :class:`fcn_deploy.runtimes.device.Driver`. Things go when the last name for them does."""
+    """See :class:`fcn_deploy.runtimes.device.Driver`."""
 
     can_capture = False  # pycuda has no calls for CUDA graphs
 
@@ -46,12 +62,12 @@ class PyCuda:
             self._cuda.Context.pop()
 
     def release(self) -> None:
-        before = _current()
         with self._words():
+            # pycuda lets go of it only in the thread that opened it, or where it is current.
+            self._context.push()
             self._context.detach()
-        if _current() != before:
-            # To let go of it pycuda makes the context current, and leaves it so, out of its own reach.
-            driver_library().cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p()))
+        # It leaves the context on the driver's stack once more, out of its own reach.
+        driver_library().cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p()))
 
     def memory_info(self) -> tuple[int, int]:
         with self._words():
@@ -80,54 +96,54 @@ class PyCuda:
 
     def create_stream(self) -> Any:
         with self._words():
-            return self._cuda.Stream(1)  # CU_STREAM_NON_BLOCKING: not to wait for PyTorch's default stream
+            return _Held(self._cuda.Stream(1))  # CU_STREAM_NON_BLOCKING: not to wait for PyTorch's stream
 
     def destroy_stream(self, stream: Any) -> None:
-        pass
+        stream.it = None
 
     def stream_handle(self, stream: Any) -> int:
-        return int(stream.handle)
+        return int(stream.it.handle)
 
     def synchronize(self, stream: Any) -> None:
         with self._words():
-            stream.synchronize()
+            stream.it.synchronize()
 
     def create_event(self) -> Any:
         with self._words():
-            return self._cuda.Event()
+            return _Held(self._cuda.Event())
 
     def destroy_event(self, event: Any) -> None:
-        pass
+        event.it = None
 
     def record(self, event: Any, stream: Any) -> None:
         with self._words():
-            event.record(stream)
+            event.it.record(stream.it)
 
     def record_foreign(self, event: Any, handle: int) -> None:
         # pycuda cannot name a stream that it did not make: everything on the device is waited for instead.
         with self._words():
             self._cuda.Context.synchronize()
-            event.record()
+            event.it.record()
 
     def wait(self, stream: Any, event: Any) -> None:
         with self._words():
-            stream.wait_for_event(event)
+            stream.it.wait_for_event(event.it)
 
     def synchronize_event(self, event: Any) -> None:
         with self._words():
-            event.synchronize()
+            event.it.synchronize()
 
     def elapsed_ms(self, start: Any, end: Any) -> float:
         with self._words():
-            return float(end.time_since(start))
+            return float(end.it.time_since(start.it))
 
     def copy_in(self, device: int, host: NDArray[np.uint8], stream: Any) -> None:
         with self._words():
-            self._cuda.memcpy_htod_async(device, host, stream)
+            self._cuda.memcpy_htod_async(device, host, stream.it)
 
     def copy_out(self, host: NDArray[np.uint8], device: int, stream: Any) -> None:
         with self._words():
-            self._cuda.memcpy_dtoh_async(host, device, stream)
+            self._cuda.memcpy_dtoh_async(host, device, stream.it)
 
     def begin_capture(self, stream: Any) -> None:
         raise InferenceError("pycuda cannot capture CUDA graphs")
@@ -149,10 +165,3 @@ class PyCuda:
         except self._cuda.Error as exc:
             kind = DeviceLost if any(word in str(exc) for word in _LOST) else InferenceError
             raise kind(str(exc)) from exc
-
-
-def _current() -> int | None:
-    """The context that the driver has current in this thread."""
-    context = ctypes.c_void_p()
-    driver_library().cuCtxGetCurrent(ctypes.byref(context))
-    return context.value

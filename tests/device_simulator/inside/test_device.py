@@ -360,6 +360,45 @@ USES: dict[str, tuple[str, Callable[[Device, Stream, Event, Memory, Pinned], obj
 """Name -> the driver's function, and a use of ours that calls it."""
 
 
+def test_things_that_are_freed_are_refused_wherever_they_are_given(device: Device) -> None:
+    """A freed stream must not become the default stream, nor a freed event a null pointer."""
+    stream, event, gone, past = device.stream(), device.event(), device.stream(), device.event()
+    event.record(stream)
+    gone.free()
+    past.free()
+    uses: list[tuple[str, Callable[[], object]]] = [
+        ("stream", lambda: event.record(gone)),
+        ("event", lambda: stream.wait(past)),
+        ("event", lambda: event.elapsed_ms(past)),
+    ]
+    if device.can_capture:
+        graph = device.capture(stream, lambda: None)
+        uses += [
+            ("stream", lambda: device.capture(gone, lambda: None)),
+            ("stream", lambda: graph.launch(gone)),
+        ]
+    for what, use in uses:
+        with pytest.raises(InferenceError, match=f"this CUDA {what} is freed; load the artefact again"):
+            use()
+
+
+def test_an_exception_on_its_way_keeps_nothing_allocated(binding: str, sim: Any) -> None:
+    clean = sim.leaks()
+    device = open_device(0, binding)
+    stream, event = device.stream(), device.event()
+    for call, use in (
+        ("cuStreamSynchronize", stream.synchronize),
+        ("cuEventRecord", lambda: event.record(stream)),
+    ):
+        sim.fault(call, 1, 2)
+        with pytest.raises(InferenceError) as caught:
+            use()
+        kept = caught.value  # as a ``with`` block does while it closes the device
+    device.close()
+    assert "out of memory" in str(kept)
+    assert sim.leaks() == clean
+
+
 @pytest.mark.parametrize("use", USES)
 def test_each_refusal_of_the_driver_is_one_error_that_names_the_call(
     device: Device, sim: Any, use: str
@@ -491,4 +530,38 @@ def test_what_one_thread_made_another_uses_and_frees(device: Device, sim: Any) -
     freeing = threading.Thread(target=lambda: [thing.free() for thing in (stream, target, source, back)])
     freeing.start()
     freeing.join()
+    assert sim.leaks() == clean
+
+
+def test_a_device_opened_in_a_thread_that_ended_is_used_and_closed_here(binding: str, sim: Any) -> None:
+    clean = sim.leaks()
+    with ThreadPoolExecutor(1) as pool:
+        device = pool.submit(open_device, 0, binding).result()
+    stream, target, source = device.stream(), device.memory(64), filled(device, 64, 11)
+    stream.copy_in(target, source, 64)
+    stream.synchronize()
+    device.close()
+    assert sim.leaks() == clean
+    assert current_context() is None
+
+
+def test_a_device_is_closed_in_another_thread(binding: str, sim: Any) -> None:
+    clean = sim.leaks()
+    device = open_device(0, binding)
+    device.memory(64)
+    closing = threading.Thread(target=device.close)
+    closing.start()
+    closing.join()
+    assert sim.leaks() == clean
+
+
+def test_closing_leaves_another_context_current(binding: str, sim: Any) -> None:
+    clean = sim.leaks()
+    outer, inner = open_device(0, binding), open_device(0, binding)
+    with outer.current():
+        before = current_context()
+        inner.close()
+        assert current_context() == before is not None
+    outer.close()
+    assert current_context() is None
     assert sim.leaks() == clean

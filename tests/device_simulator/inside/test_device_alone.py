@@ -54,6 +54,16 @@ def test_a_lost_device_is_one_error_from_then_on_and_can_be_closed(
         device.memory(8)
 
 
+def test_every_error_that_takes_the_context_with_it_is_a_lost_device(binding: str, sim: Any) -> None:
+    device = open_device(0, binding)
+    stream = device.stream()
+    for code in (702, 714, 715, 716, 717, 718, 721):
+        sim.fault("cuStreamSynchronize", 1, code)
+        with pytest.raises(DeviceLost):
+            stream.synchronize()
+    device.close()
+
+
 def test_what_a_kernel_broke_comes_out_of_the_wait_for_it(binding: str, sim: Any) -> None:
     device = open_device(0, binding)
     stream, memory = device.stream(), device.memory(8)
