@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,8 @@ from fcn_deploy.spec import Color, ModelSpec
 Picture = NDArray[np.uint8]
 
 _INK, _PAPER = (20, 20, 20), (255, 255, 255)
+_BLOCK = 1 << 16
+"""Pixels that are mixed at a time; an even number."""
 
 
 def colorize(labels: NDArray[np.uint8], palette: tuple[Color, ...]) -> Picture:
@@ -34,41 +36,83 @@ def colorize(labels: NDArray[np.uint8], palette: tuple[Color, ...]) -> Picture:
 def overlay(
     image: Picture, labels: NDArray[np.uint8], spec: ModelSpec, *, alpha: float = 0.5, legend: bool = True
 ) -> Picture:
-    """A frame with the colours of its labels mixed in.
+    """A frame with the colours of its labels mixed in, in an array of its own.
+
+    Args and Raises: as :class:`Overlay` has them.
+
+    Returns:
+        uint8 ``[H, W, 3]`` in the frame's colour order.
+    """
+    return Overlay(alpha, legend=legend)(image, labels, spec)
+
+
+@final
+class Overlay:
+    """Draws labels over one frame after the other, in arrays that it keeps. For one thread at a time.
 
     Args:
-        image: uint8 ``[H, W, 3]`` in the spec's colour order.
-        labels: uint8 ``[H, W]``.
-        spec: class names, palette and colour order.
         alpha: weight of the labels' colours, 0 to 1.
         legend: name the classes in a corner, where the frame has room for it.
 
-    Returns:
-        uint8 ``[H, W, 3]`` in the same colour order.
-
     Raises:
-        SourceError: image and labels differ in size, or one has another dtype or shape.
         UsageError: alpha is out of range.
     """
-    if image.shape != (*labels.shape, 3) or image.dtype != np.uint8 or labels.dtype != np.uint8:
-        raise SourceError(
-            f"a frame must be uint8 [height, width, 3] and its labels uint8 of its size, found "
-            f"{image.dtype} {image.shape} and {labels.dtype} {labels.shape}"
+
+    def __init__(self, alpha: float = 0.5, *, legend: bool = True) -> None:
+        if not 0 <= alpha <= 1:
+            raise UsageError(f"alpha must be from 0 to 1, not {alpha}")
+        self._share = round(256 * alpha)
+        self._legend = legend
+        self._drawn: Picture = np.empty((0, 0, 3), np.uint8)
+        self._colors = np.empty((_BLOCK // 2, 6), np.uint16)
+        self._sums = np.empty(3 * _BLOCK, np.uint16)
+
+    def __call__(self, image: Picture, labels: NDArray[np.uint8], spec: ModelSpec) -> Picture:
+        """A frame with the colours of its labels mixed in.
+
+        Args:
+            image: uint8 ``[H, W, 3]`` in the spec's colour order.
+            labels: uint8 ``[H, W]``.
+            spec: class names, palette and colour order.
+
+        Returns:
+            uint8 ``[H, W, 3]`` in the same colour order. The next call draws over this array; what
+            is to stay must be copied.
+
+        Raises:
+            SourceError: image and labels differ in size, or one has another dtype or shape.
+        """
+        if image.shape != (*labels.shape, 3) or image.dtype != np.uint8 or labels.dtype != np.uint8:
+            raise SourceError(
+                f"a frame must be uint8 [height, width, 3] and its labels uint8 of its size, found "
+                f"{image.dtype} {image.shape} and {labels.dtype} {labels.shape}"
+            )
+        if self._drawn.shape != image.shape:
+            self._drawn = np.empty(image.shape, np.uint8)
+        self._mix(
+            np.ascontiguousarray(image).reshape(-1),
+            np.ascontiguousarray(labels).reshape(-1),
+            _weighted_pairs(spec.palette, spec.color_order, self._share),
         )
-    if not 0 <= alpha <= 1:
-        raise UsageError(f"alpha must be from 0 to 1, not {alpha}")
-    # Whole numbers, two labels a look-up: a tenth of the time that floats and fancy indexing take.
-    share = round(256 * alpha)
-    flat = np.ascontiguousarray(labels).reshape(-1)
-    pairs = (flat if flat.size % 2 == 0 else np.append(flat, np.uint8(0))).view(np.uint16)
-    colors = np.take(_weighted_pairs(spec.palette, spec.color_order, share), pairs, axis=0)
-    sums = colors.reshape(-1)[: image.size].reshape(image.shape)
-    sums += np.multiply(image, np.uint16(256 - share), dtype=np.uint16)
-    sums >>= 8
-    mixed = sums.astype(np.uint8)
-    if legend:
-        _stamp(mixed, _legend(spec.classes, spec.palette, spec.color_order))
-    return mixed
+        if self._legend:
+            _stamp(self._drawn, _legend(spec.classes, spec.palette, spec.color_order))
+        return self._drawn
+
+    def _mix(self, image: Picture, labels: NDArray[np.uint8], table: NDArray[np.uint16]) -> None:
+        """Whole numbers, two labels a look-up, in blocks that stay in the cache: a fifth of the time of
+        floats and whole frames."""
+        drawn = self._drawn.reshape(-1)
+        for first in range(0, labels.size, _BLOCK):
+            some = labels[first : first + _BLOCK]
+            part = slice(3 * first, 3 * (first + some.size))
+            pairs = (some if some.size % 2 == 0 else np.append(some, np.uint8(0))).view(np.uint16)
+            colors, sums = self._colors[: pairs.size], self._sums[: 3 * some.size]
+            # An index of 16 bits cannot be out of range; "clip" alone lets take fill an array.
+            np.take(table, pairs, axis=0, out=colors, mode="clip")
+            np.multiply(image[part], np.uint16(256 - self._share), out=sums, dtype=np.uint16)
+            sums += colors.reshape(-1)[: sums.size]
+            sums >>= 8
+            np.copyto(drawn[part], sums, casting="unsafe")
 
 
 def heat_map(confidence: NDArray[np.float32]) -> Picture:

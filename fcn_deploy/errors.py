@@ -13,7 +13,8 @@
         ├── CalibrationError       ranges could not be taken from the frames given
         ├── EngineError            an engine could not be built, or may not be loaded
         ├── BackendUnavailable     the backend asked for cannot run on this machine
-        └── InferenceError         a backend failed while it ran
+        ├── InferenceError         a backend failed while it ran
+        └── PipelineError          a camera was lost, or a sink failed, while a pipeline ran
 
 Errors of vendors' libraries are mapped onto these with ``raise ... from exc``, so the cause is
 kept and ``--debug`` shows it.
@@ -71,3 +72,7 @@ class BackendUnavailable(FcnDeployError):
 
 class InferenceError(FcnDeployError):
     """A backend failed while it ran; the vendor's own error is the cause."""
+
+
+class PipelineError(FcnDeployError):
+    """A camera or stream was lost, or a sink failed, while a pipeline ran."""

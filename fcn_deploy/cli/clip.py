@@ -34,22 +34,24 @@ def clip(
     names = [f"{index:06d}.png" for index in range(frames)]
     for part in ("images", "labels"):
         _refuse_mixture(folder / part, set(names))
-    from fcn_deploy.cli import outputs
+    from fcn_deploy.camera.sinks import write_picture
+    from fcn_deploy.camera.video import VIDEO_SUFFIXES
+    from fcn_deploy.cli.outputs import video_file
     from fcn_deploy.datasets import write_labels
     from fcn_deploy.files import output_folder
     from fcn_deploy.spec import CAMVID_PALETTE
     from fcn_deploy.street import SyntheticStreet
 
-    if video and video.suffix.lower() not in outputs.VIDEOS:
-        raise UsageError(f"--video {video}: expected a name that ends in {', '.join(outputs.VIDEOS)}")
+    if video and video.suffix.lower() not in VIDEO_SUFFIXES:
+        raise UsageError(f"--video {video}: expected a name that ends in {', '.join(VIDEO_SUFFIXES)}")
     images, labels = output_folder(folder / "images"), output_folder(folder / "labels")
     street = SyntheticStreet(frames=frames, height=height, width=width, seed=seed, color_order="rgb")
     with ExitStack() as opened:
-        append = opened.enter_context(outputs.video_file(video, _FPS)) if video else None
+        append = opened.enter_context(video_file(video, _FPS)) if video else None
         advance = opened.enter_context(console.progress("frames", frames))
         for name, frame in zip(names, street, strict=True):
             assert frame.labels is not None, "the clip draws its own labels"
-            outputs.write_picture(images / name, frame.image)
+            write_picture(images / name, frame.image)
             write_labels(labels / name, frame.labels, CAMVID_PALETTE)
             if append:
                 append(frame.image)

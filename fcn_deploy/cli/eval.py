@@ -149,7 +149,7 @@ def _score(
 def _draw(found: Evaluation, segmenter: Segmenter, confusion: Path | None, worst_out: Path | None) -> None:
     """The pictures asked for, of the first artefact."""
     from fcn_deploy import draw
-    from fcn_deploy.cli.outputs import write_picture
+    from fcn_deploy.camera.sinks import write_picture
 
     spec = segmenter.spec
     if confusion:
