@@ -224,6 +224,18 @@ class Segmenter:
     ) -> None:
         self.close()
 
+    def start(self, images: NDArray[np.uint8]) -> Future[Segmentation]:
+        """Start labelling in the background, for programs that keep a queue of their own.
+
+        Returns:
+            The answer to come; it raises what :meth:`infer` raises.
+
+        Raises:
+            InferenceError: the segmenter is closed.
+        """
+        with self._state:
+            return self._start(images)
+
     def _start(self, images: NDArray[np.uint8]) -> Future[Segmentation]:
         """Hand frames to the workers. The caller holds ``_state``."""
         self._require_open()
