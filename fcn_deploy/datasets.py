@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -222,6 +222,23 @@ class Video:
         Raises:
             SourceError: not one frame can be decoded.
         """
+        index = -1
+        with closing(self.frames()) as frames:
+            for frame in frames:
+                index = frame.index
+                yield frame
+        if self.count is not None and index + 1 < self.count:
+            warnings.warn(
+                f"{self.path} states {self.count} frames and gave {index + 1}: it is damaged or cut off",
+                stacklevel=2,
+            )
+
+    def frames(self) -> Generator[Frame, None, None]:
+        """As iterating, for callers that compare with :attr:`count` themselves: nothing is warned of.
+
+        Raises:
+            SourceError: not one frame can be decoded.
+        """
         capture = self._open()
         index = 0
         try:
@@ -236,11 +253,6 @@ class Video:
             capture.release()
         if index == 0:
             raise SourceError(f"{self.path} holds no frame that can be decoded; it is damaged or cut off")
-        if self.count is not None and index < self.count:
-            warnings.warn(
-                f"{self.path} states {self.count} frames and gave {index}: it is damaged or cut off",
-                stacklevel=2,
-            )
 
     def _open(self) -> Any:
         capture = require("cv2", extra="opencv").VideoCapture(str(self.path))

@@ -169,6 +169,11 @@ class Exchange:
         with self._changed:
             self.boxes[frame.camera].failed += 1
 
+    def given_up(self, frame: CameraFrame) -> None:
+        """An answered frame was not delivered, because the run ended before."""
+        with self._changed:
+            self.boxes[frame.camera].dropped += 1
+
     def stop(self) -> None:
         """Drop what waits in the boxes; what the model has is still delivered."""
         with self._changed:
@@ -187,6 +192,11 @@ class Exchange:
                 self.boxes[frame.camera].dropped += 1
             self._changed.notify_all()
             return pending
+
+    def cameras_left(self) -> int:
+        """Cameras that have not ended."""
+        with self._changed:
+            return sum(not box.ended for box in self.boxes)
 
     def counts(self) -> list[Box]:
         """The boxes as they are at one moment, without their frames."""

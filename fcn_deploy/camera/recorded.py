@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -18,6 +19,8 @@ from fcn_deploy.camera.options import SourceOptions
 from fcn_deploy.camera.source import Source
 from fcn_deploy.datasets import ImageFolder, Video, open_source
 from fcn_deploy.errors import UsageError
+
+log = logging.getLogger("fcn_deploy.camera")
 
 
 class Pace:
@@ -76,9 +79,10 @@ class FileSource(Source):
         pace = Pace(self._pace) if self._pace else None
         self.state.phase = "streaming"
         try:
-            frames: Any = iter(self._recorded)
-            with closing(frames) as recorded:
-                while not stopping.is_set() and (frame := next(recorded, None)) is not None:
+            recorded = self._recorded
+            frames: Any = recorded.frames() if isinstance(recorded, Video) else iter(recorded)
+            with closing(frames):
+                while not stopping.is_set() and (frame := next(frames, None)) is not None:
                     captured = time.monotonic()
                     if pace is not None:
                         pace.wait(stopping)
@@ -89,7 +93,9 @@ class FileSource(Source):
                     yield CameraFrame(image, frame.name, frame.index, captured)
                     delivered += 1
                 if self.length is not None and delivered < self.length and not stopping.is_set():
-                    self.state.message = f"states {self.length} frames and gave {delivered}"
+                    told = f"states {self.length} frames and gave {delivered}"
+                    self.state.message = f"{told}: it is damaged or cut off"
+                    log.warning("%s %s", self.name, self.state.message)
         finally:
             self.state.phase = "ended"
 

@@ -4,24 +4,87 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 from fcn_deploy.errors import UsageError
 
 if TYPE_CHECKING:
-    from fcn_deploy.camera.sinks import OverlayPictures, OverlayVideo
-    from fcn_deploy.camera.sinks import Sink as CameraSink
+    from fcn_deploy.camera.preview import Preview
+    from fcn_deploy.camera.sinks import OverlayPictures, OverlayVideo, Sink
+    from fcn_deploy.camera.source import Source
     from fcn_deploy.camera.video import Picture
-    from fcn_deploy.datasets import Frame
-    from fcn_deploy.runtimes.base import Segmentation
 
-    Sink = Callable[[Frame, Segmentation], None]
+_FOLDER_FPS = 10.0
+"""Frames per second of a video made of images, which have no rate of their own."""
 
 
-class WindowClosed(Exception):
-    """The user closed the window, or pressed q or Esc in it."""
+@dataclass(frozen=True)
+class Wanted:
+    """What a call asks to be written or shown."""
+
+    overlay: Path | None
+    masks: Path | None
+    confidence: Path | None
+    raw: Path | None
+    serve: str | None
+    show: bool
+    alpha: float
+
+    def places(self) -> list[Path]:
+        """Files and folders that are written; stdout is none."""
+        return [
+            place
+            for place in (self.overlay, self.masks, self.confidence, self.raw)
+            if place and str(place) != "-"
+        ]
+
+    def nothing(self) -> bool:
+        """Whether all answers are thrown away."""
+        return not (self.places() or self.raw or self.show or self.serve)
+
+
+def sinks_for(wanted: Wanted, sources: list[Source], opened: ExitStack) -> tuple[list[Sink], Preview | None]:
+    """Open what was asked for.
+
+    Args:
+        wanted: what was asked for.
+        sources: what is looked at.
+        opened: closes the sinks, should the run never begin; closing them twice does nothing.
+
+    Returns:
+        The sinks in the order in which they are called, and the preview, if one of them is that.
+
+    Raises:
+        UsageError: a place cannot be written, a port cannot be had, or a suffix is wrong.
+        BackendUnavailable: there is no display, or nothing to write videos with.
+    """
+    from fcn_deploy.camera import sinks
+    from fcn_deploy.camera.preview import Preview
+
+    cameras = len(sources)
+    single = cameras == 1 and sources[0].length == 1
+    made: list[Sink] = []
+
+    def add(sink: Sink) -> None:
+        made.append(opened.enter_context(sink))
+
+    if wanted.overlay:
+        fps = _rate_of(sources)
+        add(overlay_to(wanted.overlay, single=single, fps=fps, alpha=wanted.alpha, cameras=cameras))
+    if wanted.masks:
+        add(sinks.LabelPngs(wanted.masks, cameras=cameras))
+    if wanted.confidence:
+        add(sinks.ConfidencePngs(wanted.confidence, cameras=cameras))
+    if wanted.raw:
+        add(sinks.RawLabels(wanted.raw, cameras=cameras))
+    if wanted.show:
+        add(sinks.Window(alpha=wanted.alpha, cameras=cameras, hold=single))
+    preview = Preview(*_address(wanted.serve), alpha=wanted.alpha) if wanted.serve else None
+    if preview:
+        add(preview)
+    return made, preview
 
 
 def overlay_to(
@@ -79,59 +142,20 @@ def video_file(path: Path, fps: float) -> Iterator[Callable[[Picture], None]]:
             raise
 
 
-def overlay_sink(path: Path, *, single: bool, fps: float, alpha: float, opened: ExitStack) -> Sink:
-    """:func:`overlay_to` for a run without a pipeline; a video of a run that failed is removed."""
-    sink = overlay_to(path, single=single, fps=fps, alpha=alpha)
-
-    def leave(
-        kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for video in getattr(sink, "videos", ()) if kind else ():
-            video.discard()
-        sink.close()
-
-    opened.push(leave)
-    return _alone(sink)
+def _rate_of(sources: list[Source]) -> float | None:
+    """Of a file's video; a live source gives what it gives, and that is measured."""
+    if any(source.live for source in sources):
+        return None
+    return next((source.fps for source in sources if source.fps), _FOLDER_FPS)
 
 
-def labels_sink(path: Path) -> Sink:
-    """Label maps as palette PNGs, one a frame: value = class id."""
-    from fcn_deploy.camera.sinks import LabelPngs
-
-    return _alone(LabelPngs(path))
-
-
-def confidence_sink(path: Path) -> Sink:
-    """Heat maps of the confidence as PNGs, one a frame."""
-    from fcn_deploy.camera.sinks import ConfidencePngs
-
-    return _alone(ConfidencePngs(path))
-
-
-def window_sink(*, single: bool, alpha: float, opened: ExitStack) -> Sink:
-    """A window that shows each overlay; one image stays until a key is pressed.
+def _address(text: str) -> tuple[str, int]:
+    """``8080``, ``0.0.0.0:8080`` or ``[::1]:8080`` as host and port.
 
     Raises:
-        BackendUnavailable: there is no display, or this OpenCV has no windows.
+        UsageError: the port is no number up to 65535.
     """
-    from fcn_deploy.camera.sinks import StopPipeline, Window
-
-    sink = _alone(opened.enter_context(Window(alpha=alpha, hold=single)))
-
-    def show(frame: Frame, answer: Segmentation) -> None:
-        try:
-            sink(frame, answer)
-        except StopPipeline as exc:
-            raise WindowClosed from exc
-
-    return show
-
-
-def _alone(sink: CameraSink) -> Sink:
-    """A pipeline's sink for frames that come without one."""
-    from fcn_deploy.camera.frames import CameraFrame, Delivery
-
-    def take(frame: Frame, answer: Segmentation) -> None:
-        sink(Delivery(CameraFrame(frame.image, frame.name, frame.index, 0.0), answer, 0.0))
-
-    return take
+    host, _, port = text.rpartition(":")
+    if not (port.isdecimal() and port.isascii() and int(port) <= 65535):
+        raise UsageError(f"--serve {text}: expected a port such as 8080, or an address with one")
+    return host.removeprefix("[").removesuffix("]") or "127.0.0.1", int(port)

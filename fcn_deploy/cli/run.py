@@ -1,57 +1,56 @@
-"""``fcn-deploy run``: frames in, pictures, label maps and a summary out."""
+"""``fcn-deploy run``: frames of files and cameras in; pictures, label maps, a preview and a summary out."""
 
 from __future__ import annotations
 
-import itertools
-import time
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from contextlib import ExitStack
+from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fcn_deploy.cli import console, options
+from fcn_deploy.cli.live import Stopped, status_line, stop_on_signals
+from fcn_deploy.cli.outputs import Wanted, sinks_for
 from fcn_deploy.errors import UsageError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from fcn_deploy.cli.outputs import Sink
-    from fcn_deploy.datasets import Frame
+    from fcn_deploy.camera import Delivery, Pipeline, Source, Statistics
     from fcn_deploy.runtimes.segmenter import Segmenter
     from fcn_deploy.spec import ModelSpec
 
-_FOLDER_FPS = 10.0
-"""Frames per second of a video made of images, which have no rate of their own."""
+
+class OnError(str, Enum):
+    """Whether a failed frame or a lost camera ends the run."""
+
+    STOP = "stop"
+    CONTINUE = "continue"
 
 
-@dataclass(frozen=True)
-class _Wanted:
-    """What a call asks to be written or shown."""
+class Transport(str, Enum):
+    """How RTSP carries pictures."""
 
-    overlay: Path | None
-    masks: Path | None
-    confidence: Path | None
-    show: bool
-    alpha: float
-
-    def places(self) -> list[Path]:
-        return [place for place in (self.overlay, self.masks, self.confidence) if place]
+    TCP = "tcp"
+    UDP = "udp"
 
 
 @dataclass
-class _Tally:
-    """What was seen so far."""
+class _Shares:
+    """A sink that counts the pixels of each class."""
 
-    frames: int = 0
-    infer_seconds: float = 0.0
     pixels: NDArray[np.int64] | None = None
-    interrupted: bool = False
-    begun: float = field(default_factory=time.perf_counter)
 
-    def shares(self, spec: ModelSpec) -> dict[str, float]:
+    def __call__(self, delivery: Delivery) -> None:
+        import numpy as np
+
+        counted = np.bincount(delivery.labels.ravel(), minlength=256)
+        self.pixels = counted if self.pixels is None else self.pixels + counted
+
+    def by_class(self, spec: ModelSpec) -> dict[str, float]:
         """Share of all pixels by class name, largest first."""
         if self.pixels is None:
             return {}
@@ -60,11 +59,25 @@ class _Tally:
         return dict(sorted(((n, p / total) for n, p in named), key=lambda item: -item[1]))
 
 
+@dataclass(frozen=True)
+class _Done:
+    """A run that is over."""
+
+    statistics: Statistics
+    shares: dict[str, float]
+    stopped: Stopped
+
+
 def run(
     artefact: options.Artefact,
-    source: Annotated[
-        Path,
-        typer.Argument(metavar="SOURCE", help="An image, a folder of images or a video.", show_default=False),
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SOURCE...",
+            help="An image, a folder, a video, a camera (0, /dev/video0, csi://0), a URL (rtsp://, http://) "
+            "or a GStreamer pipeline; several are several cameras.",
+            show_default=False,
+        ),
     ],
     overlay: Annotated[
         Path | None,
@@ -75,6 +88,14 @@ def run(
         Path | None,
         typer.Option(metavar="FOLDER", help="Heat maps of the confidence, where it was exported."),
     ] = None,
+    raw: Annotated[
+        Path | None,
+        typer.Option(metavar="PATH", help="Label maps as a stream of binary PGM; - is stdout."),
+    ] = None,
+    serve: Annotated[
+        str | None,
+        typer.Option(metavar="[HOST:]PORT", help="Preview in a browser, on this machine unless told."),
+    ] = None,
     show: Annotated[bool, typer.Option("--show", help="Open a window; q or Esc ends.")] = False,
     max_frames: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Stop after so many frames.")
@@ -82,6 +103,35 @@ def run(
     alpha: Annotated[
         float, typer.Option(min=0.0, max=1.0, metavar="A", help="Weight of the labels' colours, 0 to 1.")
     ] = 0.5,
+    smooth: Annotated[
+        int | None,
+        typer.Option(min=2, max=255, metavar="N", help="Change a pixel's label after N frames in a row."),
+    ] = None,
+    on_error: Annotated[
+        OnError, typer.Option(help="When a frame fails or one of several cameras is lost.")
+    ] = OnError.STOP,
+    size: Annotated[str | None, typer.Option(metavar="HxW", help="Ask a camera for this size.")] = None,
+    fps: Annotated[
+        float | None, typer.Option(min=0.01, metavar="F", help="Ask a camera for this rate; pace of images.")
+    ] = None,
+    pixel_format: Annotated[
+        str | None, typer.Option(metavar="FOURCC", help="Ask a V4L2 camera for it, such as MJPG.")
+    ] = None,
+    rotate: Annotated[int, typer.Option(metavar="DEGREES", help="Clockwise: 0, 90, 180 or 270.")] = 0,
+    real_time: Annotated[
+        bool, typer.Option("--real-time", help="Play files as they were recorded, and drop what is late.")
+    ] = False,
+    transport: Annotated[Transport, typer.Option(help="RTSP's.")] = Transport.TCP,
+    give_up: Annotated[
+        float | None,
+        typer.Option(
+            min=0.1, metavar="SECONDS", help="Without a connection for so long.", show_default="never"
+        ),
+    ] = None,
+    log_every: Annotated[
+        float | None,
+        typer.Option(min=0.1, metavar="SECONDS", help="Write the statistics to stderr that often."),
+    ] = None,
     backend: options.Backend = None,
     device: options.Device = None,
     provider: options.Provider = None,
@@ -91,144 +141,159 @@ def run(
     expect_sha256: options.ExpectSha256 = None,
     as_json: options.Json = False,
 ) -> None:
-    """Label the frames of an image, a folder or a video."""
-    wanted = _Wanted(overlay, masks, confidence, show, alpha)
-    _refuse(source, wanted)
+    """Label the frames of images, videos and cameras.
+
+    Files lose no frame. A live camera's frames give way to newer ones while the model is busy, and a
+    camera that is lost is looked for until it is back. Ctrl-C and SIGTERM finish what is being written.
+    """
+    wanted = Wanted(overlay, masks, confidence, raw, serve, show, alpha)
+    _refuse(sources, wanted, as_json)
+    from fcn_deploy.camera import Pipeline, SourceOptions, open_source
     from fcn_deploy.runtimes.registry import load
 
-    with load(
-        artefact,
-        backend=backend,
-        device=device,
-        provider=provider,
-        threads=threads,
-        allow_fallback=allow_fallback,
-        cuda_binding=cuda_binding,
-        expect_sha256=expect_sha256,
-    ) as segmenter:
-        if confidence and "confidence" not in segmenter.spec.outputs:
-            raise UsageError(
-                f"{artefact} has no confidence output (it answers {', '.join(segmenter.spec.outputs)}); "
-                "export it again with --outputs labels,confidence"
-            )
-        tally = _label(segmenter, source, wanted, max_frames)
-        _report(artefact, source, segmenter, tally, wanted, as_json)
-    if tally.interrupted:
-        raise typer.Exit(console.INTERRUPTED)
+    asked = SourceOptions(
+        size=options.parse_size(size, "--size") if size else None,
+        fps=fps,
+        pixel_format=pixel_format,
+        rotate=rotate,
+        pace="real-time" if real_time else "fast",
+        transport=transport.value,
+        give_up=give_up,
+    )
+    with (
+        ExitStack() as opened,
+        load(
+            artefact,
+            backend=backend,
+            device=device,
+            provider=provider,
+            threads=threads,
+            allow_fallback=allow_fallback,
+            cuda_binding=cuda_binding,
+            expect_sha256=expect_sha256,
+        ) as segmenter,
+    ):
+        _require_confidence(artefact, segmenter, wanted)
+        cameras = [open_source(source, segmenter.spec.color_order, asked) for source in sources]
+        sinks, preview = sinks_for(wanted, cameras, opened)
+        shares = _Shares()
+        pipeline = Pipeline(
+            cameras,
+            segmenter,
+            [shares, *sinks],
+            on_error=on_error.value,
+            smoothing=smooth,
+            max_frames=max_frames,
+        )
+        if preview:
+            preview.statistics = pipeline.statistics
+            console.Printer(aside=True).say(f"Preview on {preview.url}")
+        stopped = _run(pipeline, cameras, max_frames, log_every)
+        done = _Done(pipeline.statistics(), shares.by_class(segmenter.spec), stopped)
+        _report(artefact, cameras, segmenter, done, wanted, as_json)
+    if stopped.signal is not None:
+        raise typer.Exit(stopped.exit_code)
 
 
-def _refuse(source: Path, wanted: _Wanted) -> None:
-    """Outputs that would overwrite the source or each other."""
+def _refuse(sources: list[str], wanted: Wanted, as_json: bool) -> None:
+    """Outputs that would overwrite a source or each other."""
     from fcn_deploy.datasets import IMAGE_SUFFIXES
 
+    if as_json and str(wanted.raw) == "-":
+        raise UsageError("--raw - and --json both write to stdout; name a file or a pipe for --raw")
     places = [place.resolve() for place in wanted.places()]
-    threatened = [source.resolve()]
-    if source.suffix.lower() in IMAGE_SUFFIXES:
-        threatened.append(source.parent.resolve())
-    if set(threatened) & set(places):
-        raise UsageError(f"an output would overwrite frames of {source}; name another place to write to")
+    for source in map(Path, sources):
+        threatened = {source.resolve()}
+        if source.suffix.lower() in IMAGE_SUFFIXES:
+            threatened.add(source.parent.resolve())
+        if threatened & set(places):
+            raise UsageError(f"an output would overwrite frames of {source}; name another place to write to")
     if len(set(places)) < len(places):
         raise UsageError("two outputs have the same place; give each its own")
 
 
-def _label(segmenter: Segmenter, source: Path, wanted: _Wanted, max_frames: int | None) -> _Tally:
-    """Run the frames through the model and into the sinks; Ctrl-C ends it early, not badly."""
-    from fcn_deploy.cli.outputs import WindowClosed
-    from fcn_deploy.datasets import open_source
-
-    frames = open_source(source, segmenter.spec.color_order)
-    total = _length(frames)
-    tally = _Tally()
-    with ExitStack() as opened, suppress(WindowClosed):
-        sinks = _sinks(wanted, single=total == 1, fps=getattr(frames, "fps", _FOLDER_FPS), opened=opened)
-        expected = max_frames if total is None else min(total, max_frames or total)
-        advance = opened.enter_context(console.progress("frames", expected))
-        try:
-            for frame in itertools.islice(frames, max_frames):
-                _one(segmenter, frame, sinks, tally)
-                advance()
-        except KeyboardInterrupt:
-            if tally.frames == 0:
-                raise  # nothing to keep
-            tally.interrupted = True
-    return tally
-
-
-def _sinks(wanted: _Wanted, *, single: bool, fps: float, opened: ExitStack) -> list[Sink]:
-    from fcn_deploy.cli import outputs
-
-    sinks: list[Sink] = []
-    if wanted.overlay:
-        sinks.append(
-            outputs.overlay_sink(wanted.overlay, single=single, fps=fps, alpha=wanted.alpha, opened=opened)
+def _require_confidence(artefact: Path, segmenter: Segmenter, wanted: Wanted) -> None:
+    if wanted.confidence and "confidence" not in segmenter.spec.outputs:
+        raise UsageError(
+            f"{artefact} has no confidence output (it answers {', '.join(segmenter.spec.outputs)}); "
+            "export it again with --outputs labels,confidence"
         )
-    if wanted.masks:
-        sinks.append(outputs.labels_sink(wanted.masks))
-    if wanted.confidence:
-        sinks.append(outputs.confidence_sink(wanted.confidence))
-    if wanted.show:
-        sinks.append(outputs.window_sink(single=single, alpha=wanted.alpha, opened=opened))
-    return sinks
 
 
-def _one(segmenter: Segmenter, frame: Frame, sinks: list[Sink], tally: _Tally) -> None:
-    import numpy as np
-
-    begun = time.perf_counter()
-    answer = segmenter.infer(frame.image)
-    tally.infer_seconds += time.perf_counter() - begun
-    for sink in sinks:
-        sink(frame, answer)
-    counted = np.bincount(answer.labels.ravel(), minlength=256)
-    tally.pixels = counted if tally.pixels is None else tally.pixels + counted
-    tally.frames += 1
+def _expected(cameras: list[Source], max_frames: int | None) -> int | None:
+    """How many frames will be delivered; None where nobody knows."""
+    lengths = [None if camera.live else camera.length for camera in cameras]
+    if any(length is None for length in lengths):
+        return max_frames
+    total = sum(length for length in lengths if length is not None)
+    return min(total, max_frames or total)
 
 
-def _length(frames: Any) -> int | None:
-    """How many frames a source has; None for a video that does not say."""
-    if hasattr(frames, "count") and not callable(frames.count):
-        count: int | None = frames.count
-        return count
-    return len(frames)
+def _run(
+    pipeline: Pipeline, cameras: list[Source], max_frames: int | None, log_every: float | None
+) -> Stopped:
+    expected = _expected(cameras, max_frames)
+    of = f" of {expected}" if expected else ""
+
+    def line() -> str:
+        now = pipeline.statistics()
+        if any(camera.live for camera in cameras):
+            return f"{now}"
+        return f"{now.delivered}{of} frames, {now.frames_per_second:.1f} a second"
+
+    with stop_on_signals(pipeline.stop) as stopped, status_line(line, log_every):
+        try:
+            pipeline.run()
+        except Exception:
+            console.Printer(aside=True).say(f"Until then: {pipeline.statistics()}")
+            raise
+    return stopped
 
 
 def _report(
-    artefact: Path, source: Path, segmenter: Segmenter, tally: _Tally, wanted: _Wanted, as_json: bool
+    artefact: Path, cameras: list[Source], segmenter: Segmenter, done: _Done, wanted: Wanted, as_json: bool
 ) -> None:
-    seconds = time.perf_counter() - tally.begun
-    shares = tally.shares(segmenter.spec)
     if as_json:
-        console.write_json(
-            {
-                "artefact": str(artefact),
-                "source": str(source),
-                "backend": segmenter.backend,
-                "device": segmenter.device,
-                "precision": segmenter.precision,
-                "frames": tally.frames,
-                "seconds": seconds,
-                "infer_seconds": tally.infer_seconds,
-                "frames_per_second": tally.frames / seconds,
-                "class_shares": shares,
-                "written": wanted.places(),
-                "interrupted": tally.interrupted,
-                "note": segmenter.spec.note,
-            }
-        )
+        console.write_json(_facts(artefact, cameras, segmenter, done, wanted))
         return
-    out = console.Printer()
-    if tally.interrupted:
+    now = done.statistics
+    out = console.Printer(aside=str(wanted.raw) == "-")
+    if done.stopped.signal is not None:
         out.say("Interrupted; what was made until then is complete.")
+    infer = now.stages.get("infer")
     out.say(
-        f"{tally.frames} frame{'s' * (tally.frames > 1)} in {seconds:.1f} s "
-        f"({tally.frames / seconds:.1f} a second, "
-        f"{1e3 * tally.infer_seconds / tally.frames:.1f} ms each in the model) "
-        f"with {segmenter.backend} on {segmenter.device}, {segmenter.precision}"
+        f"{now.delivered} frame{'s' * (now.delivered != 1)} in {now.seconds:.1f} s "
+        f"({now.delivered / now.seconds:.1f} a second"
+        + (f", {1e3 * infer.p50:.1f} ms in the model" if infer else "")
+        + f") with {segmenter.backend} on {segmenter.device}, {segmenter.precision}"
     )
+    if any(camera.live for camera in cameras) or now.failed:
+        out.say(f"{now}")
     if segmenter.spec.note:
         out.say(f"Note: {segmenter.spec.note}")
-    out.pairs(((name, f"{share:6.1%}") for name, share in shares.items() if share > 0), indent=2)
+    out.pairs(((name, f"{share:6.1%}") for name, share in done.shares.items() if share > 0), indent=2)
     for place in wanted.places():
         out.say(f"Wrote {place}")
-    if not wanted.places() and not wanted.show:
-        out.say("Nothing was written; add --overlay PATH or --masks FOLDER.")
+    if wanted.nothing():
+        out.say("Nothing was written; add --overlay PATH, --masks FOLDER or --serve PORT.")
+
+
+def _facts(
+    artefact: Path, cameras: list[Source], segmenter: Segmenter, done: _Done, wanted: Wanted
+) -> dict[str, Any]:
+    now = done.statistics
+    return {
+        "artefact": str(artefact),
+        "sources": [{"name": camera.name, **camera.state.properties} for camera in cameras],
+        "backend": segmenter.backend,
+        "device": segmenter.device,
+        "precision": segmenter.precision,
+        "frames": now.delivered,
+        "seconds": now.seconds,
+        "frames_per_second": now.delivered / now.seconds,
+        "class_shares": done.shares,
+        "written": wanted.places(),
+        "interrupted": done.stopped.signal is not None,
+        "statistics": now.to_json(),
+        "note": segmenter.spec.note,
+    }

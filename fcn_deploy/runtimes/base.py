@@ -114,6 +114,11 @@ class Runtime(ABC):
     def _release(self) -> None:
         """Free what was opened; called once."""
 
+    @property
+    def max_batch(self) -> int | None:
+        """Frames that one call takes at most; None where any number may be given."""
+        return None
+
     def details(self) -> dict[str, Any]:
         """What a report should state about how it runs (provider, threads, versions)."""
         return {}

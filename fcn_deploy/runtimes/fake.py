@@ -35,14 +35,21 @@ class FakeRuntime(Runtime):
         rule: a function of the frames, or one label for every pixel.
         spec: what the pretended model expects and answers; None takes CamVid's 11 classes.
         delay: seconds that each answer takes at least.
+        max_batch: frames that one call takes at most, as with an engine; None for any number.
 
     Raises:
-        UsageError: the label is no class of ``spec``, or ``delay`` is negative.
+        UsageError: the label is no class of ``spec``, ``delay`` is negative, or ``max_batch`` below 1.
     """
 
     backend = "fake"
 
-    def __init__(self, rule: Rule | int, spec: ModelSpec | None = None, delay: float = 0.0) -> None:
+    def __init__(
+        self,
+        rule: Rule | int,
+        spec: ModelSpec | None = None,
+        delay: float = 0.0,
+        max_batch: int | None = None,
+    ) -> None:
         spec = spec or ModelSpec(
             classes=CAMVID_CLASSES,
             palette=CAMVID_PALETTE,
@@ -54,8 +61,11 @@ class FakeRuntime(Runtime):
             raise UsageError(f"the rule's label must be from 0 to {spec.num_classes - 1}, not {rule}")
         if delay < 0:
             raise UsageError(f"delay must be 0 seconds or more, not {delay}")
+        if max_batch is not None and max_batch < 1:
+            raise UsageError(f"max_batch must be at least 1, not {max_batch}")
         self._rule = rule
         self._delay = delay
+        self._max_batch = max_batch
 
     @classmethod
     def unavailable(cls) -> str | None:
@@ -65,7 +75,13 @@ class FakeRuntime(Runtime):
     def open(cls, path: Path, options: RuntimeOptions) -> NoReturn:
         raise UsageError("a fake runtime opens no file; make one with FakeRuntime(rule)")
 
+    @property
+    def max_batch(self) -> int | None:
+        return self._max_batch
+
     def _infer(self, images: Frames) -> dict[str, NDArray[Any]]:
+        if self._max_batch is not None and len(images) > self._max_batch:
+            raise ValueError(f"{len(images)} frames at a time, and {self._max_batch} is the most")
         if self._delay:
             time.sleep(self._delay)
         if isinstance(self._rule, int):

@@ -66,6 +66,11 @@ class Segmenter:
         """The artefact's declared precision."""
         return self._runtime.precision
 
+    @property
+    def max_batch(self) -> int | None:
+        """Frames that one call takes at most; None where any number may be given."""
+        return self._runtime.max_batch
+
     def details(self) -> dict[str, Any]:
         """How it runs, for reports: provider, threads, versions."""
         return self._runtime.details()

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fcn_deploy.camera import sinks
 from fcn_deploy.cli import outputs
 
 THIRDS = {"red": 1 / 3, "green": 1 / 3, "blue": 1 / 3}
@@ -45,7 +46,9 @@ def test_json_is_pure_and_adds_up(cli, artefact: Path, image: Path) -> None:
     assert report["frames"] == 1
     assert report["class_shares"] == pytest.approx(THIRDS)
     assert report["written"] == []
-    assert report["seconds"] >= report["infer_seconds"] > 0
+    counted = report["statistics"]
+    assert (counted["captured"], counted["delivered"], counted["in_flight"]) == (1, 1, 0)
+    assert 1e3 * report["seconds"] >= counted["stages_ms"]["infer"]["max"] > 0
     assert (report["backend"], report["device"], report["interrupted"]) == ("onnxruntime", "cpu", False)
 
 
@@ -155,13 +158,23 @@ def test_numbers_out_of_range_exit_with_2(cli, artefact: Path, image: Path, word
     assert cli("run", artefact, image, *words).exit_code == 2
 
 
-def test_a_frame_that_cannot_be_read_is_named_and_the_video_not_half_written(
+def test_a_frame_that_cannot_be_read_is_named_and_the_video_holds_those_before_it(
     fails, artefact: Path, images: Path, leftovers
 ) -> None:
     (images / "b.png").write_bytes(b"no picture")
     out = images.with_name("overlay.mp4")
-    out.write_bytes(b"the old one")
     assert "b.png cannot be read" in fails(2, "run", artefact, images, "--overlay", out)
+    assert len(decoded(out)) == 1
+    assert not leftovers()
+
+
+def test_a_run_that_fails_at_its_first_frame_leaves_the_old_video(
+    fails, artefact: Path, images: Path, leftovers
+) -> None:
+    (images / "a.png").write_bytes(b"no picture")
+    out = images.with_name("overlay.mp4")
+    out.write_bytes(b"the old one")
+    assert "a.png cannot be read" in fails(2, "run", artefact, images, "--overlay", out)
     assert out.read_bytes() == b"the old one"
     assert not leftovers()
 
@@ -193,10 +206,18 @@ def test_show_without_a_display_says_what_to_do(fails, artefact: Path, image: Pa
 
 
 def test_a_window_that_is_closed_ends_the_run(cli, artefact: Path, images: Path, monkeypatch) -> None:
-    def closed_at_once(frame: object, answer: object) -> None:
-        raise outputs.WindowClosed
+    class Closed(sinks.Sink):
+        def __init__(self, **_: object) -> None:
+            pass
 
-    monkeypatch.setattr(outputs, "window_sink", lambda **_: closed_at_once)
+        def __call__(self, delivery: object) -> None:
+            raise sinks.StopPipeline
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr(sinks, "Window", Closed)
     result = cli("run", artefact, images, "--show", "--masks", images.with_name("labels"), "--json")
     assert result.exit_code == 0, result.output
-    assert [p.name for p in images.with_name("labels").iterdir()] == ["a.png"]
+    assert json.loads(result.stdout)["frames"] <= 3
+    assert "a.png" in [p.name for p in images.with_name("labels").iterdir()]
