@@ -36,7 +36,7 @@ class Box:
     delivered: int = 0
     ended: bool = False
     served: int = 0
-    """When the model last took from it, in takes of all cameras."""
+    """When the model last took from it, counted in frames of all cameras."""
 
     @property
     def in_flight(self) -> int:
@@ -124,8 +124,8 @@ class Exchange:
             waiting = sorted((box for box in self.boxes if box.frames), key=lambda box: box.served)
             shape = waiting[0].frames[0].image.shape
             chosen = [box for box in waiting if box.frames[0].image.shape == shape][:most]
-            self._takes += 1
             for box in chosen:
+                self._takes += 1  # by box, or those of one take would be served in the same order for ever
                 box.served = self._takes
             self._taken = True
             frames = [box.frames.popleft() for box in chosen]

@@ -190,7 +190,8 @@ def _head(name: str, kind: str, about: str) -> tuple[str, str]:
 
 def _sample(metric: str, value: float, /, **labels: object) -> str:
     inside = ",".join(f'{key}="{_escaped(str(text))}"' for key, text in labels.items())
-    return f"fcn_deploy_{metric}{{{inside}}} {value:.9g}" if inside else f"fcn_deploy_{metric} {value:.9g}"
+    told = str(value) if isinstance(value, int) else f"{value:.9g}"  # counters of years stay exact
+    return f"fcn_deploy_{metric}{{{inside}}} {told}" if inside else f"fcn_deploy_{metric} {told}"
 
 
 def _escaped(text: str) -> str:
