@@ -332,7 +332,9 @@ def test_json_holds_the_same_numbers(read: Statistics) -> None:
     if read.age is None:
         assert made["age_ms"] is None
     else:
-        expected = {name: pytest.approx(1000 * getattr(read.age, name)) for name in ("p50", "p90", "p99", "max")}
+        expected = {
+            name: pytest.approx(1000 * getattr(read.age, name)) for name in ("p50", "p90", "p99", "max")
+        }
         assert made["age_ms"] == expected
 
 
