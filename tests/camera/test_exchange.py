@@ -411,10 +411,7 @@ def test_answers_are_collected_in_the_order_of_their_frames() -> None:
 
 
 def _put_into_full(exchange: Exchange) -> object:
-    for index in range(3):
-        if not exchange.put(frame(0, index)):
-            return False
-    return True
+    return all(exchange.put(frame(0, index)) for index in range(3))
 
 
 def _take_without_room(exchange: Exchange) -> object:
