@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import threading
 
 import numpy as np
@@ -87,3 +89,154 @@ def test_leaving_the_loop_stops_it() -> None:
     assert now.delivered == 1 and counts_add_up(now) and now.in_flight == 0
     with pytest.raises(UsageError, match="once"):
         pipeline.run()
+
+
+def test_an_engine_for_one_frame_gets_one_camera_at_a_time() -> None:
+    with Segmenter(FakeRuntime(rule=2, max_batch=1)) as segmenter:
+        cameras = [IterableSource(frames(10)), IterableSource(frames(10)), IterableSource(frames(10))]
+        now = Pipeline(cameras, segmenter).run()
+    assert [camera.delivered for camera in now.cameras] == [10, 10, 10]
+    assert now.inferences == 30
+
+
+def test_it_ends_after_as_many_frames_as_asked() -> None:
+    seen = []
+    with Segmenter(FakeRuntime(rule=2)) as segmenter:
+        both = [IterableSource(frames(50)), IterableSource(frames(50))]
+        now = Pipeline(both, segmenter, [seen.append], max_frames=7).run()
+    assert len(seen) == now.delivered == 7
+    assert counts_add_up(now) and now.in_flight == 0
+
+
+def test_labels_are_smoothed_for_each_camera() -> None:
+    def rule(images):
+        return images[..., 0] % 2
+
+    steady, flicker = frames(1) * 6, [*frames(1) * 3, *frames(1, 1), *frames(1) * 2]
+    for smoothing, most in ((None, 1), (2, 0)):
+        shown: dict[int, list[int]] = {0: [], 1: []}
+        with Segmenter(FakeRuntime(rule=rule)) as segmenter:
+            cameras = [IterableSource(steady), IterableSource(flicker)]
+            for delivery in Pipeline(cameras, segmenter, smoothing=smoothing):
+                shown[delivery.frame.camera].append(int(delivery.labels.max()))
+        assert shown[0] == [0] * 6
+        assert max(shown[1]) == most and len(shown[1]) == 6
+
+
+class Unlucky:
+    """Fails on these frames."""
+
+    def __init__(self, *indices: int) -> None:
+        self.indices = indices
+
+    def __call__(self, delivery) -> None:
+        if delivery.frame.index in self.indices:
+            raise OSError("no space")
+
+
+def test_where_it_is_to_go_on_failed_frames_are_counted_and_said_once(caplog) -> None:
+    with Segmenter(FakeRuntime(rule=2)) as segmenter:
+        pipeline = Pipeline(
+            IterableSource(frames(30)), segmenter, [Unlucky(3, 4, 5, 20)], on_error="continue"
+        )
+        now = pipeline.run()
+    assert (now.captured, now.delivered, now.failed) == (30, 26, 4)
+    told = [record.getMessage() for record in caplog.records]
+    assert [line.split(" ")[0] for line in told] == ["a", "3", "a"]
+    assert "frame 000003 (no space)" in told[0]
+
+
+def test_fifty_failures_in_a_row_end_it_after_all() -> None:
+    with Segmenter(FakeRuntime(rule=2)) as segmenter:
+        pipeline = Pipeline(
+            IterableSource(frames(200)), segmenter, [Unlucky(*range(200))], on_error="continue"
+        )
+        with pytest.raises(PipelineError, match=r"50 frames failed one after the other.*no space"):
+            pipeline.run()
+    now = pipeline.statistics()
+    assert 50 <= now.failed < 60 and counts_add_up(now) and now.in_flight == 0
+
+
+def broken_after(count: int):
+    yield from frames(count)
+    raise RuntimeError("cable")
+
+
+def test_a_lost_camera_leaves_the_others_running() -> None:
+    with Segmenter(FakeRuntime(rule=2)) as segmenter:
+        cameras = [IterableSource(broken_after(3)), IterableSource(frames(20))]
+        now = Pipeline(cameras, segmenter, on_error="continue").run()
+    assert [camera.delivered for camera in now.cameras] == [3, 20]
+    assert "cable" in now.cameras[0].message
+
+
+def test_the_last_lost_camera_ends_it() -> None:
+    with Segmenter(FakeRuntime(rule=2)) as segmenter:
+        cameras = [IterableSource(broken_after(3)), IterableSource(broken_after(5))]
+        pipeline = Pipeline(cameras, segmenter, on_error="continue")
+        with pytest.raises(PipelineError, match="cable"):
+            pipeline.run()
+    assert pipeline.statistics().delivered == 8
+
+
+def test_an_event_loop_stays_free_and_leaving_ends_the_run() -> None:
+    async def watch(pipeline: Pipeline) -> tuple[list[int], int]:
+        ticks, seen = 0, []
+
+        async def tick() -> None:
+            nonlocal ticks
+            while True:
+                ticks += 1
+                await asyncio.sleep(0.001)
+
+        ticking = asyncio.create_task(tick())
+        async with contextlib.aclosing(aiter(pipeline)) as deliveries:
+            async for delivery in deliveries:
+                seen.append(delivery.frame.index)
+                if len(seen) == 5:
+                    break
+        ticking.cancel()
+        return seen, ticks
+
+    with Segmenter(FakeRuntime(rule=2, delay=0.01)) as segmenter:
+        pipeline = Pipeline(IterableSource(frames(500)), segmenter)
+        seen, ticks = asyncio.run(watch(pipeline))
+    assert seen == [0, 1, 2, 3, 4]
+    assert ticks > 5
+    now = pipeline.statistics()
+    assert counts_add_up(now) and now.in_flight == 0
+
+
+def test_a_cancelled_task_ends_the_run() -> None:
+    async def watch(pipeline: Pipeline) -> None:
+        async for _ in pipeline:
+            pass
+
+    async def cancel(pipeline: Pipeline) -> None:
+        task = asyncio.create_task(watch(pipeline))
+        await asyncio.sleep(0.1)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    with Segmenter(FakeRuntime(rule=2, delay=0.01)) as segmenter:
+        pipeline = Pipeline(IterableSource(frames(2000)), segmenter)
+        asyncio.run(cancel(pipeline))
+        now = pipeline.statistics()
+    assert 0 < now.delivered < 2000 and counts_add_up(now) and now.in_flight == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        ({"on_error": "ignore"}, "on_error must be stop or continue"),
+        ({"max_frames": 0}, "max_frames must be at least 1"),
+        ({"smoothing": 1}, "2 to 255"),
+        ({"sources": []}, "needs a source"),
+        ({"sources": IterableSource([], color_order="rgb")}, "expects bgr"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_wrong_calls(arguments, part: str) -> None:
+    with Segmenter(FakeRuntime(rule=2)) as segmenter, pytest.raises(UsageError, match=part):
+        Pipeline(arguments.pop("sources", IterableSource(frames(1))), segmenter, **arguments)
