@@ -51,7 +51,7 @@ def _show_version(asked: bool) -> None:
         raise typer.Exit
 
 
-@app.callback(epilog="Exit codes: 0 done, 1 the run failed, 2 wrong use, 130 interrupted.")
+@app.callback(epilog="Exit codes: 0 done, 1 the run failed, 2 wrong use, 130 or 143 interrupted.")
 def start(
     debug: Annotated[
         bool, typer.Option("--debug", envvar="FCN_DEPLOY_DEBUG", help="Show where an error comes from.")
@@ -99,6 +99,9 @@ _add(
     "model.onnx photo.jpg --overlay photo.labels.png",
     "model.onnx clip.mp4 --overlay overlay.mp4 --masks labels",
     "model.onnx images/ --overlay overlays/ --max-frames 100",
+    "model.onnx rtsp://camera/stream --serve 8080 --log-every 60",
+    "model.onnx 0 --size 720x1280 --pixel-format MJPG --show",
+    "model.onnx rtsp://front/1 rtsp://back/1 --on-error continue --overlay overlay.mp4",
 )
 _add(
     "eval",

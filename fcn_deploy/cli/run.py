@@ -73,7 +73,7 @@ def run(
     sources: Annotated[
         list[str],
         typer.Argument(
-            metavar="SOURCE...",
+            metavar="SOURCE",
             help="An image, a folder, a video, a camera (0, /dev/video0, csi://0), a URL (rtsp://, http://) "
             "or a GStreamer pipeline; several are several cameras.",
             show_default=False,
@@ -108,11 +108,15 @@ def run(
         typer.Option(min=2, max=255, metavar="N", help="Change a pixel's label after N frames in a row."),
     ] = None,
     on_error: Annotated[
-        OnError, typer.Option(help="When a frame fails or one of several cameras is lost.")
+        OnError,
+        typer.Option(help="Whether a failed frame, or the loss of one of several cameras, ends the run."),
     ] = OnError.STOP,
     size: Annotated[str | None, typer.Option(metavar="HxW", help="Ask a camera for this size.")] = None,
     fps: Annotated[
-        float | None, typer.Option(min=0.01, metavar="F", help="Ask a camera for this rate; pace of images.")
+        float | None,
+        typer.Option(
+            min=0.01, metavar="F", help="Ask a camera for this rate; rate of images with --real-time."
+        ),
     ] = None,
     pixel_format: Annotated[
         str | None, typer.Option(metavar="FOURCC", help="Ask a V4L2 camera for it, such as MJPG.")
@@ -121,11 +125,14 @@ def run(
     real_time: Annotated[
         bool, typer.Option("--real-time", help="Play files as they were recorded, and drop what is late.")
     ] = False,
-    transport: Annotated[Transport, typer.Option(help="RTSP's.")] = Transport.TCP,
+    transport: Annotated[Transport, typer.Option(help="How RTSP carries pictures.")] = Transport.TCP,
     give_up: Annotated[
         float | None,
         typer.Option(
-            min=0.1, metavar="SECONDS", help="Without a connection for so long.", show_default="never"
+            min=0.1,
+            metavar="SECONDS",
+            help="End when a stream was not there for so long.",
+            show_default="never",
         ),
     ] = None,
     log_every: Annotated[
