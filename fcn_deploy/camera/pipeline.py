@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import threading
 import time
@@ -146,6 +145,8 @@ class Pipeline:
 
     async def __aiter__(self) -> AsyncIterator[Delivery]:
         """As iterating, for asyncio: waiting is done in a thread, so the event loop stays free."""
+        import asyncio  # takes longer to import than the rest of this room
+
         loop = asyncio.get_running_loop()
         deliveries = iter(self)
         thread = ThreadPoolExecutor(1, thread_name_prefix="fcn-deploy-asyncio")
