@@ -84,6 +84,13 @@ class Faults:
             log.warning("%s (%s)", what, first_line(error))
         return True
 
+    def tell(self) -> None:
+        """Say what the run would have ended with, where something else already ends it."""
+        with self._lock:
+            error = self._error
+        if error is not None:
+            log.error("%s", error)
+
     def raise_error(self, cameras: int) -> None:
         """Raise what the run ends with, if anything; ``cameras`` is how many there were."""
         with self._lock:

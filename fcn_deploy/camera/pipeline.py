@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import closing
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, final
 
@@ -23,7 +23,7 @@ from fcn_deploy.camera.sources import open_source
 from fcn_deploy.camera.statistics import CameraStatistics, Meter, Statistics
 from fcn_deploy.errors import UsageError
 from fcn_deploy.runtimes.base import Segmentation
-from fcn_deploy.runtimes.segmenter import IN_FLIGHT, Segmenter
+from fcn_deploy.runtimes.segmenter import IN_FLIGHT, Segmenter, answer_of
 
 _FILE_FRAMES = 4
 """Frames of a file that are decoded ahead."""
@@ -78,6 +78,8 @@ class Pipeline:
         _check(self._sources, order)
         self._segmenter = segmenter
         self._sinks = list(sinks)
+        self._taking = list(sinks)
+        """Those that did not say that they want no more."""
         live = [source.live for source in self._sources]
         # A live frame that waits behind another in the model only gets older.
         self._exchange = Exchange(live, capacity=_FILE_FRAMES, depth=1 if any(live) else IN_FLIGHT)
@@ -103,10 +105,11 @@ class Pipeline:
             for _ in self:
                 pass
             return self.statistics()
-        done = threading.Event()
+        begun, done = threading.Event(), threading.Event()
         raised: list[BaseException] = []
 
         def deliver() -> None:
+            begun.set()
             try:
                 for _ in self:
                     pass
@@ -115,12 +118,13 @@ class Pipeline:
             finally:
                 done.set()
 
-        _thread(deliver)
         try:
+            _thread(deliver)
             done.wait()
         except BaseException:
             self.stop()
-            done.wait()
+            if begun.wait(1):  # it may have come before there was a thread to wait for
+                done.wait()
             raise
         if raised:
             raise raised[0]
@@ -134,14 +138,7 @@ class Pipeline:
         """
         if not self._claimed.acquire(blocking=False):
             raise UsageError("a pipeline runs once; make another one")
-        self._meter.begun = time.monotonic()
-        self._start()
-        try:
-            while not self._enough() and (pending := self._exchange.oldest()) is not None:
-                yield from self._deliveries(pending)
-        finally:
-            self._finish()
-        self._faults.raise_error(len(self._sources))
+        return self._running()
 
     async def __aiter__(self) -> AsyncIterator[Delivery]:
         """As iterating, for asyncio: waiting is done in a thread, so the event loop stays free."""
@@ -185,6 +182,19 @@ class Pipeline:
         )
         return self._meter.read(cameras)
 
+    def _running(self) -> Generator[Delivery, None, None]:
+        self._meter.begun = time.monotonic()
+        self._start()
+        try:
+            while not self._enough() and (pending := self._exchange.oldest()) is not None:
+                yield from self._deliveries(pending)
+        except BaseException:
+            self._finish()
+            self._faults.tell()
+            raise
+        self._finish()
+        self._faults.raise_error(len(self._sources))
+
     def _start(self) -> None:
         for index, source in enumerate(self._sources):
             self._threads.append(_thread(self._capture, index, source))
@@ -192,7 +202,10 @@ class Pipeline:
 
     def _capture(self, camera: int, source: Source) -> None:
         try:
-            with closing(source.frames(self._exchange.stopping)) as frames:  # type: ignore[type-var]
+            with ExitStack() as opened:
+                frames = source.frames(self._exchange.stopping)
+                if close := getattr(frames, "close", None):
+                    opened.callback(close)
                 asked = time.monotonic()
                 for frame in frames:
                     self._meter.stage("capture", time.monotonic() - asked)
@@ -208,21 +221,28 @@ class Pipeline:
             self._exchange.end(camera)
 
     def _infer(self) -> None:
-        while (frames := self._exchange.take(self._segmenter.max_batch)) is not None:
-            try:
-                images = frames[0].image[None] if len(frames) == 1 else np.stack([f.image for f in frames])
-                pending = Pending(frames, self._segmenter.start(images), time.monotonic())
-            except Exception as exc:
-                self._exchange.lost(frames)
-                if self._faults.frame_failed(exc, self._named(frames)):
-                    self.stop()
-                continue
-            pending.answer.add_done_callback(pending.mark_ready)
-            self._exchange.submitted(pending)
+        try:
+            while (frames := self._exchange.take(self._segmenter.max_batch)) is not None:
+                self._submit(frames)
+        except Exception as exc:
+            self._faults.fatal(exc, "the model failed")
+            self.stop()
+
+    def _submit(self, frames: list[CameraFrame]) -> None:
+        try:
+            images = frames[0].image[None] if len(frames) == 1 else np.stack([f.image for f in frames])
+            pending = Pending(frames, self._segmenter.start(images), time.monotonic())
+        except Exception as exc:
+            self._exchange.lost(frames)
+            if self._faults.frame_failed(exc, self._named(frames)):
+                self.stop()
+            return
+        pending.answer.add_done_callback(pending.mark_ready)
+        self._exchange.submitted(pending)
 
     def _deliveries(self, pending: Pending) -> Iterator[Delivery]:
         try:
-            answer = pending.answer.result()
+            answer = answer_of(pending.answer)
         except Exception as exc:
             self._exchange.collected()
             for frame in pending.frames:
@@ -265,15 +285,20 @@ class Pipeline:
         return dataclasses.replace(answer, labels=self._holds[camera](answer.labels[0])[None])
 
     def _deliver(self, delivery: Delivery) -> bool:
+        """Give it to every sink, whatever one of them does. Returns whether all of them took it."""
         begun = time.monotonic()
-        try:
-            for sink in self._sinks:
+        error: Exception | None = None
+        for sink in tuple(self._taking):
+            try:
                 sink(delivery)
-        except StopPipeline:
-            self.stop()
-        except Exception as exc:
+            except StopPipeline:
+                self._taking.remove(sink)
+                self.stop()
+            except Exception as exc:
+                error = error or exc
+        if error is not None:
             self._exchange.failed(delivery.frame)
-            if self._faults.frame_failed(exc, f"a sink failed on {self._named([delivery.frame])}"):
+            if self._faults.frame_failed(error, f"a sink failed on {self._named([delivery.frame])}"):
                 self.stop()
             return False
         self._meter.stage("deliver", time.monotonic() - begun)
@@ -294,7 +319,7 @@ class Pipeline:
 
     def _finish(self) -> None:
         self.stop()
-        wait([pending.answer for pending in self._exchange.discard()])
+        self._give_up_answers()
         for sink in self._sinks:
             if close := getattr(sink, "close", None):
                 try:
@@ -304,8 +329,13 @@ class Pipeline:
         until = time.monotonic() + _PATIENCE
         for thread in self._threads:
             thread.join(max(0.0, until - time.monotonic()))
-        wait([pending.answer for pending in self._exchange.discard()])
+        self._give_up_answers()
         self._meter.ended = time.monotonic()
+
+    def _give_up_answers(self) -> None:
+        """What was not collected; waits for the one that is being made."""
+        # One that is cancelled may never be marked as done.
+        wait([each.answer for each in self._exchange.discard() if not each.answer.cancel()])
 
 
 def _thread(target: Callable[..., None], *args: object) -> threading.Thread:

@@ -151,7 +151,7 @@ class Segmenter:
             if not self._submitted:
                 raise UsageError("no frame is in flight; call submit() before result()")
             oldest = self._submitted.popleft()
-        return _answer_of(oldest)
+        return answer_of(oldest)
 
     def stream(self, frames: Iterable[NDArray[np.uint8]]) -> Iterator[tuple[NDArray[np.uint8], Segmentation]]:
         """Label frames one after another, each while the next is read and the last is used.
@@ -255,7 +255,12 @@ class Segmenter:
             raise InferenceError("this segmenter is closed; load the artefact again")
 
 
-def _answer_of(future: Future[Segmentation]) -> Segmentation:
+def answer_of(future: Future[Segmentation]) -> Segmentation:
+    """What :meth:`Segmenter.start` promised; waits for it.
+
+    Raises:
+        SourceError, InferenceError: as :meth:`Segmenter.infer`.
+    """
     try:
         return future.result()
     except CancelledError as exc:
@@ -266,4 +271,4 @@ def _pair(
     waiting: tuple[NDArray[np.uint8], Future[Segmentation]],
 ) -> tuple[NDArray[np.uint8], Segmentation]:
     frame, future = waiting
-    return frame, _answer_of(future)
+    return frame, answer_of(future)
