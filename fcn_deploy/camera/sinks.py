@@ -407,9 +407,12 @@ class _Folder:
         """Where a frame's PNG goes.
 
         Raises:
-            UsageError: another frame of this run went there, such as a.jpg before a.png.
+            UsageError: another frame of this run went there, such as a.jpg before a.png, or the name leads
+                out of the folder.
         """
         name = delivery.frame.name
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise UsageError(f"the frame name {name!r} leads out of {self._path}; give it a relative name")
         folder = self._path / f"camera{delivery.frame.camera}" if self._cameras > 1 else self._path
         path = (folder / name).with_suffix(".png")
         if Path(name).suffix:  # numbers do not repeat, and a camera has too many to remember
