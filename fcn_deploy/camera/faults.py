@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from typing import final
 
 from fcn_deploy.errors import FcnDeployError, PipelineError, UsageError
@@ -13,6 +14,8 @@ log = logging.getLogger("fcn_deploy.camera")
 
 MOST_IN_A_ROW = 50
 """Frames that may fail one after the other before a run that was to go on ends after all."""
+QUIET = 10.0
+"""Seconds from one line about a failed frame to the next: a full disk must not fill another one with logs."""
 
 
 @final
@@ -36,6 +39,7 @@ class Faults:
         self._error: FcnDeployError | None = None
         self._lost: list[FcnDeployError] = []
         self._row = 0
+        self._said = -QUIET
 
     def frame_failed(self, error: Exception, what: str) -> bool:
         """A frame, or a group of them, got no answer or was not taken by a sink.
@@ -50,7 +54,8 @@ class Faults:
             return self.fatal(error, what)
         if row >= MOST_IN_A_ROW:
             return self.fatal(error, f"{row} frames failed one after the other, the last one: {what}")
-        if row == 1:  # once in a row: a disk that is full must not fill another one with log lines
+        if row == 1 and time.monotonic() - self._said > QUIET:
+            self._said = time.monotonic()
             log.warning("%s (%s); the pipeline goes on", what, first_line(error))
         return False
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from fcn_deploy.runtimes.base import Segmentation
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # arrays do not compare to one truth
 class CameraFrame:
     """One frame as a source captured it. Nobody writes into its image after that."""
 
@@ -26,7 +26,7 @@ class CameraFrame:
     """Which source of the pipeline it came from, from 0."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # arrays do not compare to one truth
 class Delivery:
     """A frame with its answer, as sinks get it."""
 

@@ -31,6 +31,9 @@ _PATIENCE = 2.0
 """Seconds that sources may take to let go; a thread that still hangs in a driver after that is left
 behind, and ends with the process."""
 
+_LOOK = 0.2
+"""Seconds after which a signal that was missed is seen."""
+
 
 @final
 class Pipeline:
@@ -120,7 +123,9 @@ class Pipeline:
 
         try:
             _thread(deliver)
-            done.wait()
+            # Not without a time-out: CPython may miss a signal that comes just before such a wait begins.
+            while not done.wait(_LOOK):
+                pass
         except BaseException:
             self.stop()
             if begun.wait(1):  # it may have come before there was a thread to wait for

@@ -114,6 +114,7 @@ class IterableSource(Source):
         live: whether a consumer that is late misses frames.
         fps: frames a second that they come at; None gives each one as soon as it is asked for.
         color_order: ``bgr`` or ``rgb``: of the arrays.
+        name: for messages.
     """
 
     def __init__(
@@ -122,8 +123,9 @@ class IterableSource(Source):
         live: bool = False,
         fps: float | None = None,
         color_order: str = "bgr",
+        name: str = "frames",
     ) -> None:
-        super().__init__("frames", live=live, fps=fps, color_order=color_order, length=_known_length(frames))
+        super().__init__(name, live=live, fps=fps, color_order=color_order, length=_known_length(frames))
         self._frames = frames
 
     def frames(self, stopping: threading.Event) -> Iterator[CameraFrame]:

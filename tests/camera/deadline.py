@@ -48,9 +48,9 @@ def soon(condition: Callable[[], bool], seconds: float = 2.0) -> bool:
 
 
 def stacks() -> str:
-    """Where every thread stands."""
+    """Where every thread stands: its last calls."""
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     return "\n".join(
-        f"{names.get(ident)}:\n{''.join(traceback.format_stack(top))}"
+        f"{names.get(ident)}:\n{''.join(traceback.format_stack(top, limit=8))}"
         for ident, top in sys._current_frames().items()
     )

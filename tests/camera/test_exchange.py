@@ -210,7 +210,7 @@ class Counting(RuleBasedStateMachine):
 
 
 TestCounting = Counting.TestCase
-TestCounting.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestCounting.settings = settings(max_examples=25, stateful_step_count=40, deadline=None)
 
 
 # What is dropped, and what waits instead.
@@ -537,7 +537,7 @@ def test_counts_add_up_while_threads_work() -> None:
                 else:
                     exchange.delivered(each)
 
-    acts = [lambda camera=camera: capture(camera) for camera in range(3)]  # type: ignore[misc]
+    acts = [lambda camera=camera: capture(camera) for camera in range(3)]
     threads = [threading.Thread(target=act, daemon=True) for act in [*acts, infer, deliver]]
     for thread in threads:
         thread.start()

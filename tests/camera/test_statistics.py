@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from deadline import in_time
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fcn_deploy.camera import statistics
@@ -256,11 +256,13 @@ def test_reading_while_others_write() -> None:
 # Sums.
 
 
+@settings(max_examples=15)
 @given(all_statistics)
 def test_sums_are_those_of_the_cameras(read: Statistics) -> None:
     for name in (*STATES, "in_flight", "reconnects"):
         assert getattr(read, name) == sum(getattr(each, name) for each in read.cameras)
-    for each in (read, *read.cameras):
+    counted: list[Statistics | CameraStatistics] = [read, *read.cameras]
+    for each in counted:
         assert each.captured == each.delivered + each.dropped + each.failed + each.in_flight
 
 
@@ -313,6 +315,7 @@ def leaves(value: object) -> Iterator[object]:
         yield value
 
 
+@settings(max_examples=15)
 @given(all_statistics)
 def test_json_holds_the_same_numbers(read: Statistics) -> None:
     made = json.loads(json.dumps(read.to_json(), allow_nan=False))
@@ -397,6 +400,7 @@ def value(samples: Samples, metric: str, /, **labels: str) -> float:
     return samples[f"fcn_deploy_{metric}", frozenset(labels.items())]
 
 
+@settings(max_examples=15)
 @given(all_statistics)
 def test_prometheus_reads_the_same_numbers(read: Statistics) -> None:
     samples, kinds = parse(read.prometheus())
