@@ -48,8 +48,15 @@ class Encoder(ABC):
         """
 
     @abstractmethod
-    def finish(self) -> int:
-        """End the file. Returns how many frames it really holds; called once."""
+    def finish(self, stretch: float = 1.0) -> int:
+        """End the file; called once.
+
+        Args:
+            stretch: how many times longer it is to last than its rate says, where that can be set.
+
+        Returns:
+            How many frames it really holds.
+        """
 
     @abstractmethod
     def abandon(self) -> None:
@@ -104,12 +111,13 @@ class Ffmpeg(Encoder):
             self._end()
             raise OSError(self.complaint or "ffmpeg ended on its own") from exc
 
-    def finish(self) -> int:
+    def finish(self, stretch: float = 1.0) -> int:
         self._end()
         whole = self._path.with_suffix(f".whole{self._path.suffix}")
-        into = _container(whole, growing=False) if self._path.suffix in _MP4 else ["-f", "null", "-"]
+        again = self._path.suffix in _MP4 or stretch != 1
+        into = _container(whole, growing=False) if again else ["-f", "null", "-"]
         try:
-            frames, complaint = _copied(self._path, into)
+            frames, complaint = _copied(self._path, into, stretch)
             if whole.exists() and not complaint:
                 whole.replace(self._path)
             elif complaint:  # no room for a second file: the fragments stay, and are counted alone
@@ -171,8 +179,8 @@ class OpenCv(Encoder):
         self._writer.write(np.ascontiguousarray(picture[..., ::-1]) if self._reverse else picture)
         self._written += 1
 
-    def finish(self) -> int:
-        self._writer.release()
+    def finish(self, stretch: float = 1.0) -> int:
+        self._writer.release()  # its rate was fixed when it was opened
         capture = self._cv2.VideoCapture(str(self._path))
         found = int(capture.get(self._cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
         capture.release()
@@ -234,9 +242,10 @@ def _container(path: Path, *, growing: bool) -> list[str]:
     return ["-movflags", flags, "-flush_packets", "1", "-f", "mov" if path.suffix == ".mov" else "mp4", place]
 
 
-def _copied(path: Path, into: Sequence[str]) -> tuple[int, str]:
+def _copied(path: Path, into: Sequence[str], stretch: float = 1.0) -> tuple[int, str]:
     """Copy a video's packets. Returns how many frames there were, and what ffmpeg complained about."""
-    copying = [*("-i", f"file:{path}", "-map", "0:v:0", "-c", "copy"), *into]
+    pace = ["-itsscale", f"{stretch:.6f}"] if stretch != 1 else []
+    copying = [*(*pace, "-i", f"file:{path}", "-map", "0:v:0", "-c", "copy"), *into]
     done = subprocess.run(
         [_program(), "-hide_banner", "-loglevel", "error", "-nostats", "-progress", "pipe:1", "-y", *copying],
         stdin=subprocess.DEVNULL,

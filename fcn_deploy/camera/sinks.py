@@ -34,6 +34,8 @@ _MEASURED = 9
 """Frames of a camera after which a video's rate is decided."""
 _UNKNOWN, _SLOWEST, _FASTEST = 10.0, 0.1, 240.0
 """Frames per second where there are too few to measure, and the limits of what is measured."""
+_PAUSE = 2.0
+"""Seconds between two frames that are a pause, such as a lost stream, and not the camera's pace."""
 _BLINK = 30
 """Milliseconds between two looks at the keys of a window that stands still."""
 _STAYING = (255, ord("o"), ord("s"))
@@ -81,8 +83,10 @@ class OverlayVideo(Sink):
     Args:
         path: ``.mp4``, ``.m4v``, ``.mov``, ``.mkv`` or ``.avi``. Several cameras give a video each,
             ``name.0.mp4``, ``name.1.mp4`` and so on.
-        fps: frames per second; None measures it on the first frames of each camera, which a live
-            source needs, because it may give another rate than it states, and a slow model takes fewer.
+        fps: frames per second; None measures it for each camera, which a live source needs, because it
+            may give another rate than it states, and a slow model takes fewer. Pauses of more than two
+            seconds are cut out. OpenCV's encoders need the rate at the first frame and are given that of
+            the first nine; the ffmpeg program's videos get the mean of the whole run.
         alpha: weight of the labels' colours, 0 to 1.
         legend: name the classes in a corner.
         cameras: how many cameras deliver.
@@ -112,9 +116,12 @@ class OverlayVideo(Sink):
             """The video of each camera; its ``encoder`` says what encodes it."""
             self._opened = opened.pop_all()
         self._waiting: list[list[tuple[Picture, str, float]]] = [[] for _ in range(cameras)]
+        self._clocks = [None if fps else _Clock() for _ in range(cameras)]
 
     def __call__(self, delivery: Delivery) -> None:
         camera, order = delivery.frame.camera, delivery.answer.spec.color_order
+        if clock := self._clocks[camera]:
+            clock.tick(delivery.frame.captured)
         drawn = self._draw(delivery.frame.image, delivery.labels, delivery.answer.spec)
         if self.videos[camera].fps is None:
             waiting = self._waiting[camera]
@@ -129,6 +136,8 @@ class OverlayVideo(Sink):
             for camera, waiting in enumerate(self._waiting):
                 if waiting:
                     self._begin(camera)
+                clock = self._clocks[camera]
+                self.videos[camera].close(clock.rate() if clock else None)
 
     def _begin(self, camera: int) -> None:
         """Write the frames that waited until the rate was known."""
@@ -425,6 +434,24 @@ class _Folder:
 
 def _numbered(path: Path, camera: int, cameras: int) -> Path:
     return path.with_name(f"{path.stem}.{camera}{path.suffix}") if cameras > 1 else path
+
+
+class _Clock:
+    """The mean rate of a camera's frames, without its pauses."""
+
+    def __init__(self) -> None:
+        self._last: float | None = None
+        self._seconds, self._gaps = 0.0, 0
+
+    def tick(self, captured: float) -> None:
+        """A frame was captured at this second."""
+        if self._last is not None and 0 < (gap := captured - self._last) <= _PAUSE:
+            self._seconds, self._gaps = self._seconds + gap, self._gaps + 1
+        self._last = captured
+
+    def rate(self) -> float | None:
+        """Frames per second; None before there were two."""
+        return self._gaps / self._seconds if self._gaps else None
 
 
 def _free(folder: Path, stem: str) -> Path:

@@ -150,8 +150,12 @@ class VideoFile:
             raise PipelineError(self._cut_short(found, reason)) from exc
         self.frames += 1
 
-    def close(self) -> None:
+    def close(self, fps: float | None = None) -> None:
         """Finish the video and put it in its place; without a frame nothing is written.
+
+        Args:
+            fps: frames per second as they turned out to be, where that is another rate than at the first
+                frame. The ffmpeg program's videos are played at it; OpenCV's keep the first one.
 
         Raises:
             PipelineError: not every frame arrived in the file.
@@ -161,7 +165,7 @@ class VideoFile:
         if self._encoder is None:
             self.discard()
             return
-        found = self._settle(self._encoder)
+        found = self._settle(self._encoder, self.fps / fps if fps and self.fps else 1.0)
         if found < self.frames:
             raise PipelineError(self._cut_short(found, self._encoder.complaint or "is the disk full?"))
 
@@ -201,12 +205,12 @@ class VideoFile:
             "name a folder to write pictures"
         )
 
-    def _settle(self, encoder: Encoder) -> int:
+    def _settle(self, encoder: Encoder, stretch: float = 1.0) -> int:
         """Finish the file and put it in its place if it holds frames. Returns how many it holds."""
         self._closed = True
         found = 1  # where counting itself is interrupted, by a second Ctrl-C, what there is stays
         try:
-            found = encoder.finish()
+            found = encoder.finish(stretch)
         finally:
             if found:
                 self._placing.close()

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from fcn_deploy.camera import CameraFrame, Delivery
+from fcn_deploy.camera.encoders import why_no_ffmpeg
 from fcn_deploy.camera.sinks import (
     ConfidencePngs,
     LabelPngs,
@@ -91,6 +92,21 @@ def test_a_rate_that_nobody_knows_is_measured(tmp_path: Path) -> None:
     frames, fps = video(tmp_path / "o.mp4")
     assert len(frames) == 20
     assert fps == pytest.approx(8, abs=0.05)
+
+
+@pytest.mark.skipif(why_no_ffmpeg() is not None, reason="no ffmpeg program with libx264 here")
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_a_rate_that_changes_is_the_mean_and_pauses_are_cut_out(tmp_path: Path, suffix: str) -> None:
+    """Ten frames at 20 a second, a minute of nothing, and thirty at 5 a second."""
+    moments = [i / 20 for i in range(10)] + [60 + i / 5 for i in range(30)]
+    give(OverlayVideo(tmp_path / f"o{suffix}"), *[delivery(i, captured=t) for i, t in enumerate(moments)])
+    capture, shown = cv2.VideoCapture(str(tmp_path / f"o{suffix}")), []
+    while capture.read()[0]:
+        shown.append(capture.get(cv2.CAP_PROP_POS_MSEC) / 1e3)
+    capture.release()
+    assert len(shown) == 40
+    assert (shown[-1] - shown[0]) / 39 == pytest.approx((9 / 20 + 29 / 5) / 38, rel=0.02)
+    assert files(tmp_path) == {f"o{suffix}"}
 
 
 @pytest.mark.parametrize("count", [1, 2, 8, 9, 10])
