@@ -1,31 +1,35 @@
-"""What build-engine costs over the bare calls on TensorRT-RTX, on the same ONNX file in one process.
+"""What build-engine costs over the bare calls on TensorRT-RTX, on the same ONNX file.
 
     python benchmarks/build_overhead.py model.onnx [--rounds 7]
 
-Both parse the file, build with the same profile and target, and write the engine. What comes on top is
+All parse the file, build with the same profile and target, and write the engine. What build-engine adds is
 reading the graph for its precision and memory, hashing the file and the engine, progress, the sidecar, and
-waiting until the disk has both. The two are called in turns; the ratio is taken round by round.
+waiting until the disk has both; how much the last takes, the bare calls followed by fsync tell.
+
+Each build runs in a process of its own, as users run it, for a second one reuses memory of the first. It is
+timed there once everything is imported. The ways take turns; ratios are taken round by round.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
 
-import tensorrt_rtx as trt
-
-from fcn_deploy.export.engine import build_engine
-from fcn_deploy.runtimes.engine_loading import log_for
-
 PROFILE = ((1, 360, 480), (1, 360, 480), (1, 720, 960))
+WAYS = ("bare", "bare with fsync", "build_engine")
 
 
-def bare(model: str, output: Path) -> None:
+def bare(model: str, output: Path, *, fsync: bool) -> None:
     """As TensorRT's samples build an engine."""
-    logger = log_for(trt)  # a process has one
+    import tensorrt_rtx as trt
+
+    logger = trt.Logger(trt.Logger.WARNING)
     builder = trt.Builder(logger)
     network = builder.create_network(0)
     parser = trt.OnnxParser(network, logger)
@@ -37,31 +41,63 @@ def bare(model: str, output: Path) -> None:
     profile = builder.create_optimization_profile()
     profile.set_shape("image", *((*size, 3) for size in PROFILE))
     config.add_optimization_profile(profile)
-    output.write_bytes(builder.build_serialized_network(network, config))
+    with open(output, "wb") as stream:
+        stream.write(builder.build_serialized_network(network, config))
+        stream.flush()
+        if fsync:
+            os.fsync(stream.fileno())
 
 
 def ours(model: str, output: Path) -> None:
+    from fcn_deploy.export.engine import build_engine
+
     text = ":".join("x".join(map(str, size)) for size in PROFILE)
     build_engine(model, output, profiles=[text], flavor="rtx", compute_capabilities=["8.6"])
+
+
+def build_once(way: str, model: str, output: Path) -> float:
+    """Seconds of one build in this process."""
+    import onnx  # noqa: F401
+    import tensorrt_rtx  # noqa: F401
+
+    import fcn_deploy.export.engine  # noqa: F401
+
+    began = time.perf_counter()
+    if way == "build_engine":
+        ours(model, output)
+    else:
+        bare(model, output, fsync=way == "bare with fsync")
+    return time.perf_counter() - began
+
+
+def measure(way: str, model: str, folder: str) -> float:
+    command = [sys.executable, __file__, model, "--once", way, "--folder", folder]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("model")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--folder", help="where engines are written; a temporary one by default")
+    parser.add_argument("--once", choices=WAYS, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    times: dict[str, list[float]] = {"bare": [], "ours": []}
-    with tempfile.TemporaryDirectory() as folder:
-        for turn in range(-1, args.rounds):
-            for name, build in sorted({"bare": bare, "ours": ours}.items(), reverse=bool(turn % 2)):
-                began = time.perf_counter()
-                build(args.model, Path(folder, f"{name}.engine"))
+    with tempfile.TemporaryDirectory(dir=args.folder) as folder:
+        if args.once:
+            print(build_once(args.once, args.model, Path(folder, "x.engine")))
+            return
+        times: dict[str, list[float]] = {way: [] for way in WAYS}
+        for turn in range(-1, args.rounds):  # the first one fills the system's file cache and is not counted
+            for place in range(len(WAYS)):
+                way = WAYS[(turn + place) % len(WAYS)]
+                took = measure(way, args.model, folder)
                 if turn >= 0:
-                    times[name].append(time.perf_counter() - began)
-    ratios = sorted(o / b for o, b in zip(times["ours"], times["bare"], strict=True))
-    medians = {name: statistics.median(values) for name, values in times.items()}
-    print(f"bare {medians['bare']:.2f} s, build_engine {medians['ours']:.2f} s")
-    print(f"ratio {statistics.median(ratios):.3f} ({ratios[0]:.3f} to {ratios[-1]:.3f})")
+                    times[way].append(took)
+    for way, values in times.items():
+        print(f"{way}: {statistics.median(values):.2f} s")
+    for way, base in (("build_engine", "bare"), ("build_engine", "bare with fsync"), (WAYS[1], "bare")):
+        ratios = sorted(a / b for a, b in zip(times[way], times[base], strict=True))
+        print(f"{way} / {base}: {statistics.median(ratios):.3f} ({ratios[0]:.3f} to {ratios[-1]:.3f})")
 
 
 if __name__ == "__main__":

@@ -1,16 +1,33 @@
-"""What every test shares: bounded threads, the real frames, and what is skipped where."""
+"""What every test shares: bounded threads, exported networks, real frames, and what is skipped where."""
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import importlib.util
 import os
 import shutil
 import signal
 import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from functools import cache, partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+    from fcn_deploy.model.deploy import DeployModel
+    from fcn_deploy.model.fcn8s import FCN8s
+    from fcn_deploy.spec import ModelSpec
+
+Exported = tuple[Path, "FCN8s", "ModelSpec"]
+Exporter = Callable[..., Exported]
+TracedOnce = Callable[[], AbstractContextManager[None]]
 
 # Two are enough for the tiny models here, and numeric libraries read this only once, on import.
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -33,6 +50,81 @@ def camvid() -> Path:
     if not CAMVID.is_dir():
         pytest.skip("the CamVid frames are not beside the repository (shared/data/camvid)")
     return CAMVID
+
+
+@pytest.fixture(scope="session")
+def traced_once() -> TracedOnce:
+    """``with traced_once(): export_onnx(...)``: each form of the network meets PyTorch's exporter once.
+
+    The exporter takes eight seconds, whatever the width. Networks of one form differ only in their weights,
+    which are put into the graph that the first of them gave; that it answers as the plain module does
+    is proven by ``export_onnx`` each time, as ever.
+    """
+    known: dict[object, ModelProto] = {}
+
+    def trace(deploy: DeployModel, exporter: Callable[[DeployModel], ModelProto]) -> ModelProto:
+        import onnx
+
+        network = deploy.model
+        variant = dataclasses.replace(network.variant, name="", width=0, fc_channels=0)
+        kernels = network.learned_upscore or not variant.resize
+        form = (
+            *(variant, network.learned_upscore, deploy.outputs, deploy.swap, deploy.rewrites),
+            network.upscore2.weight.shape if kernels else None,  # small ones that are equal share a tensor
+        )
+        if form not in known:
+            known[form] = exporter(deploy)
+        graph = onnx.ModelProto()
+        graph.CopyFrom(known[form])
+        weights = {name.removeprefix("model."): value for name, value in deploy.state_dict().items()}
+        for tensor in graph.graph.initializer:
+            if tensor.name in weights:
+                tensor.CopyFrom(onnx.numpy_helper.from_array(weights[tensor.name].numpy(), tensor.name))
+        for output in graph.graph.output:
+            if output.name == "logits":
+                output.type.tensor_type.shape.dim[1].dim_value = len(weights["score_fr.bias"])
+        return graph
+
+    @contextlib.contextmanager
+    def patched() -> Iterator[None]:
+        from fcn_deploy.export import onnx as module
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(module, "trace", partial(trace, exporter=module.trace))
+            yield
+
+    return patched
+
+
+@pytest.fixture(scope="session")
+def exported(traced_once: TracedOnce, tmp_path_factory: pytest.TempPathFactory) -> Exporter:
+    """``exported(variant, learned=False, outputs=...)``: a narrow model, its fp32 ONNX file and its spec."""
+    folder = tmp_path_factory.mktemp("exported")
+
+    @cache
+    def export(
+        variant: str, learned: bool, outputs: tuple[str, ...], classes: int, color_order: str
+    ) -> Exported:
+        from fcn_deploy.export.onnx import export_onnx
+        from fcn_deploy.model.weights import describe, random_model
+
+        model, info = random_model(classes, variant, width=4, fc_channels=8, learned_upscore=learned)
+        spec = describe(model, info, outputs=outputs, color_order=color_order)
+        path = folder / f"{variant}-{learned}-{len(outputs)}-{classes}-{color_order}.onnx"
+        with traced_once():
+            return path, model, export_onnx(model, spec, path)
+
+    # A cache tells a default from the same value given by name, so it is asked in one way only.
+    def ask(
+        variant: str = "fcn8s-lite",
+        learned: bool = False,
+        outputs: tuple[str, ...] = ("labels",),
+        classes: int = 5,
+        color_order: str = "bgr",
+    ) -> Exported:
+        return export(variant, learned, outputs, classes, color_order)
+
+    return ask
 
 
 @pytest.fixture(scope="session")

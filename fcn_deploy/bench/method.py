@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from fcn_deploy.bench.contender import Contender
 from fcn_deploy.bench.machine import busy, describe_machine, versions
-from fcn_deploy.bench.plan import check_numbers, check_sizes, open_specs, pair
+from fcn_deploy.bench.plan import check_binding, check_numbers, check_sizes, open_specs, pair
 from fcn_deploy.bench.prepare import (
     Case,
     Settings,
@@ -45,6 +45,7 @@ def benchmark(
     sizes: Sequence[tuple[int, int]] = ((360, 480),),
     batches: Sequence[int] = (1,),
     threads: int | None = None,
+    cuda_binding: str | None = None,
     rounds: int = 10,
     seconds: float = 10.0,
     reference: str | Path | None = None,
@@ -62,6 +63,8 @@ def benchmark(
         sizes: heights and widths to measure, in pixels.
         batches: frames at a time.
         threads: of every row; None takes all cores that this process may use.
+        cuda_binding: how engines reach the GPU, ``cuda-python`` or ``pycuda``; None takes the first that
+            is installed.
         rounds: turns of each row.
         seconds: timed seconds of each row, over all its turns.
         reference: the fp32 checkpoint that agreement is measured against, or ``bundled``; None
@@ -82,6 +85,7 @@ def benchmark(
         ModelError: an artefact is damaged.
     """
     check_numbers(sizes, batches, threads, rounds, seconds, timeout)
+    check_binding(cuda_binding)
     found = open_specs([artefacts] if isinstance(artefacts, (str, Path)) else artefacts)
     check_sizes(found, sizes)
     pairs, warnings = pair(found, backends)
@@ -96,6 +100,7 @@ def benchmark(
     with TemporaryDirectory(prefix="fcn-deploy-bench-") as folder:
         settings = Settings(
             threads=wanted,
+            cuda_binding=cuda_binding,
             rounds=rounds,
             seconds=seconds,
             timeout=timeout,

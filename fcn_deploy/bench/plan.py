@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fcn_deploy.errors import UsageError
+from fcn_deploy.runtimes.device import BINDINGS
 from fcn_deploy.runtimes.registry import BACKENDS, backend_for, read_spec
 from fcn_deploy.spec import ModelSpec
 
@@ -43,6 +44,12 @@ def check_numbers(
     for name, duration in (("seconds", seconds), ("timeout", timeout)):
         if not 0 < duration < float("inf"):
             raise UsageError(f"{name} must be above 0, not {duration}")
+
+
+def check_binding(name: str | None) -> None:
+    """Raises UsageError where a CUDA binding is unknown."""
+    if name is not None and name not in BINDINGS:
+        raise UsageError(f"unknown CUDA binding {name!r}; choose one of {', '.join(BINDINGS)}")
 
 
 def open_specs(paths: Iterable[str | Path]) -> list[Artefact]:

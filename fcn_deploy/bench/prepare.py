@@ -37,6 +37,7 @@ class Settings:
     """What holds for the whole benchmark; see :func:`~fcn_deploy.bench.method.benchmark`."""
 
     threads: int
+    cuda_binding: str | None
     rounds: int
     seconds: float
     timeout: float
@@ -116,7 +117,12 @@ def artefact_row(
         batch=case.batch,
         note=artefact.spec.note,
     )
-    subject = {"kind": "artefact", "path": str(artefact.path), "backend": backend}
+    subject = {
+        "kind": "artefact",
+        "path": str(artefact.path),
+        "backend": backend,
+        "cuda_binding": settings.cuda_binding,
+    }
     expected = expected_of(answers, artefact.spec.num_classes)
     return Contender(row, {**subject, **_conditions(settings)}, expected, settings.timeout)
 

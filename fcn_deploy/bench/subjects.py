@@ -50,7 +50,9 @@ def open_subject(kind: str, **fields: Any) -> Subject:
     return TypicalSubject(**fields) if kind == "typical" else open_artefact(**fields)
 
 
-def open_artefact(path: str, backend: str, threads: int, spinning: bool) -> ArtefactSubject:
+def open_artefact(
+    path: str, backend: str, threads: int, spinning: bool, cuda_binding: str | None = None
+) -> ArtefactSubject:
     """Open an artefact on a backend.
 
     Raises:
@@ -59,9 +61,8 @@ def open_artefact(path: str, backend: str, threads: int, spinning: bool) -> Arte
     entry = backend_for(Path(path), backend)
     if reason := entry.unavailable():
         raise BackendUnavailable(f"the {entry.name} backend cannot run here: {reason}")
-    return ArtefactSubject(
-        entry.runtime().open(Path(path), RuntimeOptions(threads=threads, spinning=spinning))
-    )
+    chosen = RuntimeOptions(threads=threads, spinning=spinning, cuda_binding=cuda_binding)
+    return ArtefactSubject(entry.runtime().open(Path(path), chosen))
 
 
 @final

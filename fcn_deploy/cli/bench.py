@@ -38,6 +38,7 @@ def bench(
         typer.Option(min=1, metavar="N", help="Frames at a time; repeat it for several.", show_default="1"),
     ] = None,
     threads: options.Threads = None,
+    cuda_binding: options.CudaBinding = None,
     rounds: Annotated[int, typer.Option(min=1, metavar="N", help="Turns of each row.")] = 10,
     seconds: Annotated[
         float, typer.Option(metavar="S", help="Timed seconds of each row, over all its turns.")
@@ -79,6 +80,7 @@ def bench(
             sizes=sizes,
             batches=batch or [1],
             threads=threads,
+            cuda_binding=cuda_binding,
             rounds=rounds,
             seconds=seconds,
             reference=reference,
@@ -90,7 +92,7 @@ def bench(
         if json_file:
             console.write_json(found.to_dict(), json_file)
         if report:
-            write_html(found, report, _pictures(artefacts, frames, sizes[0]))
+            write_html(found, report, _pictures(artefacts, frames, sizes[0], cuda_binding))
     out = console.Printer(aside=options.is_stdout(json_file))
     _show(found, out)
     for place in (json_file, report):
@@ -110,7 +112,9 @@ def _show(found: BenchReport, out: console.Printer) -> None:
         out.say(f"- {sentence}")
 
 
-def _pictures(artefacts: list[Path], frames: Path | None, size: tuple[int, int]) -> dict[str, bytes | str]:
+def _pictures(
+    artefacts: list[Path], frames: Path | None, size: tuple[int, int], cuda_binding: str | None
+) -> dict[str, bytes | str]:
     """What each artefact answers for one of the measured frames: caption -> PNG.
 
     One that cannot answer is left out; its row says why.
@@ -121,17 +125,17 @@ def _pictures(artefacts: list[Path], frames: Path | None, size: tuple[int, int])
     pictures: dict[str, bytes | str] = {}
     for artefact in artefacts:
         with suppress(FcnDeployError):
-            pictures[artefact.name] = _picture(artefact, pool[len(pool) // 2])
+            pictures[artefact.name] = _picture(artefact, pool[len(pool) // 2], cuda_binding)
     return pictures
 
 
-def _picture(artefact: Path, image: NDArray[np.uint8]) -> bytes:
+def _picture(artefact: Path, image: NDArray[np.uint8], cuda_binding: str | None) -> bytes:
     """A PNG of the labels drawn over a frame, uint8 ``[H, W, 3]`` in B, G, R."""
     from fcn_deploy.draw import overlay
     from fcn_deploy.lazy import require
     from fcn_deploy.runtimes.registry import load
 
-    with load(artefact) as segmenter:
+    with load(artefact, cuda_binding=cuda_binding) as segmenter:
         ordered = image if segmenter.spec.color_order == "bgr" else image[..., ::-1]
         drawn = overlay(ordered, segmenter.infer(ordered).labels[0], segmenter.spec)
         rgb = drawn[..., ::-1] if segmenter.spec.color_order == "bgr" else drawn

@@ -7,7 +7,7 @@ A check that fails says so in its own line; none of them ends the others.
 
 from __future__ import annotations
 
-import ctypes
+import dataclasses
 import json
 import subprocess
 import sys
@@ -67,6 +67,7 @@ def examine() -> dict[str, Any]:
         "gpu": gpu,
         "backends": _told(_backends),
         "opencv": _told(_opencv),
+        "video": _told(_video),
         "tensorrt": _tensorrt(packages, gpu),
         "versions": packages,
         "warnings": _warnings(packages, bool(gpu.get("devices"))),
@@ -83,33 +84,11 @@ def _told(check: Callable[[], Any]) -> Any:
 
 def _gpu() -> dict[str, Any]:
     """NVIDIA GPUs as the driver's own library names them."""
-    from fcn_deploy.runtimes.nvidia import gpu_problem
+    from fcn_deploy.runtimes.nvidia import describe_gpus, driver_cuda, gpu_problem
 
     if reason := gpu_problem():
         return {"devices": [], "reason": reason}
-    cuda = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
-    version, count = ctypes.c_int(), ctypes.c_int()
-    cuda.cuDriverGetVersion(ctypes.byref(version))
-    cuda.cuDeviceGetCount(ctypes.byref(count))
-    return {
-        "cuda": f"{version.value // 1000}.{version.value % 1000 // 10}",
-        "devices": [_device(cuda, index) for index in range(count.value)],
-    }
-
-
-def _device(cuda: ctypes.CDLL, index: int) -> dict[str, Any]:
-    name = ctypes.create_string_buffer(128)
-    memory = ctypes.c_size_t()
-    cuda.cuDeviceGetName(name, len(name), index)
-    cuda.cuDeviceTotalMem_v2(ctypes.byref(memory), index)
-    major, minor = ctypes.c_int(), ctypes.c_int()
-    for value, attribute in ((major, 75), (minor, 76)):  # COMPUTE_CAPABILITY_MAJOR, _MINOR
-        cuda.cuDeviceGetAttribute(ctypes.byref(value), attribute, index)
-    return {
-        "name": name.value.decode(errors="replace"),
-        "compute_capability": f"{major.value}.{minor.value}",
-        "memory": memory.value,
-    }
+    return {"cuda": driver_cuda(), "devices": [dataclasses.asdict(gpu) for gpu in describe_gpus()]}
 
 
 def _backends() -> list[dict[str, Any]]:
@@ -159,6 +138,13 @@ def _opencv() -> dict[str, Any]:
         "ffmpeg": built.get("FFMPEG", "NO").startswith("YES"),
         "v4l2": built.get("v4l/v4l2", "NO").startswith("YES"),
     }
+
+
+def _video() -> dict[str, str | None]:
+    """What reads video here: name -> why it cannot, None where it can."""
+    from fcn_deploy.camera.opencv import video_backends
+
+    return video_backends()
 
 
 def _tensorrt(packages: dict[str, str], gpu: dict[str, Any]) -> list[dict[str, str | None]]:
@@ -214,6 +200,7 @@ def _show(report: dict[str, Any], out: console.Printer) -> None:
             *_machine_words(report["machine"]),
             ("GPU", _gpu_words(report["gpu"])),
             ("OpenCV", _opencv_words(report["opencv"])),
+            *_video_words(report["video"]),
             *_tensorrt_words(report["tensorrt"]),
         ]
     )
@@ -267,6 +254,24 @@ def _opencv_words(opencv: dict[str, Any]) -> str:
     parts = (("GStreamer", "gstreamer"), ("FFmpeg", "ffmpeg"), ("V4L2", "v4l2"))
     have = [f"{'with' if opencv[key] else 'without'} {name}" for name, key in parts]
     return f"{opencv['version']}, {', '.join(have)}"
+
+
+_VIDEO = {
+    "FFmpeg": "video files, rtsp:// and http(s)://",
+    "GStreamer": "csi:// (a Jetson's cameras) and pipelines of your own",
+    "V4L2": "USB cameras: 0, /dev/videoN",
+}
+"""What each way of reading video is for."""
+
+
+def _video_words(video: dict[str, str | None]) -> list[tuple[str, str]]:
+    if "error" in video:
+        return [("video", str(video["error"]))]
+    readable = [_VIDEO[name] for name, reason in video.items() if reason is None]
+    missing = [(f"  no {name}", f"{reason}") for name, reason in video.items() if reason is not None]
+    if not readable:  # without OpenCV, which the line above says
+        return [("video", "none")]
+    return [("video", "; ".join(readable)), *missing]
 
 
 def _tensorrt_words(lines: list[dict[str, str | None]]) -> list[tuple[str, str]]:

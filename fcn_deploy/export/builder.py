@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from fcn_deploy.errors import EngineError, UsageError
-from fcn_deploy.runtimes.engine_loading import log_for
+from fcn_deploy.runtimes.engine_loading import log_for, port
 from fcn_deploy.runtimes.engine_profiles import Profile
+from fcn_deploy.runtimes.signature import Port
 
 _OUT_OF_MEMORY = re.compile(
     r"could not find any implementation|out of memory|outofmemory|insufficient (memory|workspace)|"
@@ -133,14 +134,20 @@ class Build:
         if not self._parser.parse_from_file(str(path)):
             problems = [self._parser.get_error(i) for i in range(self._parser.num_errors)]
             told = _parser_words(problems[-1]) if problems else self._heard.reason()
-            raise EngineError(f"{self._name} does not accept {path}: {told}")
+            raise EngineError(
+                f"{self._name} does not accept {path}: {told}; export it again with fcn-deploy, or run the "
+                ".onnx file itself with ONNX Runtime"
+            )
 
-    def signature(self) -> dict[str, tuple[str, int]]:
-        """Inputs and outputs of the network: name -> element type and rank."""
+    def signature(self) -> tuple[dict[str, Port], dict[str, Port]]:
+        """Inputs and outputs of the network, by name."""
         network = self._network
-        tensors = [network.get_input(i) for i in range(network.num_inputs)]
-        tensors += [network.get_output(i) for i in range(network.num_outputs)]
-        return {tensor.name: (tensor.dtype.name, len(tensor.shape)) for tensor in tensors}
+        inputs = [network.get_input(i) for i in range(network.num_inputs)]
+        outputs = [network.get_output(i) for i in range(network.num_outputs)]
+        return (
+            {tensor.name: port(tensor.dtype, tensor.shape) for tensor in inputs},
+            {tensor.name: port(tensor.dtype, tensor.shape) for tensor in outputs},
+        )
 
     def configure(self, settings: Settings, profiles: tuple[Profile, ...]) -> None:
         """Raises EngineError where a setting is refused."""
@@ -222,8 +229,11 @@ class Build:
 
 
 def _parser_words(error: Any) -> str:
-    where = f"node {error.node_name()!r} ({error.node_operator()}): " if error.node_operator() else ""
-    return f"{where}{_shortened(error.desc())}"
+    named = f" {error.node_name()!r}" if error.node_name() else ""
+    where = f"node{named} ({error.node_operator()}): " if error.node_operator() else ""
+    # The parser's own assertions carry their words in quotes: creator && "Plugin not found ..."
+    told = re.sub(r'^.*&& "(.*)"$', r"\1", _shortened(error.desc()))
+    return f"{where}{told.rstrip('.')}"
 
 
 def make_monitor(trt: Any, report: Callable[[float, str], None]) -> Any:

@@ -41,6 +41,7 @@ from fcn_deploy.runtimes.sidecar import (
     sidecar_path,
     this_platform,
 )
+from fcn_deploy.runtimes.signature import check_deploy_graph
 from fcn_deploy.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -51,9 +52,6 @@ FLAVORS = ("auto", "tensorrt", "rtx")
 RTX_PORTABLE = ("8.0", "8.6", "8.9", "12.0")
 """What TensorRT-RTX builds for when it is told nothing; its engines then run on later GPUs too.
 Source: "CPU-Only AOT and TensorRT-RTX Engines" in its documentation."""
-
-_ELEMENT_TYPES = {"image": "UINT8", "labels": "UINT8", "confidence": "FLOAT", "logits": "FLOAT"}
-_RANKS = {"image": 4, "labels": 3, "confidence": 3, "logits": 4}
 
 
 @dataclass(frozen=True)
@@ -77,6 +75,18 @@ class _Subject:
     spec: ModelSpec
     graph: ModelProto
     declared: Declared
+    state: tuple[int, ...]
+    """Of the file when it was read."""
+
+    def require_unchanged(self) -> None:
+        """Raises ModelError where the file is not what was read any more."""
+        if _state(self.path) != self.state:
+            raise ModelError(f"{self.path} was changed while an engine was built from it; build it again")
+
+
+def _state(path: Path) -> tuple[int, ...]:
+    found = path.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def build_engine(
@@ -161,6 +171,7 @@ def _read(onnx: str | Path) -> _Subject:
     path = input_file(onnx, "ONNX file")
     if path.suffix.lower() != ".onnx":
         raise UsageError(f"{path} is no ONNX file; engines are built from what export or quantize wrote")
+    state = _state(path)
     spec = read_spec(path)
     quantised = spec.evidence.get("quantization")
     if isinstance(quantised, dict) and quantised.get("target") == "cpu":
@@ -171,7 +182,7 @@ def _read(onnx: str | Path) -> _Subject:
     check_external_data(path)
     package = require("onnx", extra="export")
     graph = package.load_from_string(without_weights(path))
-    return _Subject(path, spec, graph, declared_precision(graph))
+    return _Subject(path, spec, graph, declared_precision(graph), state)
 
 
 def _check_settings(settings: Settings) -> None:
@@ -265,37 +276,39 @@ class _Work:
         begun = time.monotonic()
         memory = self._estimate()
         with (
-            ThreadPoolExecutor(1) as aside,
+            ThreadPoolExecutor(2) as aside,
             listening() as heard,
             atomic_output(sidecar_path(target)) as beside,
+            atomic_output(target) as temporary,
         ):
+            engine = self._run(heard, memory)
+            checked = self._check(engine)
+            self.step("writing")
+            data = memoryview(engine)
+            require_space(target.parent, data.nbytes)
+            # The processor hashes while the disk writes; during the build it has enough to do.
             parent = aside.submit(identity, self.subject.path)
-            with atomic_output(target) as temporary:
-                engine = self._run(heard, memory)
-                checked = self._check(engine)
-                self.step("writing")
-                data = memoryview(engine)
-                require_space(target.parent, data.nbytes)
-                with open(temporary, "wb") as stream:
-                    stream.write(data)
-                    stream.flush()
-                    # The processor hashes while the disk writes.
-                    digest = aside.submit(lambda: hashlib.sha256(data).hexdigest())
-                    os.fsync(stream.fileno())
-                sidecar = self._describe(
-                    digest.result(),
-                    data.nbytes,
-                    parent.result(),
-                    checked,
-                    {
-                        "seconds": round(time.monotonic() - begun, 2),
-                        "settings": self._settings(),
-                        "memory": memory,
-                        "log": heard.summary(),
-                        "notes": self._notes(),
-                    },
-                )
-                beside.write_text(sidecar.to_json(), encoding="utf-8")
+            digest = aside.submit(lambda: hashlib.sha256(data).hexdigest())
+            with open(temporary, "wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            origin = parent.result()
+            self.subject.require_unchanged()
+            sidecar = self._describe(
+                digest.result(),
+                data.nbytes,
+                origin,
+                checked,
+                {
+                    "seconds": round(time.monotonic() - begun, 2),
+                    "settings": self._settings(),
+                    "memory": memory,
+                    "log": heard.summary(),
+                    "notes": self._notes(),
+                },
+            )
+            beside.write_text(sidecar.to_json(), encoding="utf-8")
         return sidecar
 
     def _estimate(self) -> dict[str, Any]:
@@ -339,26 +352,23 @@ class _Work:
         self.step("parsing")
         build = Build(self.line.trt, self.line.called, heard)
         build.parse(self.subject.path)
-        self._check_signature(build.signature())
+        check_deploy_graph(*build.signature(), self.subject.spec, self.subject.path)
         build.configure(self.settings, self.profiles)
         if self.timing_cache is not None:
             build.use_timing_cache(self.timing_cache)
         self.step("building")
         engine = build.run(monitor)
         if self.timing_cache is not None:
-            write_bytes(self.timing_cache, build.timing_cache())
+            self._keep_timings(self.timing_cache, build.timing_cache())
         return engine
 
-    def _check_signature(self, found: dict[str, tuple[str, int]]) -> None:
-        """Hold the network against the contract of the deploy graph."""
-        expected = {
-            name: (_ELEMENT_TYPES[name], _RANKS[name]) for name in ("image", *self.subject.spec.outputs)
-        }
-        if found != expected:
-            raise ModelError(
-                f"{self.subject.path} is not the deploy graph that its description promises: expected "
-                f"{_words(expected)}, found {_words(found)}; export it again"
-            )
+    def _keep_timings(self, path: Path, data: bytes) -> None:
+        """An engine that took minutes is not lost because they cannot be kept. Of two builds at once the
+        later one's stay, whole."""
+        try:
+            write_bytes(path, data)
+        except UsageError as exc:
+            warnings.warn(f"the timings of this build were not kept: {exc}", stacklevel=1)
 
     def _check(self, engine: Any) -> dict[str, Any]:
         """What a device says of the engine: the precision achieved, and whether it will run there."""
@@ -454,7 +464,3 @@ def _out_of_memory(exc: EngineError, memory: dict[str, Any]) -> str:
         f"the build most likely ran out of GPU memory: {exc} ({needed}); lower the profile's maximum, raise "
         "--workspace if you limited it, close what else uses the GPU, or use --fp16"
     )
-
-
-def _words(signature: dict[str, tuple[str, int]]) -> str:
-    return ", ".join(f"{name} {kind} of rank {rank}" for name, (kind, rank) in sorted(signature.items()))

@@ -16,10 +16,8 @@ from typing import Any
 from fcn_deploy.errors import EngineError
 from fcn_deploy.files import write_bytes
 from fcn_deploy.runtimes.engine_profiles import Profile
+from fcn_deploy.runtimes.signature import Port, check_deploy_graph
 from fcn_deploy.spec import ModelSpec
-
-_OUTPUT_TYPES = {"labels": "UINT8", "confidence": "FLOAT", "logits": "FLOAT"}
-_RANKS = {"image": 4, "labels": 3, "confidence": 3, "logits": 4}
 
 _logger = logging.getLogger("fcn_deploy.tensorrt")
 _logger.addHandler(logging.NullHandler())  # silent until a program asks for it
@@ -58,7 +56,7 @@ def forget() -> None:
 def reason() -> str:
     """The last error that TensorRT logged in this thread since :func:`forget`."""
     lines = str(getattr(_said, "last", "")).strip().splitlines()
-    return lines[0] if lines else "it gave no reason"
+    return lines[0].rstrip(".") if lines else "it gave no reason"
 
 
 def require(answer: Any, what: str) -> Any:
@@ -127,34 +125,31 @@ def _problems(trt: Any, diagnostics: Any) -> str:
     return ", ".join(found) or reason()
 
 
-def check_deploy_engine(trt: Any, engine: Any, spec: ModelSpec, path: Path) -> None:
+def check_deploy_engine(engine: Any, spec: ModelSpec, path: Path) -> None:
     """Names, directions, types and ranks against the contract of the deploy graph.
 
     Raises:
         EngineError: says what was expected and found.
     """
-    expected = {"image": ("INPUT", "UINT8", _RANKS["image"])}
-    expected |= {name: ("OUTPUT", _OUTPUT_TYPES[name], _RANKS[name]) for name in spec.outputs}
-    names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
-    found = {
-        name: (
-            engine.get_tensor_mode(name).name,
-            engine.get_tensor_dtype(name).name,
-            len(tuple(engine.get_tensor_shape(name))),
-        )
-        for name in names
-    }
-    if found != expected:
-        raise EngineError(
-            f"{path} is not the deploy graph that its sidecar promises: expected {_signature(expected)}, "
-            f"found {_signature(found)}; build it again from an exported ONNX file"
-        )
-
-
-def _signature(values: dict[str, tuple[str, str, int]]) -> str:
-    return ", ".join(
-        f"{mode.lower()} {name} {kind} of rank {rank}" for name, (mode, kind, rank) in sorted(values.items())
+    ports: dict[str, dict[str, Port]] = {"INPUT": {}, "OUTPUT": {}}
+    for index in range(engine.num_io_tensors):
+        name = engine.get_tensor_name(index)
+        dtype, shape = engine.get_tensor_dtype(name), engine.get_tensor_shape(name)
+        ports[engine.get_tensor_mode(name).name][name] = port(dtype, shape)
+    check_deploy_graph(
+        ports["INPUT"],
+        ports["OUTPUT"],
+        spec,
+        path,
+        error=EngineError,
+        remedy="build it again from an exported ONNX file",
     )
+
+
+def port(dtype: Any, shape: Any) -> Port:
+    """A tensor as TensorRT describes it, its element type in numpy's word."""
+    name = dtype.name.lower()
+    return Port("float32" if name == "float" else name, tuple(shape))
 
 
 def profiles_of(engine: Any) -> list[Profile]:
@@ -208,6 +203,17 @@ class ContextFactory:
             _logger.warning("compiled kernels were not kept: %s", exc)
         self._engine = self._config = self._cache = None
 
+    def _read_cache(self) -> bytes:
+        try:
+            return self._cache_path.read_bytes()
+        except FileNotFoundError:
+            return b""
+        except OSError as exc:
+            _logger.warning(
+                "%s cannot be read, so kernels are compiled anew: %s", self._cache_path, exc.strerror
+            )
+            return b""
+
     def _configure(self) -> None:
         trt = self._trt
         self._config = require(self._engine.create_runtime_config(), "make a runtime configuration")
@@ -216,9 +222,8 @@ class ContextFactory:
         )
         self._config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
         self._cache = require(self._config.create_runtime_cache(), "make a runtime cache")
-        if self._cache_path.is_file():
-            self._cached = self._cache_path.read_bytes()
-            if not self._cache.deserialize(self._cached):
-                # Of another GPU, driver or version: written anew at the end.
-                self._cached = b""
+        self._cached = self._read_cache()
+        if self._cached and not self._cache.deserialize(self._cached):
+            # Of another GPU, driver or version: written anew at the end.
+            self._cached = b""
         self._config.set_runtime_cache(self._cache)

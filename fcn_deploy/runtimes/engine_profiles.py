@@ -55,6 +55,30 @@ def choose(profiles: Sequence[Profile], size: Size) -> Profile:
     return min(fitting, key=lambda p: (p.distance(size), math.prod(p.largest), p.index))
 
 
+def max_batch(profiles: Sequence[Profile]) -> int:
+    """The batch up to which any number of frames fits, of every size that the engine takes one frame of.
+
+    Each profile counts with its largest batch, or a larger one where others take all of its heights and
+    widths and go on from there; the smallest of these is the answer. Profiles that take no single frame
+    count only where none does.
+    """
+    single = [profile for profile in profiles if profile.smallest[0] == 1]
+    return min(_reach(profile, profiles) for profile in single or profiles)
+
+
+def _reach(profile: Profile, profiles: Sequence[Profile]) -> int:
+    """How far batches go, without a gap, for every height and width that ``profile`` takes."""
+    reach = profile.largest[0]
+    for other in sorted(profiles, key=lambda p: p.smallest[0]):
+        covers = all(
+            other.smallest[axis] <= profile.smallest[axis] and profile.largest[axis] <= other.largest[axis]
+            for axis in (1, 2)
+        )
+        if covers and other.smallest[0] <= reach + 1:
+            reach = max(reach, other.largest[0])
+    return reach
+
+
 def most_pixels(profiles: Sequence[Profile]) -> int:
     """Pixels of the largest batch that any profile takes: what buffers are sized for."""
     return max(math.prod(profile.largest) for profile in profiles)

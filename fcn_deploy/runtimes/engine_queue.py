@@ -6,7 +6,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Mapping
 from contextlib import ExitStack
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
 from fcn_deploy.errors import FcnDeployError, InferenceError
 from fcn_deploy.runtimes import engine_loading
@@ -17,6 +17,13 @@ from fcn_deploy.runtimes.engine_slots import Output
 
 GRAPHS = 16
 """CUDA graphs kept, by frame size and slot."""
+
+
+class _Captured(NamedTuple):
+    """A CUDA graph, and the context whose memory it uses."""
+
+    graph: Graph
+    context: Any
 
 
 @final
@@ -47,7 +54,7 @@ class EngineQueue:
         self._factory = factory
         self._outputs = outputs
         self._contexts: dict[int, Any] = {}
-        self._graphs: OrderedDict[tuple[Size, int], Graph | None] = OrderedDict()
+        self._graphs: OrderedDict[tuple[Size, int], _Captured | None] = OrderedDict()
         self._no_graph = "" if device.can_capture else f"{device.binding} cannot capture them"
         self._scratch_bytes: int = engine.device_memory_size_v2
         with ExitStack() as made:
@@ -79,22 +86,24 @@ class EngineQueue:
             InferenceError: TensorRT failed.
         """
         key = None if slot is None or self._factory.captures or self._no_graph else (size, slot)
-        if key is not None and (graph := self._graphs.get(key)) is not None:
+        if key is not None and (captured := self._graphs.get(key)) is not None:
             self._graphs.move_to_end(key)
-            graph.launch(self.stream)
+            captured.graph.launch(self.stream)
         else:
-            context = self._context(profile)
+            again = key is not None and key in self._graphs
+            context = self._context_to_capture(profile) if again else self._context(profile)
             self._bind(context, size, addresses)
             self._execute(context)
             if key is not None:
-                self._remember(key, context)
+                # The first frame of a size is noted, the second captured: sizes seen once cost nothing.
+                self._remember(key, self._capture(context) if again and not self._no_graph else None)
         self.profile = profile
 
     def free(self) -> None:
         """Give everything back; nothing may be queued any more, and the device's context is current."""
-        for graph in self._graphs.values():
-            if graph is not None:
-                graph.free()
+        for captured in self._graphs.values():
+            if captured is not None:
+                captured.graph.free()
         self._graphs.clear()
         self._contexts.clear()
         self._made.close()
@@ -102,15 +111,30 @@ class EngineQueue:
     def _context(self, profile: Profile) -> Any:
         """The context of a profile, which keeps it for good: switching profiles would cost every frame."""
         if profile.index not in self._contexts:
-            with self._device.current():
-                context = self._factory.create()
-                if self._scratch_bytes:
-                    context.set_device_memory(self._scratch.address, self._scratch_bytes)
-                chosen = context.set_optimization_profile_async(profile.index, self.stream.handle)
-                self._check(chosen, f"switch to the optimization profile {profile}")
-            self.stream.synchronize()
-            self._contexts[profile.index] = context
+            self._contexts[profile.index] = self._make_context(profile)
         return self._contexts[profile.index]
+
+    def _context_to_capture(self, profile: Profile) -> Any:
+        """A context of its own: one that a graph was captured from must not be changed any more.
+
+        Source: "CUDA Graphs" in TensorRT's best practices. Where none can be made, the profile's, and no
+        graphs from now on.
+        """
+        try:
+            return self._make_context(profile)
+        except FcnDeployError as exc:
+            self._no_graph = str(exc)
+            return self._context(profile)
+
+    def _make_context(self, profile: Profile) -> Any:
+        with self._device.current():
+            context = self._factory.create()
+            if self._scratch_bytes:
+                context.set_device_memory(self._scratch.address, self._scratch_bytes)
+            chosen = context.set_optimization_profile_async(profile.index, self.stream.handle)
+            self._check(chosen, f"switch to the optimization profile {profile}")
+        self.stream.synchronize()
+        return context
 
     def _bind(self, context: Any, size: Size, addresses: Mapping[str, int]) -> None:
         engine_loading.forget()
@@ -135,23 +159,21 @@ class EngineQueue:
         if not answer:
             raise InferenceError(f"TensorRT could not {what}: {engine_loading.reason()}")
 
-    def _remember(self, key: tuple[Size, int], context: Any) -> None:
-        """The first frame of a size is noted, the second one captured: sizes seen once cost nothing.
-
-        The context was used with this size and these addresses just now, as TensorRT wants it before
-        a capture: what it sets up lazily is done.
-        """
-        seen = key in self._graphs
-        self._graphs[key] = self._capture(context) if seen else None
+    def _remember(self, key: tuple[Size, int], captured: _Captured | None) -> None:
+        self._graphs[key] = captured
         self._graphs.move_to_end(key)
         while len(self._graphs) > GRAPHS:
             _, oldest = self._graphs.popitem(last=False)
             if oldest is not None:
-                oldest.free()  # the driver keeps it until a replay in flight is over
+                self.stream.synchronize()  # its context must not go while a replay is in flight
+                oldest.graph.free()
 
-    def _capture(self, context: Any) -> Graph | None:
+    def _capture(self, context: Any) -> _Captured | None:
+        """The context was used with this size and these addresses just now, as TensorRT wants it before
+        a capture: what it sets up lazily is done."""
         try:
-            return self._device.capture(self.stream, lambda: self._execute(context))
+            graph = self._device.capture(self.stream, lambda: self._execute(context))
+            return _Captured(graph, context)
         except FcnDeployError as exc:
             # An engine that cannot be captured runs without graphs, and says so.
             self._no_graph = str(exc)

@@ -53,6 +53,21 @@ def describe_gpu(index: int = 0) -> Gpu | None:
     return Gpu(name.value.decode(errors="replace"), ".".join(capability), memory.value)
 
 
+def describe_gpus() -> list[Gpu]:
+    """Every GPU that can be used here, in the driver's order."""
+    found: list[Gpu] = []
+    while gpu := describe_gpu(len(found)):
+        found.append(gpu)
+    return found
+
+
+def driver_cuda() -> str:
+    """The newest CUDA that the driver, which is installed, can run, such as ``12.6``."""
+    version = ctypes.c_int()
+    driver_library().cuDriverGetVersion(ctypes.byref(version))
+    return f"{version.value // 1000}.{version.value % 1000 // 10}"
+
+
 def free_memory(index: int = 0) -> int | None:
     """Bytes free on GPU number ``index``; None where it cannot be asked.
 

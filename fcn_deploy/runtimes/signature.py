@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fcn_deploy.errors import ModelError
+from fcn_deploy.errors import FcnDeployError, ModelError
 from fcn_deploy.spec import ModelSpec
 
 _INPUTS = {"image": ("uint8", 4)}
@@ -23,7 +23,13 @@ class Port(NamedTuple):
 
 
 def check_deploy_graph(
-    inputs: Mapping[str, Port], outputs: Mapping[str, Port], spec: ModelSpec, path: Path
+    inputs: Mapping[str, Port],
+    outputs: Mapping[str, Port],
+    spec: ModelSpec,
+    path: Path,
+    *,
+    error: type[FcnDeployError] = ModelError,
+    remedy: str = "export it again",
 ) -> None:
     """Hold a graph's inputs and outputs against the contract of the deploy graph.
 
@@ -32,21 +38,23 @@ def check_deploy_graph(
         outputs: by name, all that the graph has.
         spec: names the outputs that there should be.
         path: the file, for the message.
+        error: what is raised.
+        remedy: what to do, for the message.
 
     Raises:
-        ModelError: a name, type or rank differs; says what was expected and found.
+        error: a name, type or rank differs; says what was expected and found.
     """
     expected_outputs = {name: _OUTPUTS[name] for name in spec.outputs}
     for what, ports, expected in (("input", inputs, _INPUTS), ("output", outputs, expected_outputs)):
         found = {name: (port.dtype, len(port.shape)) for name, port in ports.items()}
         if found != expected:
-            raise ModelError(
+            raise error(
                 f"{path} is not the deploy graph that its description promises: expected {what} "
-                f"{_in_words(expected)}, found {_in_words(found)}; export it again"
+                f"{_in_words(expected)}, found {_in_words(found)}; {remedy}"
             )
     channels = inputs["image"].shape[-1]
     if channels != 3:
-        raise ModelError(f"{path} takes frames of {channels} channels where 3 are expected; export it again")
+        raise error(f"{path} takes frames of {channels} channels where 3 are expected; {remedy}")
 
 
 def _in_words(ports: Mapping[str, tuple[str, int]]) -> str:

@@ -35,7 +35,7 @@ from fcn_deploy.runtimes.device import Device, DeviceLost, binding_problem, open
 from fcn_deploy.runtimes.device_arrays import DeviceSegmentation, device_frames
 from fcn_deploy.runtimes.engine_answers import AnswerMemory, AnswerPool
 from fcn_deploy.runtimes.engine_loading import ContextFactory
-from fcn_deploy.runtimes.engine_profiles import Profile, Size, choose, most_pixels
+from fcn_deploy.runtimes.engine_profiles import Profile, Size, choose, max_batch, most_pixels
 from fcn_deploy.runtimes.engine_queue import EngineQueue
 from fcn_deploy.runtimes.engine_slots import SLOTS, Lender, Slot, outputs_of, settle
 from fcn_deploy.runtimes.nvidia import describe_gpu, gpu_problem
@@ -70,7 +70,7 @@ class TensorRT(DeviceRuntime):
             self._engine_runtime, self._engine = engine_loading.deserialize(
                 trt, path, data, compatible=sidecar.version_compatible
             )
-            engine_loading.check_deploy_engine(trt, self._engine, self.spec, path)
+            engine_loading.check_deploy_engine(self._engine, self.spec, path)
             self._profiles = engine_loading.profiles_of(self._engine)
             self._factory = ContextFactory(trt, self._engine, path, rtx=sidecar.line == TENSORRT_RTX)
         outputs = outputs_of(self.spec.outputs, self.spec.num_classes)
@@ -113,7 +113,7 @@ class TensorRT(DeviceRuntime):
         if gpu is None:
             raise BackendUnavailable(f"{path} is an engine and cannot run here: {gpu_problem(index)}")
         line = read_sidecar(path).line
-        trt = _import(line)
+        trt = _import(line, path)
         host = Host(line, trt.__version__, gpu.compute_capability, gpu.name)
         data, sidecar = load_engine(path, host, options.expect_sha256)
         with ExitStack() as opened:
@@ -122,6 +122,11 @@ class TensorRT(DeviceRuntime):
             runtime = cls(trt, path, data, sidecar, device)
             opened.pop_all()
         return runtime
+
+    @property
+    def max_batch(self) -> int:
+        """As :func:`~fcn_deploy.runtimes.engine_profiles.max_batch` of the engine's profiles."""
+        return max_batch(self._profiles)
 
     def details(self) -> dict[str, Any]:
         return {
@@ -212,9 +217,9 @@ class TensorRT(DeviceRuntime):
         return round(max(self._free_before - free, 0) / 1e6, 1)
 
 
-def _import(line: str) -> Any:
+def _import(line: str, path: Path) -> Any:
     """TensorRT's module of the line that built an engine."""
     try:
         return import_tensorrt("rtx" if line == TENSORRT_RTX else "tensorrt")
     except MissingDependency as exc:
-        raise BackendUnavailable(f"this engine was built by {line}, and {exc}") from exc
+        raise BackendUnavailable(f"{path} was built by {line}, and {exc}") from exc

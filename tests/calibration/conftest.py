@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
 from fcn_deploy.calibration.recipe import Subject, open_subject
 from fcn_deploy.datasets import write_labels
-from fcn_deploy.export.graph import write_model
-from fcn_deploy.export.onnx import export_onnx, trace
-from fcn_deploy.model.deploy import DeployModel
-from fcn_deploy.model.weights import describe, load_checkpoint, random_model
+from fcn_deploy.export.onnx import export_onnx
+from fcn_deploy.model.weights import describe, load_checkpoint
 from fcn_deploy.street import SyntheticStreet
 
 Narrow = Callable[..., Path]
@@ -36,28 +34,26 @@ def street(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def narrow(tmp_path_factory: pytest.TempPathFactory) -> Narrow:
+def narrow(exported: Callable[..., tuple[Path, object, object]]) -> Narrow:
     """``narrow(variant, ...)``: an fp32 ONNX file of a few channels with random weights."""
-    folder = tmp_path_factory.mktemp("narrow")
 
-    @cache
-    def export(variant: str = "fcn8s-lite", learned: bool = False, color_order: str = "bgr") -> Path:
-        model, info = random_model(11, variant, width=4, fc_channels=8, learned_upscore=learned)
-        path = folder / f"{variant}-{learned}-{color_order}.onnx"
-        spec = describe(model, info, color_order=color_order)
-        # Traced only: the parity of an export has tests of its own, and takes longer than all else here.
-        write_model(trace(DeployModel(model, spec).eval()), spec.with_evidence("parity", {"sizes": []}), path)
-        return path
+    def export(
+        variant: str = "fcn8s-lite", learned: bool = False, color_order: str = "bgr", classes: int = 11
+    ) -> Path:
+        return exported(variant, learned, classes=classes, color_order=color_order)[0]
 
     return export
 
 
 @pytest.fixture(scope="session")
-def bundled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bundled(
+    traced_once: Callable[[], AbstractContextManager[None]], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """The bundled, trained model as fp32 ONNX."""
     model, info = load_checkpoint("bundled")
     path = tmp_path_factory.mktemp("bundled") / "model.onnx"
-    export_onnx(model, describe(model, info), path)
+    with traced_once():
+        export_onnx(model, describe(model, info), path)
     return path
 
 

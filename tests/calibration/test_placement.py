@@ -49,7 +49,7 @@ def makers(model: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
 @pytest.mark.parametrize(("variant", "learned"), [*((v, False) for v in VARIANTS), ("fcn8s", True)])
 @pytest.mark.parametrize("recipe", [Recipe("tensorrt"), Recipe("cpu")], ids=lambda r: r.target)
 def test_every_layer_but_the_scores_reads_integers(narrow, street, variant, learned, recipe) -> None:
-    subject = open_subject(narrow(variant, learned))
+    subject = open_subject(narrow(variant, learned, classes=5))
     model = quantised(subject, street, recipe)
     onnx.checker.check_model(model, full_check=True)
     made = makers(model)
@@ -119,7 +119,7 @@ def test_a_cpu_s_bias_is_the_integer_that_the_sums_need(subject, street) -> None
 @pytest.mark.parametrize("variant", ["fcn8s", "fcn8s-lite"])
 def test_onnx_runtime_runs_every_quantised_layer_on_integers(narrow, street, tmp_path, variant) -> None:
     ort = pytest.importorskip("onnxruntime")
-    subject = open_subject(narrow(variant))
+    subject = open_subject(narrow(variant, classes=5))
     model = quantised(subject, street, Recipe("cpu"))
     options = ort.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "optimised.onnx")

@@ -17,9 +17,8 @@ from fcn_deploy.calibration.sensitivity import LayerCost, Sensitivity
 from fcn_deploy.calibration.table import CalibrationTable, calibrate, doubt_of_order
 from fcn_deploy.datasets import LabelledFolder
 from fcn_deploy.errors import CalibrationError, ModelError, UsageError
-from fcn_deploy.export.graph import identity, read_model
-from fcn_deploy.export.onnx import export_onnx
-from fcn_deploy.model.weights import load_checkpoint
+from fcn_deploy.export.graph import identity, read_model, write_model
+from fcn_deploy.export.precision import to_fp16
 
 
 def test_the_artefact_says_what_was_done_and_runs(narrow, street, tmp_path) -> None:
@@ -71,7 +70,7 @@ def test_a_stale_or_damaged_table_is_refused_and_nothing_written(narrow, street,
     fcn_deploy.quantize(narrow(), tmp_path / "a.onnx", target="cpu", calib=street, save_table=table)
     out = tmp_path / "b.onnx"
     with pytest.raises(CalibrationError, match=r"table\.json is stale"):
-        fcn_deploy.quantize(narrow("fcn8s"), out, target="cpu", table=table)
+        fcn_deploy.quantize(narrow("fcn8s", classes=5), out, target="cpu", table=table)
     table.write_text(table.read_text()[:200])
     with pytest.raises(CalibrationError, match=r"table\.json is no calibration table"):
         fcn_deploy.quantize(narrow(), out, target="cpu", table=table)
@@ -81,10 +80,8 @@ def test_a_stale_or_damaged_table_is_refused_and_nothing_written(narrow, street,
 def test_what_is_not_fp32_any_more_is_refused(narrow, street, tmp_path) -> None:
     quantised, half = tmp_path / "q.onnx", tmp_path / "h.onnx"
     fcn_deploy.quantize(narrow(), quantised, calib=street, target="cpu")
-    model, info = load_checkpoint("bundled")
-    from fcn_deploy.model.weights import describe
-
-    export_onnx(model, describe(model, info), half, precision="fp16")
+    model, spec = read_model(narrow())
+    write_model(to_fp16(model), spec.replace(precision="fp16"), half)
     for path, told in ((quantised, "quantised already"), (half, "is fp16")):
         with pytest.raises(ModelError, match=f"{told}.*start from the fp32 file"):
             fcn_deploy.quantize(path, tmp_path / "x.onnx", calib=street, target="cpu")

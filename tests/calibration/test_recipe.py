@@ -70,7 +70,7 @@ def test_activations_beyond_fp16_are_refused_where_the_rest_is_fp16(subject) -> 
 
 @pytest.mark.parametrize("variant", ["fcn8s", "fcn8s-lite"])
 def test_work_is_shared_out_among_the_convolutions(narrow, variant: str) -> None:
-    subject = open_subject(narrow(variant))
+    subject = open_subject(narrow(variant, classes=5))
     work = layer_costs(subject.model)
     assert set(work) == set(layer_inputs(subject.model)) and sum(work.values()) == pytest.approx(1)
     # Four channels from three and from four at full size; a quarter of the pixels behind each pooling.

@@ -18,7 +18,7 @@ pytest.importorskip("torch")
 
 
 @pytest.fixture(scope="module")
-def folder(cli, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(cli, traced_once, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """model.onnx, a tiny random network in fp32, and six labelled frames in clip/."""
     made = tmp_path_factory.mktemp("quantize")
     for words in (
@@ -28,7 +28,8 @@ def folder(cli, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ),
         ("clip", made / "clip", "--frames", 6, "--size", "72x96"),
     ):
-        result = cli(*words)
+        with traced_once():
+            result = cli(*words)
         assert result.exit_code == 0, result.output
     return made
 

@@ -575,21 +575,29 @@ Result cuCtxDetach(void *context) { (void)context; return OK; }
 
 /* ---- words and symbols ------------------------------------------------------------------------------------------------------ */
 
-static const char *name_of(Result code) {
-    switch (code) {
-    case OK: return "CUDA_SUCCESS";
-    case NO_MEMORY: return "CUDA_ERROR_OUT_OF_MEMORY";
-    case ILLEGAL_ADDRESS: return "CUDA_ERROR_ILLEGAL_ADDRESS";
-    case LAUNCH_FAILED: return "CUDA_ERROR_LAUNCH_FAILED";
-    default: return "CUDA_ERROR (simulated)";
-    }
-}
-Result cuGetErrorName(Result code, const char **text) { *text = name_of(code); return OK; }
-Result cuGetErrorString(Result code, const char **text) {
-    *text = code == NO_MEMORY ? "out of memory" : code == ILLEGAL_ADDRESS ? "an illegal memory access was encountered"
-          : code == LAUNCH_FAILED ? "unspecified launch failure" : name_of(code);
+/* As the driver's own, because the bindings pass them on and callers tell a lost device by them. */
+static const struct { Result code; const char *name, *words; } errors[] = {
+    {OK, "CUDA_SUCCESS", "no error"},
+    {NO_MEMORY, "CUDA_ERROR_OUT_OF_MEMORY", "out of memory"},
+    {ILLEGAL_ADDRESS, "CUDA_ERROR_ILLEGAL_ADDRESS", "an illegal memory access was encountered"},
+    {702, "CUDA_ERROR_LAUNCH_TIMEOUT", "the launch timed out and was terminated"},
+    {714, "CUDA_ERROR_HARDWARE_STACK_ERROR", "hardware stack error"},
+    {715, "CUDA_ERROR_ILLEGAL_INSTRUCTION", "an illegal instruction was encountered"},
+    {716, "CUDA_ERROR_MISALIGNED_ADDRESS", "misaligned address"},
+    {717, "CUDA_ERROR_INVALID_ADDRESS_SPACE", "operation not supported on global/shared address space"},
+    {718, "CUDA_ERROR_INVALID_PC", "invalid program counter"},
+    {LAUNCH_FAILED, "CUDA_ERROR_LAUNCH_FAILED", "unspecified launch failure"},
+    {721, "CUDA_ERROR_TENSOR_MEMORY_LEAK", "tensor memory not completely freed"},
+};
+
+static Result tell(Result code, const char **text, int words) {
+    *text = "CUDA_ERROR (simulated)";
+    for (size_t i = 0; i < sizeof errors / sizeof *errors; i++)
+        if (errors[i].code == code) *text = words ? errors[i].words : errors[i].name;
     return OK;
 }
+Result cuGetErrorName(Result code, const char **text) { return tell(code, text, 0); }
+Result cuGetErrorString(Result code, const char **text) { return tell(code, text, 1); }
 
 Result cuGetProcAddress_v2(const char *symbol, void **function, int version, uint64_t flags, int *status) {
     (void)version; (void)flags;

@@ -146,6 +146,7 @@ class IExecutionContext:
         self._profile = 0
         self._shape: tuple[int, ...] | None = None
         self._shape_was_run = False
+        self._captured = False
         self._addresses: dict[str, int] = {}
         self._scratch: tuple[int, int] | None = None
 
@@ -162,6 +163,8 @@ class IExecutionContext:
         return True
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        if self._captured:  # TensorRT would not say so: what its graph then does is undefined
+            return self._refuse("A graph was captured from this context, which must not be changed now.")
         smallest, _, largest = self._engine.get_tensor_profile_shape(name, self._profile)
         shape = tuple(shape)
         if len(shape) != 4 or not all(
@@ -203,6 +206,7 @@ class IExecutionContext:
             return self._refuse("Shapes that were never run cannot be captured.")
         launches.append(("captured" if capturing.value else "run", self._shape))
         self._shape_was_run = True
+        self._captured = self._captured or bool(capturing.value)
         job = _Job(self._engine._session, self._shape, dict(self._addresses), self._scratch)
         if error := _simulator.enqueue(stream_handle, job.run):
             return self._refuse(f"Cuda failure {error} while launching.")

@@ -78,7 +78,7 @@ class Shapes:
 
 
 def tensor(name: str, rank: int) -> object:
-    return types.SimpleNamespace(name=name, dtype=rtx.DataType.UINT8, shape=(-1,) * rank)
+    return types.SimpleNamespace(name=name, dtype=rtx.DataType.UINT8, shape=(-1, -1, -1, 3)[:rank])
 
 
 class Builder:
@@ -217,6 +217,25 @@ def test_tensorrt_on_its_own_gpu(
     assert sidecar.precision["achieved"] == {"fp16": 1}
     assert check_engine(output) == sidecar
     assert (tmp_path / "x.engine.timing").read_bytes() == b"+timings"
+
+
+def test_timings_that_cannot_be_kept_do_not_cost_the_engine(
+    exported, trt: types.ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "import_tensorrt", lambda _: trt)
+    monkeypatch.setattr(engine, "gpu_problem", lambda: None)
+    monkeypatch.setattr(engine, "describe_gpu", lambda: Gpu("Orin", "8.7", 8 << 30))
+    monkeypatch.setattr(engine, "free_memory", lambda: 4 << 30)
+    output = tmp_path / "x.engine"
+    with pytest.warns(UserWarning, match="were not kept: the folder .* does not exist"):
+        build_engine(
+            exported()[0],
+            output,
+            profiles=["1x64x64"],
+            flavor="tensorrt",
+            timing_cache=tmp_path / "nowhere" / "t.cache",
+        )
+    check_engine(output)
 
 
 def test_the_logs_own_places_and_a_missing_driver_are_no_reasons() -> None:

@@ -297,6 +297,21 @@ def test_a_full_disk_leaves_the_old_pair(
     assert len(list(tmp_path.iterdir())) == 2
 
 
+def test_a_file_that_is_replaced_meanwhile_is_not_what_the_engine_claims_to_come_from(
+    graph: InPrecision, tmp_path: Path
+) -> None:
+    source = tmp_path / "x.onnx"
+    source.write_bytes(graph().read_bytes())
+
+    def replace(step: str) -> None:
+        if step == "writing":
+            source.write_bytes(graph(precision="fp16").read_bytes())
+
+    with pytest.raises(ModelError, match=r"x\.onnx was changed while an engine was built from it"):
+        build_engine(source, tmp_path / "x.engine", profiles=[SMALL], flavor="rtx", progress=replace)
+    assert list(tmp_path.iterdir()) == [source]
+
+
 def test_a_disk_without_room_is_told_before_the_build(
     graph: InPrecision, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

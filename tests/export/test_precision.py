@@ -71,14 +71,15 @@ def test_no_frames_is_an_error(exported):
         activation_ranges(read_model(path)[0], spec, [])
 
 
-def test_export_refuses_an_overflow_with_the_layer_s_name(exported, tmp_path):
+def test_export_refuses_an_overflow_with_the_layer_s_name(exported, traced_once, tmp_path):
     import copy
 
     _, model, spec = exported("fcn8s-lite")
     loud = copy.deepcopy(model)
     with torch.no_grad():
         loud.conv3_1.weight.mul_(1e4)
-    with pytest.raises(ExportError, match=r"layer conv3_1 reaches .* fp16 ends at 65504"):
+    told = pytest.raises(ExportError, match=r"layer conv3_1 reaches .* fp16 ends at 65504")
+    with traced_once(), told:
         export_onnx(loud, spec, tmp_path / "loud.onnx", precision="fp16", calib=[frames()])
     assert list(tmp_path.iterdir()) == []
 
@@ -93,9 +94,10 @@ def test_a_weight_beyond_fp16_is_refused(exported):
         to_fp16(model)
 
 
-def test_export_as_fp16_records_ranges_and_where_the_frames_came_from(exported, tmp_path):
+def test_export_as_fp16_records_ranges_and_where_the_frames_came_from(exported, traced_once, tmp_path):
     _, model, spec = exported("fcn8s-lite")
-    written = export_onnx(model, spec, tmp_path / "half.onnx", precision="fp16")
+    with traced_once():
+        written = export_onnx(model, spec, tmp_path / "half.onnx", precision="fp16")
     assert written.precision == "fp16"
     ranges = written.evidence["fp16_range"]
     assert ranges["source"] == "the synthetic street clip"
@@ -127,7 +129,10 @@ def shifted(model: onnx.ModelProto, by: float, *layers: str) -> onnx.ModelProto:
     return changed
 
 
-@pytest.mark.parametrize(("variant", "learned"), [("fcn8s-lite", False), ("fcn8s", True)])
+@pytest.mark.parametrize(
+    ("variant", "learned"),
+    [("fcn8s-lite", False), ("fcn8s", False), pytest.param("fcn8s", True, marks=pytest.mark.slow)],
+)
 def test_a_sum_that_overflows_is_named_and_kept_though_its_parts_fit(exported, variant, learned):
     """Two scores of 40,000 are fp16 numbers; what they add up to is none."""
     model, spec = read_model(exported(variant, learned, outputs=ALL_OUTPUTS)[0])
@@ -166,7 +171,7 @@ def test_a_weight_beyond_fp16_may_stay_in_a_layer_kept_in_fp32(exported):
     assert kinds["conv4_1.weight"] == FLOAT16
 
 
-def test_export_keeps_overflowing_layers_on_request_and_says_which(exported, tmp_path):
+def test_export_keeps_overflowing_layers_on_request_and_says_which(exported, traced_once, tmp_path):
     import copy
 
     _, model, spec = exported("fcn8s-lite")
@@ -175,7 +180,9 @@ def test_export_keeps_overflowing_layers_on_request_and_says_which(exported, tmp
         loud.conv3_1.weight.mul_(1e4)
         loud.conv3_1.bias.mul_(1e4)
         loud.conv3_2.weight.mul_(1e-4)
-    written = export_onnx(loud, spec, tmp_path / "x.onnx", precision="fp16", calib=[frames()], keep_fp32=True)
+    half = {"precision": "fp16", "calib": [frames()], "keep_fp32": True}
+    with traced_once():
+        written = export_onnx(loud, spec, tmp_path / "x.onnx", **half)
     assert written.evidence["fp16_range"]["kept_fp32"] == ["conv3_1"]
     kinds = element_types(read_model(tmp_path / "x.onnx")[0])
     assert kinds["conv3_1"] == onnx.TensorProto.FLOAT and kinds["conv3_3"] == FLOAT16

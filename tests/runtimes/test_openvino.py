@@ -42,14 +42,16 @@ def test_frames_of_varying_size_in_one_request(runtime, build, shape: tuple[int,
 
 
 @pytest.fixture(scope="module")
-def network(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def network(traced_once, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """A real network of a few channels with every output, in a precision."""
     pytest.importorskip("torch")
     from fcn_deploy.export.onnx import export_onnx
     from fcn_deploy.model.weights import random_model
 
+    folder = tmp_path_factory.mktemp("network")
+
     def export(precision: str) -> Path:
-        path = tmp_path_factory.mktemp("network") / f"{precision}.onnx"
+        path = folder / f"{precision}.onnx"
         if not path.exists():
             model, _ = random_model(5, "fcn8s-lite", width=2, fc_channels=8, seed=3)
             spec = ModelSpec(
@@ -61,7 +63,8 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
                 max_width=80,
                 outputs=("labels", "confidence", "logits"),
             )
-            export_onnx(model, spec, path, precision=precision)
+            with traced_once():
+                export_onnx(model, spec, path, precision=precision)
         return path
 
     return export

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from fcn_deploy.errors import BackendUnavailable, InferenceError, SourceError, UsageError
 from fcn_deploy.runtimes import nvidia
-from fcn_deploy.runtimes.engine_profiles import Profile, choose, most_pixels
+from fcn_deploy.runtimes.engine_profiles import Profile, choose, max_batch, most_pixels
 from fcn_deploy.runtimes.engine_slots import Lender, outputs_of
 from fcn_deploy.runtimes.registry import BACKENDS, backend_for, load
 
@@ -117,6 +117,33 @@ def test_the_chosen_profile_fits_and_none_that_fits_is_tuned_nearer(
     chosen = choose(found, size)
     assert chosen in fitting
     assert chosen.distance(size) == min(profile.distance(size) for profile in fitting)
+
+
+@given(profiles(), SIZE)
+def test_a_size_that_is_taken_singly_is_taken_in_every_batch_up_to_the_maximum(
+    found: list[Profile], size: tuple[int, int, int]
+) -> None:
+    _, height, width = size
+    if any(profile.fits((1, height, width)) for profile in found):
+        for batch in range(1, max_batch(found) + 1):
+            choose(found, (batch, height, width))
+
+
+@pytest.mark.parametrize(
+    ("bounds", "expected"),
+    [
+        ([((1, 1, 1), (8, 9, 9))], 8),
+        ([((1, 1, 1), (8, 9, 9)), ((1, 5, 5), (2, 20, 20))], 2),  # 20x20 goes through the second only
+        ([((1, 5, 5), (1, 9, 9)), ((1, 1, 1), (4, 20, 20))], 4),  # the second takes what the first does
+        ([((1, 1, 1), (1, 9, 9)), ((2, 1, 1), (4, 9, 9))], 4),  # they follow on each other
+        ([((1, 1, 1), (1, 9, 9)), ((3, 1, 1), (4, 9, 9))], 1),  # two frames fit neither
+        ([((2, 1, 1), (6, 9, 9)), ((4, 10, 10), (5, 20, 20))], 5),  # no single frames at all
+    ],
+)
+def test_the_largest_batch_that_every_size_can_have(
+    bounds: list[tuple[tuple[int, int, int], tuple[int, int, int]]], expected: int
+) -> None:
+    assert max_batch([Profile(i, low, low, high) for i, (low, high) in enumerate(bounds)]) == expected
 
 
 @given(profiles(), SIZE)
