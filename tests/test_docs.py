@@ -24,14 +24,25 @@ INCLUDE = re.compile(r'--8<-- "([\w.]+)')
 
 # In the order of the tutorial: later ones use what earlier ones made.
 SHELL = [
-    *("doctor.sh", "quickstart.sh", "export_safetensors.sh", "export_outputs.sh"),
-    *("export_random.sh", "export_fp16.sh", "run_more.sh"),
-    *("quantize_cpu.sh", "quantize_tensorrt.sh", "quantize_budget.sh", "build_rtx.sh"),
+    *("doctor.sh", "quickstart.sh", "export_safetensors.sh", "export_outputs.sh", "run_more.sh"),
+    *("quantize_cpu.sh", "quantize_tensorrt.sh", "build_rtx.sh"),
 ]
-BENCH_SHELL = ["bench.sh", "bench_sweep.sh"]
-PYTHON = ["read_spec.py", "label_frame.py", "stream.py", "export_python.py", "quantize_python.py"]
+PYTHON = [
+    "read_spec.py",
+    "label_frame.py",
+    "stream.py",
+    "quantize_python.py",
+    "camera_python.py",
+    "camera_asyncio.py",
+]
 STANDALONE = ["fake_runtime.py", "metrics.py"]
-BENCH_PYTHON = ["benchmark.py"]
+# Each exports once more, or measures, for a quarter of a minute and longer.
+SLOW_SHELL = [
+    *("export_random.sh", "export_fp16.sh", "quantize_budget.sh", "bench.sh", "bench_sweep.sh"),
+    "camera.sh",
+]
+SLOW_PYTHON = ["export_python.py", "benchmark.py"]
+EXAMPLES = ["camera_embed.py"]  # run by test_examples.py
 
 
 def blocks(page: Path) -> list[tuple[str, str]]:
@@ -62,8 +73,9 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_snippet_is_run_here_and_shown_somewhere() -> None:
     files = {path.name for path in SNIPPETS.iterdir()}
-    assert files == {*SHELL, *BENCH_SHELL, *PYTHON, *STANDALONE, *BENCH_PYTHON}
-    assert files == {name for page in PAGES for name in INCLUDE.findall(page.read_text(encoding="utf-8"))}
+    assert files == {*SHELL, *PYTHON, *STANDALONE, *SLOW_SHELL, *SLOW_PYTHON}
+    shown = {name for page in PAGES for name in INCLUDE.findall(page.read_text(encoding="utf-8"))}
+    assert shown == {*files, *EXAMPLES}
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if p.is_relative_to(DOCS)], ids=lambda p: p.stem)
@@ -80,7 +92,7 @@ def test_the_readme_shows_snippets_as_they_are() -> None:
 
 def test_the_tutorial_commands_run(workplace: Path) -> None:
     made = {path.name for path in workplace.iterdir()}
-    assert {"model.onnx", "model.fp16.onnx", "model.safetensors", "random.onnx", "overlay.mp4"} <= made
+    assert {"model.onnx", "model.safetensors", "rgb.onnx", "model.int8.onnx", "overlay.mp4"} <= made
     assert len(list((workplace / "labels").glob("*.png"))) == 12
     assert not list(workplace.rglob(".*")), "temporary files were left"
 
@@ -100,15 +112,18 @@ def test_label_frame_prints_what_the_tutorial_says(workplace: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", BENCH_SHELL)
-def test_bench_commands_run(name: str, workplace: Path) -> None:
+@pytest.mark.parametrize("name", SLOW_SHELL)
+def test_slow_commands_run(name: str, workplace: Path) -> None:
     run_in(workplace, "bash", "-euo", "pipefail", "-c", snippet(name))
+    for told in re.findall(r"(?:-o|--\w+) (\w[\w.]+\.(?:onnx|json|html|svg))\b", snippet(name)):
+        assert (workplace / told).is_file(), told
+    assert not list(workplace.rglob(".*")), "temporary files were left"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", BENCH_PYTHON)
-def test_bench_snippet_runs(name: str, workplace: Path) -> None:
-    run_in(workplace, sys.executable, str(SNIPPETS / name))
+@pytest.mark.parametrize("name", SLOW_PYTHON)
+def test_slow_python_snippet_runs(name: str, workplace: Path) -> None:
+    run_in(workplace, sys.executable, "-W", "error", str(SNIPPETS / name))
 
 
 @pytest.fixture(scope="module")
