@@ -17,6 +17,7 @@ import argparse
 import json
 import logging
 import math
+import statistics
 import sys
 import threading
 import time
@@ -171,25 +172,31 @@ def _minutes(server: rtsp_server.Server, log: Log, run: Run, args: argparse.Name
     print("minute  frames  age p50  age p99  oldest  pipeline's p50  p99      resident")
     for minute in range(1, max(1, round(args.minutes)) + 1):
         since = time.monotonic()
-        time.sleep(max(0.0, begun + minute * args.minutes * 60 / max(1, round(args.minutes)) - since))
+        until = begun + minute * args.minutes * 60 / max(1, round(args.minutes))
+        resident = []
+        while (left := until - time.monotonic()) > 0:  # it swings by a dozen frames from moment to moment
+            time.sleep(min(1.0, left))
+            resident.append(_resident())
         row = {
             "minute": minute,
             **_quantiles(log.between(since, time.monotonic())),
             "pipeline": run.statistics(),
-            "resident_kb": _resident(),
+            "resident_kb": statistics.median(resident),
+            "resident_kb_range": (min(resident), max(resident)),
         }
         rows.append(row)
-        own = (row["pipeline"] or {}).get("age") or {}
+        own = (row["pipeline"] or {}).get("age_ms") or {}
         print(
             f"{minute:6d}  {row['frames']:6d}  {_ms(row['p50'])}  {_ms(row['p99'])}  {_ms(row['max'])}  "
-            f"{_ms(own.get('p50')):>14}  {_ms(own.get('p99'))}  {row['resident_kb'] / 1024:6.1f} MB",
+            f"{own.get('p50', math.nan):11.0f} ms  {own.get('p99', math.nan):4.0f} ms  "
+            f"{row['resident_kb'] / 1024:6.1f} MB ({min(resident) / 1024:.0f} to {max(resident) / 1024:.0f})",
             flush=True,
         )
     run.stop()
     result = {"rows": rows, "unreadable": log.unreadable, **_counts(run)}
     if len(rows) > 2:
         growth = rows[-1]["resident_kb"] / rows[1]["resident_kb"] - 1
-        print(f"resident memory after the last minute against the second: {growth:+.2%}")
+        print(f"resident memory, median of the last minute against the second: {growth:+.2%}")
     _show_counts(result, log)
     return result
 

@@ -12,7 +12,7 @@ from fcn_deploy.camera.opencv import require_backend, video_backends
 from fcn_deploy.camera.options import SourceOptions
 from fcn_deploy.camera.recorded import FileSource, IterableSource
 from fcn_deploy.camera.source import Source
-from fcn_deploy.errors import UsageError
+from fcn_deploy.errors import SourceError, UsageError
 
 __all__ = [
     "FileSource",
@@ -48,6 +48,11 @@ def open_source(
     options = options or SourceOptions()
     address = parse_address(what)
     if address.kind == "file":
+        if not Path(str(address.target)).exists():
+            raise SourceError(
+                f"{address.target} does not exist; give an image, a folder of images, a video, a camera such "
+                "as 0, or a URL such as rtsp://HOST/PATH"
+            )
         return FileSource(str(address.target), color_order, options)
     return LiveSource(address.name, _OPENINGS[address.kind](address, options), color_order, options)
 

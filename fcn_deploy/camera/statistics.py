@@ -128,7 +128,7 @@ class Statistics:
         if infer := self.stages.get("infer"):
             parts.append(f"model {1e3 * infer.p50:.0f} ms")
         if self.reconnects:
-            parts.append(f"{self.reconnects} reconnects")
+            parts.append(f"{self.reconnects} reconnect{'s' * (self.reconnects > 1)}")
         parts += [f"{camera.name}: {camera.phase}" for camera in self.cameras if camera.phase in _TROUBLE]
         return ", ".join(parts)
 

@@ -81,7 +81,9 @@ def run(
     ],
     overlay: Annotated[
         Path | None,
-        typer.Option(metavar="PATH", help="Labels drawn over frames: .mp4, .png or a folder."),
+        typer.Option(
+            metavar="PATH", help="Labels drawn over frames: a video (.mp4, .mkv, ...), a picture or a folder."
+        ),
     ] = None,
     masks: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Label maps as PNG.")] = None,
     confidence: Annotated[
@@ -182,6 +184,7 @@ def run(
     ):
         _require_confidence(artefact, segmenter, wanted)
         cameras = [open_source(source, segmenter.spec.color_order, asked) for source in sources]
+        _warn_of_files(cameras, size=size, fps=None if real_time else fps, pixel_format=pixel_format)
         sinks, preview = sinks_for(wanted, cameras, opened)
         shares = _Shares()
         pipeline = Pipeline(
@@ -209,6 +212,11 @@ def _refuse(sources: list[str], wanted: Wanted, as_json: bool) -> None:
     if as_json and str(wanted.raw) == "-":
         raise UsageError("--raw - and --json both write to stdout; name a file or a pipe for --raw")
     places = [place.resolve() for place in wanted.places()]
+    for option, folder in (("--masks", wanted.masks), ("--confidence", wanted.confidence)):
+        if folder and folder.suffix.lower() in IMAGE_SUFFIXES:
+            raise UsageError(
+                f"{option} {folder}: expected a folder, which gets one PNG a frame; leave the suffix out"
+            )
     for source in map(Path, sources):
         threatened = {source.resolve()}
         if source.suffix.lower() in IMAGE_SUFFIXES:
@@ -225,6 +233,18 @@ def _require_confidence(artefact: Path, segmenter: Segmenter, wanted: Wanted) ->
             f"{artefact} has no confidence output (it answers {', '.join(segmenter.spec.outputs)}); "
             "export it again with --outputs labels,confidence"
         )
+
+
+def _warn_of_files(cameras: list[Source], **asked: object) -> None:
+    """Options that only cameras can heed."""
+    from fcn_deploy.camera.sources import FileSource
+
+    unheeded = [f"--{name.replace('_', '-')}" for name, value in asked.items() if value is not None]
+    for camera in cameras:
+        if unheeded and isinstance(camera, FileSource):
+            console.warn(
+                f"{camera.name} is a file and keeps what it has: {', '.join(unheeded)} is for cameras"
+            )
 
 
 def _expected(cameras: list[Source], max_frames: int | None) -> int | None:
@@ -252,7 +272,8 @@ def _run(
         try:
             pipeline.run()
         except Exception:
-            console.Printer(aside=True).say(f"Until then: {pipeline.statistics()}")
+            if (now := pipeline.statistics()).delivered:
+                console.Printer(aside=True).say(f"Until then: {now}")
             raise
     return stopped
 

@@ -129,7 +129,7 @@ def test_without_an_output_the_next_step_is_named(cli, artefact: Path, image: Pa
         (("{model}", "{image}", "--masks", "{tmp}"), 2, "would overwrite frames"),
         (("{model}", "{images}", "--masks", "{tmp}/a", "--overlay", "{tmp}/a"), 2, "the same place"),
         (("{model}", "{image}", "--masks", "{image}/x"), 2, "cannot create the folder"),
-        (("{model}", "{image}", "--masks", "{broken}"), 2, "a folder was expected"),
+        (("{model}", "{image}", "--masks", "{broken_video}"), 2, "a folder was expected"),
     ],
 )
 def test_wrong_calls(

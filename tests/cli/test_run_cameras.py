@@ -99,6 +99,14 @@ def test_one_lost_source_leaves_the_other_running_where_asked(
     assert "b.png" in lost["message"]
 
 
+def test_what_is_asked_of_a_camera_does_nothing_to_a_file_and_that_is_said(
+    cli, artefact: Path, clip: Path
+) -> None:
+    result = cli("run", artefact, clip, "--size", "16x16", "--fps", "5")
+    assert result.exit_code == 0
+    assert "clip.avi is a file and keeps what it has: --size, --fps is for cameras" in result.stderr
+
+
 def test_a_camera_that_is_given_up_ends_the_run(fails, artefact: Path) -> None:
     told = fails(1, "run", artefact, "rtsp://viewer:secret@127.0.0.1:9/none", "--give-up", "0.1")
     assert "was given up after" in told and "secret" not in told
@@ -154,6 +162,8 @@ def test_the_preview_is_served_while_it_runs(artefact: Path, clip: Path, tmp_pat
         (("{image}", "--raw", "{image}"), "would overwrite"),
         (("{images}", "--real-time"), "have no rate"),
         (("",), "the source is empty"),
+        (("192.0.2.7",), "or a URL such as rtsp://"),
+        (("{image}", "--masks", "{images}.png"), "expected a folder"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
 )
