@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from typing import final
 
 from fcn_deploy.camera.frames import CameraFrame
@@ -43,18 +44,33 @@ class Box:
         return self.captured - self.dropped - self.failed - self.delivered
 
 
-@dataclass
+@final
 class Pending:
-    """Frames that the model was given, with the answer to come."""
+    """Frames that the model was given, with the answer to come.
 
-    frames: list[CameraFrame]
-    answer: Future[Segmentation]
-    submitted: float
-    ready: float | None = None
-    """When the answer was there, seconds of ``time.monotonic()``."""
+    Args:
+        frames: of one size.
+        answer: what :meth:`Segmenter.start` gave for them.
+        submitted: when, seconds of ``time.monotonic()``.
+    """
 
-    def mark_ready(self, _: Future[Segmentation]) -> None:
-        self.ready = time.monotonic()
+    def __init__(self, frames: list[CameraFrame], answer: Future[Segmentation], submitted: float) -> None:
+        self.frames = frames
+        self.answer = answer
+        self.submitted = submitted
+        # Not a method of this: the answer would refer to what refers to it, and frames would be kept
+        # until the garbage collector comes by.
+        self._moments: list[float] = []
+        answer.add_done_callback(partial(_note_moment, self._moments))
+
+    @property
+    def ready(self) -> float | None:
+        """When the answer was there, seconds of ``time.monotonic()``."""
+        return self._moments[0] if self._moments else None
+
+
+def _note_moment(moments: list[float], _: Future[Segmentation]) -> None:
+    moments.append(time.monotonic())
 
 
 @final

@@ -242,7 +242,6 @@ class Pipeline:
             if self._faults.frame_failed(exc, self._named(frames)):
                 self.stop()
             return
-        pending.answer.add_done_callback(pending.mark_ready)
         self._exchange.submitted(pending)
 
     def _deliveries(self, pending: Pending) -> Iterator[Delivery]:

@@ -495,7 +495,6 @@ def test_counts_are_of_one_moment_and_hold_no_frames() -> None:
 
 def test_the_moment_of_an_answer_is_kept() -> None:
     given = pending([frame(0, 0)])
-    given.answer.add_done_callback(given.mark_ready)
     assert given.ready is None
     before = time.monotonic()
     answer: Future[Segmentation] = given.answer

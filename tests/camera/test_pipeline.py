@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -241,3 +243,30 @@ def test_a_cancelled_task_ends_the_run() -> None:
 def test_wrong_calls(arguments, part: str) -> None:
     with Segmenter(FakeRuntime(rule=2)) as segmenter, pytest.raises(UsageError, match=part):
         Pipeline(arguments.pop("sources", IterableSource(frames(1))), segmenter, **arguments)
+
+
+def test_frames_are_let_go_of_without_the_garbage_collector() -> None:
+    """A cycle through an answer would keep hundreds of frames, and memory would swing and creep."""
+    made: list[weakref.ref[np.ndarray]] = []
+
+    def endless():
+        for index in range(60):
+            frame = np.full((4, 6, 3), index, np.uint8)
+            made.append(weakref.ref(frame))
+            yield frame
+
+    most = 0
+
+    def look(_: object) -> None:
+        nonlocal most
+        most = max(most, sum(each() is not None for each in made))
+
+    gc.collect()
+    gc.disable()
+    try:
+        with Segmenter(FakeRuntime(rule=2)) as segmenter:
+            Pipeline(IterableSource(endless()), segmenter, [look]).run()
+    finally:
+        gc.enable()
+    assert len(made) == 60
+    assert most <= 12  # read ahead, with the model, being delivered
