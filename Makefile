@@ -35,7 +35,8 @@ demo: $(STAMP)
 	$(FCN) export --weights bundled --outputs labels,confidence -o $(DEMO)/confidence.onnx
 	$(FCN) run $(DEMO)/confidence.onnx $(DEMO)/clip/images --overlay $(DEMO)/overlay.mp4 \
 	  --masks $(DEMO)/labels --confidence $(DEMO)/confidence
-	$(FCN) bench $(DEMO)/model.safetensors $(DEMO)/model.onnx --typical \
+	$(FCN) quantize $(DEMO)/model.onnx --target cpu --calib $(DEMO)/clip/images -o $(DEMO)/model.int8.onnx
+	$(FCN) bench $(DEMO)/model.safetensors $(DEMO)/model.onnx $(DEMO)/model.int8.onnx --typical \
 	  --json $(DEMO)/bench.json --report $(DEMO)/report.html
 	@echo
 	@echo 'Look at:'
@@ -44,6 +45,8 @@ demo: $(STAMP)
 	@echo '  $(DEMO)/labels           label maps as PNG, one a frame'
 	@echo '  $(DEMO)/confidence       how sure the model is of each pixel'
 	@echo '  $(DEMO)/bench.json       every number of the report'
+	@echo 'And in a browser, while it runs:'
+	@echo '  $(FCN) run $(DEMO)/model.int8.onnx $(DEMO)/clip/images --real-time --fps 2 --serve 8080'
 
 test: check
 	$(BIN)/python -m pytest -m 'not slow and not gpu'
