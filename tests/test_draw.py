@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from fcn_deploy.draw import colorize, confusion_picture, heat_map, overlay, strip
+from fcn_deploy.draw import Overlay, colorize, confusion_picture, heat_map, overlay, strip
 from fcn_deploy.errors import SourceError, UsageError
 from fcn_deploy.spec import CAMVID_CLASSES, CAMVID_PALETTE, ModelSpec
 
@@ -68,6 +68,35 @@ def test_views_are_drawn_as_their_copies(pair):
         assert (overlay(view(image), view(labels), SPEC) == overlay(*copies, SPEC)).all()
     flipped = image[..., ::-1]
     assert (overlay(flipped, labels, SPEC) == overlay(flipped.copy(), labels, SPEC)).all()
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(1, 400), st.integers(1, 700)), min_size=1, max_size=3),
+    st.floats(0, 1),
+    st.sampled_from([SPEC, RGB_SPEC]),
+    st.integers(0, 2**32 - 1),
+)
+def test_one_overlay_draws_frames_of_any_size_one_after_the_other(sizes, alpha, spec, seed):
+    """Also frames of more pixels than are mixed at a time, and of an odd number of them."""
+    rng = np.random.default_rng(seed)
+    draw = Overlay(alpha, legend=False)
+    for size in sizes:
+        image = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
+        labels = rng.integers(0, 256, size, dtype=np.uint8)
+        colors = colorize(labels, spec.palette)
+        ordered = colors[..., ::-1] if spec.color_order == "bgr" else colors
+        plain = (1 - alpha) * image + alpha * ordered
+        assert np.abs(draw(image, labels, spec) - plain).max() <= 1
+
+
+def test_one_overlay_heeds_a_change_of_classes_and_order():
+    """Tables and legends are kept, each for its own classes."""
+    image, labels = np.full((300, 300, 3), 90, np.uint8), np.zeros((300, 300), np.uint8)
+    other = ModelSpec(classes=("a", "b"), palette=((255, 0, 0), (0, 0, 255)), variant="fcn8s-lite")
+    draw = Overlay()
+    for spec in (SPEC, other, RGB_SPEC, SPEC, other.replace(color_order="rgb"), other):
+        assert (draw(image, labels, spec) == overlay(image, labels, spec)).all()
 
 
 def test_one_pixel():

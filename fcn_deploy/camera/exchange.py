@@ -190,6 +190,12 @@ class Exchange:
         with self._changed:
             self.boxes[frame.camera].dropped += 1
 
+    def drain(self) -> None:
+        """Capture no more; what waits in the boxes is still taken."""
+        with self._changed:
+            self.stopping.set()
+            self._changed.notify_all()
+
     def stop(self) -> None:
         """Drop what waits in the boxes; what the model has is still delivered."""
         with self._changed:
@@ -238,4 +244,5 @@ class Exchange:
 
     def _over(self) -> bool:
         """Nothing more can be taken."""
-        return self.stopping.is_set() or (all(box.ended for box in self.boxes) and not self._has_frames())
+        no_more_come = self.stopping.is_set() or all(box.ended for box in self.boxes)
+        return no_more_come and not self._has_frames()

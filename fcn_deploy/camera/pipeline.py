@@ -48,7 +48,8 @@ class Pipeline:
             frames of one size share an inference as far as the artefact takes several.
         segmenter: an opened artefact; it stays open.
         sinks: called with each :class:`Delivery` in order; those with ``close()`` are closed at the end.
-        on_error: ``stop``: the first error of a source, the model or a sink ends the run and is raised.
+        on_error: ``stop``: the first error of a source, the model or a sink ends the run and is raised;
+            frames that were captured before a source failed are still delivered.
             ``continue``: a frame that fails is counted and given up, a camera that is lost leaves the
             others running; fifty failed frames in a row, or no camera left, still end the run.
         smoothing: a pixel changes its label once it had the new one in so many frames in a row
@@ -221,7 +222,7 @@ class Pipeline:
         except Exception as exc:
             source.state.message = str(exc)
             if self._faults.camera_lost(exc, source.name):
-                self.stop()
+                self._exchange.drain()  # the frames before it are good
         finally:
             self._exchange.end(camera)
 

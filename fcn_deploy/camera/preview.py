@@ -148,10 +148,11 @@ class Preview(Sink):
                 return None
             looked_at = self._cameras[camera]
         with looked_at.drawing:  # the first one draws, the others find it drawn
-            if looked_at.encoded_number <= after:
-                pause = looked_at.encoded_at + self._gap - time.monotonic()
-                if pause > 0:
-                    time.sleep(min(pause, max(0.0, limit - time.monotonic())))
+            pause = looked_at.encoded_at + self._gap - time.monotonic()
+            if looked_at.encoded_number <= after and pause > 0:
+                time.sleep(min(pause, max(0.0, limit - time.monotonic())))
+            # What was drawn for somebody else a while ago is not the newest any more.
+            if looked_at.encoded_number <= after or (pause <= 0 and looked_at.outdated):
                 self._encode(looked_at)
             return looked_at.encoded_number, looked_at.encoded
 
@@ -208,6 +209,11 @@ class _Camera:
     encoded: bytes = b""
     encoded_number: int = 0
     encoded_at: float = 0.0
+
+    @property
+    def outdated(self) -> bool:
+        """Whether there is a newer delivery than the one that was encoded."""
+        return self.encoded_number < self.number
 
 
 @final

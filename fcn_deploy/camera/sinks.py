@@ -132,12 +132,16 @@ class OverlayVideo(Sink):
             self.videos[camera].write(drawn, order)
 
     def close(self) -> None:
-        with self._opened:
-            for camera, waiting in enumerate(self._waiting):
-                if waiting:
-                    self._begin(camera)
-                clock = self._clocks[camera]
-                self.videos[camera].close(clock.rate() if clock else None)
+        with self._opened:  # which closes the others' videos where one cannot be finished
+            for camera in range(len(self.videos)):
+                self._opened.callback(self._finish, camera)
+
+    def _finish(self, camera: int) -> None:
+        """Write what waits for a rate, and end the video; a second time does nothing."""
+        if self._waiting[camera]:
+            self._begin(camera)
+        clock = self._clocks[camera]
+        self.videos[camera].close(clock.rate() if clock else None)
 
     def _begin(self, camera: int) -> None:
         """Write the frames that waited until the rate was known."""
@@ -262,6 +266,8 @@ class RawLabels(Sink):
         self._cameras = cameras
         self._whole = 0
         """Bytes of whole maps."""
+        self._torn = False
+        """Whether a part of a map follows them."""
         self._opened = ExitStack()
         self._name = str(to) if isinstance(to, (str, Path)) else "the stream"
         self._stream, self._truncates = _byte_stream(to, self._opened)
@@ -271,6 +277,8 @@ class RawLabels(Sink):
         comment = f"# camera {delivery.frame.camera}\n" if self._cameras > 1 else ""
         header = f"P5\n{comment}{labels.shape[1]} {labels.shape[0]}\n255\n".encode()
         try:
+            self._cut()
+            self._torn = True
             _write_all(self._stream, header)
             _write_all(self._stream, labels.data.cast("B"))
             self._stream.flush()
@@ -279,12 +287,28 @@ class RawLabels(Sink):
         except OSError as exc:
             raise PipelineError(f"cannot write labels to {self._name}: {exc.strerror or exc}") from exc
         self._whole += len(header) + labels.nbytes
+        self._torn = False
 
     def close(self) -> None:
-        if self._truncates:  # a map that was interrupted, or for which there was no room
+        if self._truncates:
+            self._cut()
             self._truncates = False
-            self._stream.truncate(self._whole)
         self._opened.close()
+
+    def _cut(self) -> None:
+        """Take away a map that was interrupted, or for which there was no room: the next one follows
+        the last whole one.
+
+        Raises:
+            OSError: it has gone out already, and what followed it would be read as its rest.
+        """
+        if not self._torn:
+            return
+        if not self._truncates:
+            raise OSError("a map before it was cut short")
+        self._stream.seek(self._whole)
+        self._stream.truncate()
+        self._torn = False
 
 
 @final

@@ -276,6 +276,20 @@ def test_what_waits_in_a_file_is_still_taken_after_its_end() -> None:
     assert exchange.take(1) is None
 
 
+def test_what_waits_is_still_taken_when_capturing_ends_early() -> None:
+    exchange = Exchange([False, True], capacity=1, depth=9)
+    exchange.put(frame(0, 0))
+    blocked = Waiting(lambda: exchange.put(frame(0, 1)))
+    assert blocked.still_waits()
+    exchange.drain()
+    assert blocked.ended_with() is False
+    assert not exchange.put(frame(1, 0))
+    assert indices(exchange.take(1)) == [(0, 0)]
+    exchange.lost([])
+    assert exchange.take(1) is None
+    assert [box.dropped for box in exchange.counts()] == [1, 1]
+
+
 # Who comes next.
 
 

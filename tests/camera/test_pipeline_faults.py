@@ -64,6 +64,18 @@ def test_a_source_that_fails_is_named(segmenter: Segmenter, good: int, live: boo
     assert "cable pulled" in now.cameras[0].message
 
 
+def test_frames_before_the_one_that_a_source_fails_on_are_delivered() -> None:
+    def broken(stopping: threading.Event) -> Iterator[Any]:
+        yield from images(3)
+        raise SourceError("d.png is damaged")
+
+    sink = Kept()
+    with Segmenter(FakeRuntime(rule=echo, delay=0.05)) as slow:  # they wait when it fails
+        raised, now = outcome(Pipeline(Given(broken), slow, [sink]), [sink])
+    assert isinstance(raised, SourceError)
+    assert (now.captured, now.delivered, sink.count) == (3, 3, 3)
+
+
 def test_a_sources_own_error_keeps_its_class(segmenter: Segmenter) -> None:
     def broken(stopping: threading.Event) -> Iterator[Any]:
         raise SourceError("clip.mp4 is damaged")

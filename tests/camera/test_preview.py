@@ -109,6 +109,22 @@ def test_a_stream_shows_the_newest_frames(preview: Preview, order: str) -> None:
     looker.close()
 
 
+def test_a_snapshot_shows_the_newest_frame_although_it_was_looked_at_before(preview: Preview) -> None:
+    for label in (3, 8):
+        preview(delivery(label=label))
+        time.sleep(0.05)  # more than the gap between two pictures
+        picture = np.asarray(Image.open(io.BytesIO(get(preview, "/snapshot.jpg")[2]))).astype(int)
+        assert np.abs(picture[2, 2] - CAMVID_PALETTE[label]).max() < 16
+
+
+def test_nothing_is_drawn_while_nobody_looks(preview: Preview, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    monkeypatch.setattr(Preview, "_encode", lambda _, camera: drawn.append(camera))
+    for index in range(50):
+        preview(delivery(index))
+    assert not drawn
+
+
 def test_wide_frames_are_thinned_out(preview: Preview) -> None:
     preview(delivery(size=(60, 3000)))
     assert Image.open(io.BytesIO(get(preview, "/snapshot.jpg")[2])).size == (1000, 20)

@@ -23,6 +23,7 @@ from fcn_deploy.camera.sinks import (
     StopPipeline,
     write_picture,
 )
+from fcn_deploy.camera.video import VideoFile
 from fcn_deploy.errors import PipelineError, UsageError
 from fcn_deploy.runtimes.base import Segmentation
 from fcn_deploy.spec import CAMVID_CLASSES, CAMVID_PALETTE, ModelSpec
@@ -243,20 +244,78 @@ def test_a_full_disk_is_said() -> None:
         sink(delivery())
 
 
+class Full:
+    """A file on a full disk: it takes half of what it is given."""
+
+    def __init__(self, real: io.RawIOBase) -> None:
+        self._real = real
+
+    def write(self, data: memoryview) -> int:
+        return _fail_half(self._real, data)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._real, name)
+
+
+def test_a_file_of_maps_goes_on_after_a_full_disk(tmp_path: Path) -> None:
+    path = tmp_path / "maps.pgm"
+    with RawLabels(path) as sink:
+        sink(delivery(0))
+        real, sink._stream = sink._stream, Full(sink._stream)
+        with pytest.raises(PipelineError, match="No space"):
+            sink(delivery(1))
+        sink._stream = real
+        sink(delivery(2, label=7))
+    assert [set(np.unique(each)) for each in maps_in(path.read_bytes())] == [{3}, {7}]
+
+
+def test_a_stream_with_half_a_map_in_it_takes_no_more() -> None:
+    """Its reader would take what follows for the other half."""
+    into = io.BytesIO()
+    sink = RawLabels(into)
+    sink._stream = Full(into)
+    with pytest.raises(PipelineError, match="No space"):
+        sink(delivery(0))
+    sink._stream = into
+    before = into.getvalue()
+    with pytest.raises(PipelineError, match="a map before it was cut short"):
+        sink(delivery(1))
+    assert into.getvalue() == before
+
+
 def test_a_file_of_maps_holds_whole_ones_only(tmp_path: Path) -> None:
     """The disk runs full in the middle of the second."""
     path = tmp_path / "maps.pgm"
     sink = RawLabels(path)
     sink(delivery(0))
     real = sink._stream
-    sink._stream = type(
-        "Full", (), {"write": lambda _, data: _fail_half(real, data), "truncate": real.truncate}
-    )()
+    sink._stream = Full(real)
     with pytest.raises(PipelineError, match="No space"):
         sink(delivery(1))
     sink.close()
     assert len(maps_in(path.read_bytes())) == 1
     assert path.stat().st_size == len(b"P5\n32 24\n255\n") + 24 * 32
+
+
+@pytest.mark.skipif(why_no_ffmpeg() is not None, reason="no ffmpeg program with libx264 here")
+def test_a_video_that_cannot_be_finished_costs_the_other_cameras_nothing(tmp_path: Path) -> None:
+    """The first camera's encoder is killed while the second one's frames still wait for a rate."""
+    sink = OverlayVideo(tmp_path / "o.mp4", cameras=2)
+    for index in range(12):
+        sink(delivery(index, captured=index / 8))
+    for index in range(3):
+        sink(delivery(index, camera=1, captured=index / 8))
+    _kill(sink.videos[0])
+    with pytest.raises(PipelineError, match=r"o\.0\.mp4 was cut short"):
+        sink.close()
+    sink.close()
+    assert len(video(tmp_path / "o.1.mp4")[0]) == 3
+
+
+def _kill(file: VideoFile) -> None:
+    process = file._encoder._process
+    process.kill()
+    process.wait()
 
 
 def _fail_half(stream: io.RawIOBase, data: memoryview) -> int:

@@ -240,16 +240,13 @@ def test_reading_while_others_write() -> None:
             meter.answered(1)
         done.set()
 
-    def read() -> int:
-        reads = 0
+    def read() -> None:
         while not done.is_set():
             spread = meter.read(()).age
             assert spread is None or spread.p50 <= spread.p99 <= spread.max
-            reads += 1
-        return reads
 
     threading.Thread(target=write, daemon=True).start()
-    assert in_time(read, 10) > 0
+    in_time(read, 10)
     assert meter.read(()).inferred == 3000
 
 

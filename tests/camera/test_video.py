@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fcn_deploy.camera import video
+from fcn_deploy.camera import encoders, video
 from fcn_deploy.camera.video import VIDEO_SUFFIXES, VideoFile, fitted, video_encoders
-from fcn_deploy.errors import BackendUnavailable, UsageError
+from fcn_deploy.errors import BackendUnavailable, PipelineError, UsageError
 
 cv2 = pytest.importorskip("cv2")
 
@@ -73,6 +73,52 @@ def test_without_a_frame_nothing_is_written_and_what_was_there_stays(tmp_path: P
     VideoFile(path, 10.0).close()
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["clip.mp4"]
+
+
+needs_ffmpeg = pytest.mark.skipif(
+    encoders.why_no_ffmpeg() is not None, reason="no ffmpeg program with libx264 here"
+)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (15, 17), (16, 33)])
+def test_odd_sizes_are_made_even(tmp_path: Path, size: tuple[int, int]) -> None:
+    found = frames_of(written(tmp_path / "clip.mp4", [np.full((*size, 3), 200, np.uint8)] * 2))
+    assert [frame.shape for frame in found] == [(size[0] + size[0] % 2, size[1] + size[1] % 2, 3)] * 2
+
+
+@needs_ffmpeg
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_a_killed_encoder_is_told_and_what_it_wrote_stays(tmp_path: Path, suffix: str) -> None:
+    file = VideoFile(tmp_path / f"clip{suffix}", 10.0, encoder="ffmpeg")
+    noise = np.random.default_rng(0)
+    with pytest.raises(PipelineError, match=r"was cut short \(ffmpeg ended with -9\); it holds the first"):
+        for index in range(200):
+            file.write(noise.integers(0, 256, (120, 160, 3), dtype=np.uint8))
+            if index == 120:
+                file._encoder._process.kill()
+                file._encoder._process.wait()
+    file.close()
+    assert 0 < len(frames_of(tmp_path / f"clip{suffix}")) <= file.frames == 121
+    assert [p.name for p in tmp_path.iterdir()] == [f"clip{suffix}"]
+
+
+@needs_ffmpeg
+def test_ctrl_c_within_a_frame_keeps_those_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = VideoFile(tmp_path / "clip.mp4", 10.0, encoder="ffmpeg")
+    picture = np.full((120, 160, 3), 99, np.uint8)
+    for _ in range(5):
+        file.write(picture)
+
+    def half(pipe, data) -> None:
+        push(pipe, data[: len(data) // 2])
+        raise KeyboardInterrupt
+
+    push = encoders._push
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(encoders, "_push", half)
+        file.write(picture)
+    file.close()
+    assert len(frames_of(tmp_path / "clip.mp4")) == 5
 
 
 def test_a_video_that_is_discarded_leaves_the_old_one(tmp_path: Path) -> None:
