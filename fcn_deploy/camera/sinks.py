@@ -40,6 +40,8 @@ _BLINK = 30
 """Milliseconds between two looks at the keys of a window that stands still."""
 _STAYING = (255, ord("o"), ord("s"))
 """Keys that do not take a held picture away; 255 is none."""
+_WINDOW = (1280, 720)
+"""Width and height that a window begins with at most."""
 
 
 class StopPipeline(Exception):
@@ -345,6 +347,7 @@ class Window(Sink):
         self._cv2 = require("cv2", extra="opencv")
         self._hold, self._pictures = hold, Path(pictures)
         self._overlaid, self._paused = True, False
+        self._sized: set[str] = set()
         self._titles = [f"fcn-deploy {camera}" if cameras > 1 else "fcn-deploy" for camera in range(cameras)]
         # Qt ends the whole process where it finds no display, so it must not be asked.
         if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
@@ -353,8 +356,10 @@ class Window(Sink):
                 "at it in a browser"
             )
         try:
+            # Without Qt's tool bar, whose letters would take the keys.
+            style = self._cv2.WINDOW_NORMAL | self._cv2.WINDOW_KEEPRATIO | self._cv2.WINDOW_GUI_NORMAL
             for title in self._titles:
-                self._cv2.namedWindow(title, self._cv2.WINDOW_NORMAL)
+                self._cv2.namedWindow(title, style)
         except self._cv2.error as exc:
             raise BackendUnavailable(
                 "this OpenCV was built without windows (opencv-python-headless?); use --overlay instead, or "
@@ -381,7 +386,11 @@ class Window(Sink):
                     self._cv2.destroyWindow(title)
 
     def _show(self, delivery: Delivery) -> None:
-        self._cv2.imshow(self._titles[delivery.frame.camera], self._picture(delivery))
+        title, picture = self._titles[delivery.frame.camera], self._picture(delivery)
+        if title not in self._sized:  # once: from then on its size is the user's
+            self._sized.add(title)
+            self._cv2.resizeWindow(title, *_fitted(picture.shape[1], picture.shape[0]))
+        self._cv2.imshow(title, picture)
 
     def _picture(self, delivery: Delivery) -> Picture:
         """What is shown, B, G, R."""
@@ -416,6 +425,12 @@ class Window(Sink):
             log.warning("nothing was saved: %s", exc)
         else:
             log.info("saved %s", place)
+
+
+def _fitted(width: int, height: int) -> tuple[int, int]:
+    """Width and height, scaled down to what fits :data:`_WINDOW`."""
+    scale = min(1.0, _WINDOW[0] / width, _WINDOW[1] / height)
+    return max(1, round(width * scale)), max(1, round(height * scale))
 
 
 def write_picture(path: Path, picture: Picture) -> None:

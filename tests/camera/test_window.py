@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,7 @@ NONE = -1
 class Windows:
     """What the window calls of OpenCV; keys come from a list, then none any more."""
 
-    WINDOW_NORMAL, WND_PROP_VISIBLE = 0, 4
+    WINDOW_NORMAL, WINDOW_KEEPRATIO, WINDOW_GUI_NORMAL, WND_PROP_VISIBLE = 0, 0, 16, 4
 
     class error(Exception):
         pass
@@ -31,6 +34,7 @@ class Windows:
         self.open: list[str] = []
         self.shown: list[tuple[str, np.ndarray]] = []
         self.visible = 1.0
+        self.sizes: list[tuple[str, int, int]] = []
 
     def namedWindow(self, title: str, flags: int) -> None:
         self.open.append(title)
@@ -39,6 +43,9 @@ class Windows:
         if title not in self.open:
             raise self.error
         self.open.remove(title)
+
+    def resizeWindow(self, title: str, width: int, height: int) -> None:
+        self.sizes.append((title, width, height))
 
     def imshow(self, title: str, picture: np.ndarray) -> None:
         self.shown.append((title, picture.copy()))
@@ -73,6 +80,14 @@ def test_it_shows_the_overlay_in_the_right_colours(windows: Windows, order: str)
         assert color(windows.shown[-1]) == CAMVID_PALETTE[3]
     assert windows.open == []
     window.close()  # twice is harmless
+
+
+def test_it_begins_with_the_size_of_the_frames_as_far_as_a_screen_has_room(windows: Windows) -> None:
+    with Window(cameras=2) as window:
+        for _ in range(2):  # then its size is the user's
+            window(delivery(size=(360, 480)))
+            window(delivery(size=(1440, 1920), camera=1))
+    assert windows.sizes == [("fcn-deploy 0", 480, 360), ("fcn-deploy 1", 960, 720)]
 
 
 @pytest.mark.parametrize("key", [ord("q"), 27])
@@ -156,3 +171,33 @@ def test_an_opencv_without_windows_is_said(windows: Windows, monkeypatch: pytest
     monkeypatch.setattr(windows, "namedWindow", refuse)
     with pytest.raises(BackendUnavailable, match="headless"):
         Window()
+
+
+@pytest.mark.skipif(not shutil.which("xvfb-run"), reason="xvfb-run is not installed")
+def test_a_real_window_shows_the_overlay() -> None:
+    """On a display in memory, with the windows of the OpenCV that is installed."""
+    shown = subprocess.run(
+        ["xvfb-run", "-a", sys.executable, "-c", REAL],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    if "built without windows" in shown.stderr:
+        pytest.skip("opencv-python-headless is installed")
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout.split() == ["64", "48"]
+
+
+REAL = """
+import cv2
+from test_sinks import delivery
+from fcn_deploy.camera.sinks import Window
+
+with Window() as window:
+    for index in range(3):
+        window(delivery(index, size=(480, 640)))
+        cv2.waitKey(50)
+    print(*(side // 10 for side in cv2.getWindowImageRect("fcn-deploy")[2:]))
+"""
