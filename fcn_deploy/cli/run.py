@@ -137,6 +137,10 @@ def run(
             show_default="never",
         ),
     ] = None,
+    read_timeout: Annotated[
+        float,
+        typer.Option(min=0.1, metavar="SECONDS", help="A camera that gives no frame for so long is lost."),
+    ] = 5.0,
     log_every: Annotated[
         float | None,
         typer.Option(min=0.1, metavar="SECONDS", help="Write the statistics to stderr that often."),
@@ -168,6 +172,7 @@ def run(
         pace="real-time" if real_time else "fast",
         transport=transport.value,
         give_up=give_up,
+        read_timeout=read_timeout,
     )
     with (
         ExitStack() as opened,

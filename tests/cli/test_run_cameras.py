@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from pathlib import Path
@@ -110,6 +112,32 @@ def test_what_is_asked_of_a_camera_does_nothing_to_a_file_and_that_is_said(
 def test_a_camera_that_is_given_up_ends_the_run(fails, artefact: Path) -> None:
     told = fails(1, "run", artefact, "rtsp://viewer:secret@127.0.0.1:9/none", "--give-up", "0.1")
     assert "was given up after" in told and "secret" not in told
+
+
+def test_a_camera_that_falls_silent_is_lost_after_the_read_time_out(cli, artefact: Path) -> None:
+    """One that sends a frame, then nothing, and takes nobody after that."""
+    picture = io.BytesIO()
+    Image.new("RGB", (48, 32), (200, 0, 0)).save(picture, "JPEG")
+    jpeg, over = picture.getvalue(), threading.Event()
+    part = b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n%s\r\n" % (len(jpeg), jpeg)
+    head = b"HTTP/1.0 200 OK\r\nContent-Type: multipart/x-mixed-replace; boundary=frame\r\n\r\n"
+    listening = socket.create_server(("127.0.0.1", 0))
+    url = f"http://127.0.0.1:{listening.getsockname()[1]}/stream.mjpg"
+
+    def serve() -> None:
+        connection = listening.accept()[0]
+        listening.close()
+        connection.sendall(head + 3 * part)
+        over.wait(30)
+        connection.close()
+
+    threading.Thread(target=serve, daemon=True).start()
+    try:
+        result = cli("run", artefact, url, "--read-timeout", "0.4", "--give-up", "0.1")
+    finally:
+        over.set()
+    assert result.exit_code == 1
+    assert "no frame came for 0.4 s" in result.stderr and "was given up after" in result.stderr
 
 
 def test_the_log_gets_a_line_now_and_then(cli, artefact: Path, clip: Path) -> None:
