@@ -80,8 +80,9 @@ def load(
             f"expect_sha256 is checked for engines only, and {found.name} is none; leave it away"
         )
     if reason := entry.unavailable():
+        elsewhere = "; the .onnx file that it was built from runs without a GPU" * (found.suffix == ".engine")
         raise BackendUnavailable(
-            f"the {entry.name} backend, which reads {found.name}, cannot run here: {reason}"
+            f"the {entry.name} backend, which reads {found.name}, cannot run here: {reason}{elsewhere}"
         )
     return Segmenter(entry.runtime().open(found, chosen))
 

@@ -137,7 +137,9 @@ def test_without_a_driver_it_says_what_is_missing(
     from fcn_deploy.runtimes import nvidia
 
     monkeypatch.setattr(nvidia, "_library", lambda: "libnothing.so.1")
-    assert "the tensorrt backend, which reads sure.engine, cannot run here" in fails(1, "run", engine, image)
+    told = fails(1, "run", engine, image)
+    assert "the tensorrt backend, which reads sure.engine, cannot run here: no NVIDIA driver" in told
+    assert "runs without a GPU" in told
 
 
 def test_the_gpu_check_reports_on_an_engine(
