@@ -23,9 +23,11 @@ import sys
 import numpy as np
 import fcn_deploy
 
-frames = np.load("frames.npy")
-with fcn_deploy.load("model.onnx") as segmenter:
-    np.save("answer.npy", segmenter.infer(frames).labels)
+frames, answers = np.load("frames.npy"), []
+for model in ("model.onnx", "model.int8.onnx"):
+    with fcn_deploy.load(model) as segmenter:
+        answers.append(segmenter.infer(frames).labels)
+np.save("answer.npy", answers)
 heavy = {"torch", "onnx", "cv2"} & set(sys.modules)
 assert not heavy, heavy
 """
@@ -43,11 +45,12 @@ def test_python_3_10_answers_as_this_one_does(pins: str, python310: str, tmp_pat
     frames = np.random.default_rng(0).integers(0, 256, (2, 97, 131, 3), dtype=np.uint8)
     np.save(tmp_path / "frames.npy", frames)
     size = ("--num-classes", "5", "--width", "4", "--fc-channels", "16")
-    run_in(
-        tmp_path,
-        Path(sys.executable).with_name("fcn-deploy"),
-        *("export", "--weights", "random", "--variant", "fcn8s-lite", *size, "-o", "model.onnx"),
-    )
+    tool = Path(sys.executable).with_name("fcn-deploy")
+    random = ("--weights", "random", "--variant", "fcn8s-lite", *size)
+    run_in(tmp_path, tool, "export", *random, "-o", "model.onnx")
+    run_in(tmp_path, tool, "clip", "clip", "--frames", "8", "--size", "96x128")
+    int8 = ("--target", "cpu", "--calib", "clip/images", "-o", "model.int8.onnx")
+    run_in(tmp_path, tool, "quantize", "model.onnx", *int8)
     run_in(tmp_path, sys.executable, "-c", ANSWER)
     here = np.load(tmp_path / "answer.npy")
 
