@@ -9,7 +9,8 @@ two targets agree on that and differ in the rest, because their kernels do:
   and keeps the bias in float. Score layers read what was not quantised.
 - ``cpu``: unsigned, so that all 256 levels lie above zero; a pair behind the ReLU and again behind max
   pooling, so that both run on integers; the bias an integer too. Weights keep to 7 bits unless the CPU
-  has VNNI: the older multiply-add instruction saturates at 16 bits, without a word.
+  has VNNI: the older multiply-add instruction saturates at 16 bits, without a word. Labels are taken by
+  cell (:mod:`fcn_deploy.export.cells`).
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcn_deploy.errors import CalibrationError
+from fcn_deploy.export.cells import label_by_cell
+from fcn_deploy.export.graph import replace_nodes
 from fcn_deploy.lazy import require
 
 if TYPE_CHECKING:
@@ -44,6 +47,8 @@ class Target:
     integer_bias: bool
     quantised_outputs: bool
     """Whether the outputs of quantised convolutions are quantised too, pooling included."""
+    labels_by_cell: bool
+    """Whether classes are compared only where they meet: work that depends on the frame."""
 
     @property
     def levels(self) -> int:
@@ -57,8 +62,8 @@ TARGETS = ("tensorrt", "cpu")
 def target_of(name: str, *, assume_vnni: bool = False) -> Target:
     """The target called ``tensorrt`` or ``cpu``; ``assume_vnni`` gives the CPU's weights 8 bits."""
     if name == "tensorrt":
-        return Target("tensorrt", False, 127, False, False)
-    return Target("cpu", True, 127 if assume_vnni else 64, True, True)
+        return Target("tensorrt", False, 127, False, False, False)
+    return Target("cpu", True, 127 if assume_vnni else 64, True, True, True)
 
 
 def layer_inputs(model: ModelProto) -> dict[str, str]:
@@ -93,6 +98,8 @@ def place(
         raise CalibrationError(f"there is no range for the input of {missing[0]}; calibrate again")
     model = copy.deepcopy(model)
     _Placement(model, ranges, set(layers), target).run()
+    if target.labels_by_cell:
+        label_by_cell(model)
     onnx.checker.check_model(model)
     return model
 
@@ -151,12 +158,7 @@ class _Placement:
             if quantised:
                 self._quantise_weights(node)
             self.nodes.append(node)
-        del self.graph.node[:]
-        self.graph.node.extend(self.nodes)
-        used = {name for node in self.nodes for name in node.input}
-        kept = [t for t in self.weights.values() if t.name in used]
-        del self.graph.initializer[:]
-        self.graph.initializer.extend(kept)
+        replace_nodes(self.graph, self.nodes)
 
     def _pair(self, tensor: str) -> str:
         """Q and DQ behind a tensor, once; the name of the dequantised one."""
@@ -227,7 +229,7 @@ class _Placement:
         return self._node("DequantizeLinear", inputs, f"{name}.dq", axis=0)
 
     def _constant(self, name: str, value: NDArray[Any]) -> str:
-        self.weights[name] = self.onnx.numpy_helper.from_array(value, name)
+        self.graph.initializer.append(self.onnx.numpy_helper.from_array(value, name))
         return name
 
     def _node(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> str:

@@ -12,7 +12,6 @@ from fcn_deploy.calibration.placement import TARGETS, default_layers, layer_inpu
 from fcn_deploy.calibration.ranges import METHODS
 from fcn_deploy.calibration.table import CalibrationTable
 from fcn_deploy.errors import CalibrationError, ModelError, UsageError
-from fcn_deploy.export.cells import label_by_cell
 from fcn_deploy.export.graph import read_model
 from fcn_deploy.export.precision import FP16_LARGEST, to_fp16
 from fcn_deploy.spec import ModelSpec
@@ -119,10 +118,7 @@ def make(subject: Subject, table: CalibrationTable, recipe: Recipe) -> ModelProt
     if recipe.half:
         _check_fp16(table)
     base = to_fp16(subject.model) if recipe.half else subject.model
-    model = place(base, table.ranges(recipe.method, recipe.target), layers, target)
-    if recipe.target == "cpu":
-        label_by_cell(model)
-    return model
+    return place(base, table.ranges(recipe.method, recipe.target), layers, target)
 
 
 def _check_fp16(table: CalibrationTable) -> None:

@@ -199,11 +199,10 @@ class Exchange:
     def stop(self) -> None:
         """Drop what waits in the boxes; what the model has is still delivered."""
         with self._changed:
-            self.stopping.set()
+            self.drain()
             for box in self.boxes:
                 box.dropped += len(box.frames)
                 box.frames.clear()
-            self._changed.notify_all()
 
     def discard(self) -> list[Pending]:
         """Give up the answers that were not collected, counted as dropped."""

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from fcn_deploy.export.graph import replace_nodes
 from fcn_deploy.lazy import require
 
 if TYPE_CHECKING:
-    from onnx import ModelProto, NodeProto
+    from onnx import GraphProto, ModelProto, NodeProto
 
 _FACTOR = 8
 
@@ -97,33 +98,30 @@ def label_by_cell(model: ModelProto) -> bool:
     Returns:
         Whether it was done: not where confidence or logits are answered too, or the upscore is learned.
     """
-    onnx = require("onnx", extra="export")
     ends = _ends(model)
     if ends is None:
         return False
     resize, argmax, crops, casts = ends
-    text = onnx.parser.parse_graph(_LABELS)
-    inner = {name for node in text.node for name in (*node.input, *node.output)} - {"scores", "labels"}
-    names = {name: f"cells.{name}" for name in inner}
-    names |= {"scores": resize.input[0], "labels": argmax.output[0]}
-    for node in text.node:
-        node.name = f"cells.{node.output[0]}"
-        for place in (node.input, node.output):
-            place[:] = [names[name] for name in place]
-    for tensor in text.initializer:
-        tensor.name = names[tensor.name]
-    weights = onnx.numpy_helper.from_array(_weights(), names["weights"])
-    crops[-1].output[0] = casts[-1].output[0]  # they are bytes already
-    gone = {node.name for node in (resize, argmax, *casts, *crops)}
+    cells = _by_cell()
+    cells.node[0].input[0] = resize.input[0]
+    crops[0].input[0] = cells.output[0].name
+    crops[-1].output[0] = "labels"  # they are bytes already
+    gone = {node.name for node in (resize, argmax, *crops, *casts)}
     kept = [node for node in model.graph.node if node.name not in gone]
-    del model.graph.node[:]
-    model.graph.node.extend([*kept, *text.node, *crops])
-    used = {name for node in model.graph.node for name in node.input}
-    constants = [t for t in (*model.graph.initializer, *text.initializer, weights) if t.name in used]
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(constants)
-    onnx.checker.check_model(model)
+    model.graph.initializer.extend(cells.initializer)
+    replace_nodes(model.graph, [*kept, *cells.node, *crops])
     return True
+
+
+def _by_cell() -> GraphProto:
+    """The graph of :data:`_LABELS`, with names that no deploy graph has."""
+    onnx = require("onnx", extra="export")
+    graph = onnx.parser.parse_graph(_LABELS)
+    graph.initializer.append(onnx.numpy_helper.from_array(_weights(), "weights"))
+    for node in graph.node:
+        node.name = node.output[0]
+    prefixed: GraphProto = onnx.compose.add_prefix_graph(graph, "cells.")
+    return prefixed
 
 
 def _ends(model: ModelProto) -> tuple[NodeProto, NodeProto, list[NodeProto], list[NodeProto]] | None:

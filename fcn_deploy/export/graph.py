@@ -19,7 +19,7 @@ from fcn_deploy.runtimes.onnxruntime import WRONG_OPTIMIZERS
 from fcn_deploy.spec import METADATA_KEY, ModelSpec
 
 if TYPE_CHECKING:
-    from onnx import ModelProto, NodeProto, StringStringEntryProto, ValueInfoProto
+    from onnx import GraphProto, ModelProto, NodeProto, StringStringEntryProto, ValueInfoProto
 
 SINGLE_FILE_LIMIT = 2**31 - 2**20
 """Protobuf cannot hold 2 GiB; beyond it (with room for the graph) weights go into a file beside."""
@@ -169,6 +169,16 @@ def element_types(model: ModelProto) -> dict[str, int]:
 def _locations(model: ModelProto) -> Iterator[StringStringEntryProto]:
     for tensor in model.graph.initializer:
         yield from (entry for entry in tensor.external_data if entry.key == "location")
+
+
+def replace_nodes(graph: GraphProto, nodes: list[NodeProto]) -> None:
+    """Give a graph these nodes, in place, and take away the constants that none of them reads."""
+    del graph.node[:]
+    graph.node.extend(nodes)
+    read = {name for node in nodes for name in node.input}
+    for place in reversed(range(len(graph.initializer))):
+        if graph.initializer[place].name not in read:
+            del graph.initializer[place]
 
 
 def find_output(model: ModelProto, op_type: str) -> NodeProto:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcn_deploy.errors import ExportError, SourceError
-from fcn_deploy.export.graph import PROTO_FLOAT, PROTO_HALF, element_types, open_session
+from fcn_deploy.export.graph import PROTO_FLOAT, PROTO_HALF, element_types, open_session, replace_nodes
 from fcn_deploy.lazy import require
 from fcn_deploy.runtimes.base import check_frames
 from fcn_deploy.spec import ModelSpec
@@ -93,11 +93,7 @@ def to_fp16(model: ModelProto, keep_fp32: Collection[str] = ()) -> ModelProto:
             if half and kinds.get(name) == PROTO_FLOAT:
                 now[name] = PROTO_HALF
     _outputs_in_fp32(model, nodes, now)
-    del graph.node[:]
-    graph.node.extend(nodes)
-    read = {name for node in nodes for name in node.input}
-    for unread in [t for t in graph.initializer if t.name not in read]:
-        graph.initializer.remove(unread)
+    replace_nodes(graph, nodes)
     onnx.checker.check_model(model, full_check=True)
     return model
 

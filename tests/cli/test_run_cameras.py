@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import json
 import socket
@@ -16,7 +17,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fcn_deploy.camera import SourceOptions
 from fcn_deploy.cli import outputs
+from fcn_deploy.cli.run import run
 from fcn_deploy.errors import UsageError
 
 cv2 = pytest.importorskip("cv2")
@@ -112,6 +115,10 @@ def test_what_is_asked_of_a_camera_does_nothing_to_a_file_and_that_is_said(
 def test_a_camera_that_is_given_up_ends_the_run(fails, artefact: Path) -> None:
     told = fails(1, "run", artefact, "rtsp://viewer:secret@127.0.0.1:9/none", "--give-up", "0.1")
     assert "was given up after" in told and "secret" not in told
+
+
+def test_the_time_out_is_the_one_of_a_program() -> None:
+    assert inspect.signature(run).parameters["read_timeout"].default == SourceOptions().read_timeout
 
 
 def test_a_camera_that_falls_silent_is_lost_after_the_read_time_out(cli, artefact: Path) -> None:
