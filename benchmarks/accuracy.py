@@ -18,11 +18,13 @@ from pathlib import Path
 
 import fcn_deploy
 from fcn_deploy.calibration.ranges import METHODS
-from fcn_deploy.datasets import LabelledFolder
-from fcn_deploy.evaluate import Evaluation, evaluate
+from fcn_deploy.data.folders import LabelledFolder
+from fcn_deploy.evaluation import Evaluation, evaluate
 from fcn_deploy.export.onnx import export_onnx
 from fcn_deploy.export.rounding import simulated_artefact
-from fcn_deploy.model.weights import describe, load_checkpoint, save_safetensors
+from fcn_deploy.model.checkpoints.describe import describe
+from fcn_deploy.model.checkpoints.layouts import load_checkpoint
+from fcn_deploy.model.checkpoints.native import save_safetensors
 
 
 def main() -> None:

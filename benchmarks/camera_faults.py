@@ -28,9 +28,9 @@ import numpy as np
 import rtsp_server
 
 from fcn_deploy.camera import IterableSource, Pipeline, Source, SourceOptions, open_source
-from fcn_deploy.camera.sinks import OverlayVideo
-from fcn_deploy.runtimes.fake import FakeRuntime
+from fcn_deploy.camera.sinks.overlay_video import OverlayVideo
 from fcn_deploy.runtimes.segmenter import Segmenter
+from fcn_deploy.testing import FakeRuntime
 
 SIZE = (240, 320)
 COMMAND = (sys.executable, "-c", "from fcn_deploy.cli import main; main()")

@@ -23,8 +23,9 @@ import onnxruntime as ort
 import openvino
 from numpy.typing import NDArray
 
-from fcn_deploy.export.cells import label_by_cell
-from fcn_deploy.export.graph import find_output, read_model
+from fcn_deploy.export.graph.cells import label_by_cell
+from fcn_deploy.export.graph.files import read_model
+from fcn_deploy.export.graph.surgery import find_output
 
 Run = Callable[[dict[str, NDArray[np.generic]]], NDArray[np.uint8]]
 THREADS = len(os.sched_getaffinity(0))

@@ -150,9 +150,9 @@ def score(model: Path, path: Path, data: Path, stride: int) -> dict[str, Any]:
     import onnx
 
     import fcn_deploy
-    from fcn_deploy.datasets import LabelledFolder
-    from fcn_deploy.evaluate import evaluate
-    from fcn_deploy.export.graph import write_model
+    from fcn_deploy.data.folders import LabelledFolder
+    from fcn_deploy.evaluation import evaluate
+    from fcn_deploy.export.graph.files import write_model
     from fcn_deploy.runtimes.artefact import read_spec
 
     spec = read_spec(model)

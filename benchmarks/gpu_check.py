@@ -34,12 +34,12 @@ import numpy as np
 import fcn_deploy
 from fcn_deploy.bench.machine import describe_machine, versions
 from fcn_deploy.bench.stats import percentile
+from fcn_deploy.data.street import SyntheticStreet
 from fcn_deploy.lazy import installed
 from fcn_deploy.metrics import label_agreement
-from fcn_deploy.runtimes.engine_profiles import Profile
-from fcn_deploy.runtimes.nvidia import describe_gpu, free_memory
-from fcn_deploy.runtimes.sidecar import TENSORRT_RTX, read_sidecar
-from fcn_deploy.street import SyntheticStreet
+from fcn_deploy.runtimes.cuda.gpus import describe_gpu, free_memory
+from fcn_deploy.runtimes.tensorrt.profiles import Profile
+from fcn_deploy.runtimes.tensorrt.sidecar import TENSORRT_RTX, read_sidecar
 
 PRECISIONS = {"fp32": (), "fp16": ("--fp16",), "int8+fp16": ("--int8", "--calib")}
 """Name -> options of build-engine."""

@@ -34,9 +34,9 @@ import drawn_time
 import rtsp_server
 
 import fcn_deploy
-from fcn_deploy.camera.sources import SourceOptions, open_source
-from fcn_deploy.runtimes.fake import FakeRuntime
+from fcn_deploy.camera.sources.opening import SourceOptions, open_source
 from fcn_deploy.runtimes.segmenter import Segmenter
+from fcn_deploy.testing import FakeRuntime
 
 SIZES = ((360, 480), (240, 320))
 DOWN = 1.0

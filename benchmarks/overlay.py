@@ -17,9 +17,10 @@ from pathlib import Path
 import numpy as np
 
 from fcn_deploy.camera import CameraFrame, Delivery, LabelPngs, OverlayVideo, Preview
+from fcn_deploy.classes import CAMVID_CLASSES, CAMVID_PALETTE
 from fcn_deploy.draw import Overlay
 from fcn_deploy.runtimes.base import Segmentation
-from fcn_deploy.spec import CAMVID_CLASSES, CAMVID_PALETTE, ModelSpec
+from fcn_deploy.spec import ModelSpec
 
 
 def main() -> None:

@@ -26,11 +26,11 @@ import numpy as np
 import fcn_deploy
 from fcn_deploy.camera import IterableSource, Pipeline, open_source
 from fcn_deploy.camera.frames import CameraFrame, Delivery
-from fcn_deploy.camera.video import VideoFile
+from fcn_deploy.camera.sinks.video_file import VideoFile
+from fcn_deploy.data.street import SyntheticStreet
 from fcn_deploy.draw import Overlay
-from fcn_deploy.runtimes.fake import FakeRuntime
 from fcn_deploy.runtimes.segmenter import Segmenter
-from fcn_deploy.street import SyntheticStreet
+from fcn_deploy.testing import FakeRuntime
 
 Way = Callable[[], None]
 
@@ -73,7 +73,7 @@ def throughput(images: list[np.ndarray], clip: Path, delay: float, rounds: int) 
 
         def loop() -> None:
             sink = Overlaid()
-            for index, frame in enumerate(fcn_deploy.datasets.Video(clip)):
+            for index, frame in enumerate(fcn_deploy.data.video.Video(clip)):
                 sent = CameraFrame(frame.image, frame.name, index, time.monotonic())
                 sink(Delivery(sent, segmenter.infer(frame.image), 0.0))
 

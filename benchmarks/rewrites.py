@@ -22,11 +22,12 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from fcn_deploy.export.graph import open_session
+from fcn_deploy.export.graph.session import open_session
 from fcn_deploy.export.onnx import trace
+from fcn_deploy.model.checkpoints.describe import describe
+from fcn_deploy.model.checkpoints.random import random_model
 from fcn_deploy.model.deploy import NO_REWRITES, DeployModel, Rewrites
 from fcn_deploy.model.fcn8s import FCN8s
-from fcn_deploy.model.weights import describe, random_model
 from fcn_deploy.spec import ModelSpec
 
 SIZES = ((1, 1), (2, 3), (31, 33), (97, 131), (224, 224), (375, 500), (512, 512), (720, 960))

@@ -18,9 +18,9 @@ from fcn_deploy.spec import ModelSpec
 
 if TYPE_CHECKING:
     from fcn_deploy.bench.method import benchmark
-    from fcn_deploy.calibration.quantize import quantize
-    from fcn_deploy.export.engine import build_engine
+    from fcn_deploy.calibration.quantization import quantize
     from fcn_deploy.export.onnx import export_onnx
+    from fcn_deploy.export.tensorrt.engine import build_engine
     from fcn_deploy.runtimes.base import Segmentation
     from fcn_deploy.runtimes.registry import load
     from fcn_deploy.runtimes.segmenter import Segmenter
@@ -44,10 +44,10 @@ _LAZY = {
     "Segmentation": "fcn_deploy.runtimes.base",
     "Segmenter": "fcn_deploy.runtimes.segmenter",
     "benchmark": "fcn_deploy.bench.method",
-    "build_engine": "fcn_deploy.export.engine",
+    "build_engine": "fcn_deploy.export.tensorrt.engine",
     "export_onnx": "fcn_deploy.export.onnx",
     "load": "fcn_deploy.runtimes.registry",
-    "quantize": "fcn_deploy.calibration.quantize",
+    "quantize": "fcn_deploy.calibration.quantization",
 }
 
 

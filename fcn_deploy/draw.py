@@ -9,9 +9,10 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
+from fcn_deploy.classes import Color
 from fcn_deploy.errors import SourceError, UsageError
 from fcn_deploy.lazy import require
-from fcn_deploy.spec import Color, ModelSpec
+from fcn_deploy.spec import ModelSpec
 
 Picture = NDArray[np.uint8]
 

@@ -8,27 +8,33 @@ reads it from there, so that nothing is repeated, and nothing can differ, on the
 
 from __future__ import annotations
 
-import colorsys
 import dataclasses
 import json
 import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from fcn_deploy.classes import Color, default_palette
 from fcn_deploy.errors import ModelError
 
 METADATA_KEY = "fcn_deploy.spec"
+
+
 SCHEMA_VERSION = 1
+
+
 UNLABELLED = 255
 """The label reserved for ignored pixels; a class id never takes it."""
+
 
 CAFFE_MEAN_BGR = (104.00698793, 116.66876762, 122.67891434)
 """Mean of the ILSVRC training frames per channel B, G, R, as the authors' Caffe layers use it."""
 
-PRECISIONS = ("fp32", "fp16", "int8", "int8+fp16")
-OUTPUTS = ("labels", "confidence", "logits")
 
-Color = tuple[int, int, int]
+PRECISIONS = ("fp32", "fp16", "int8", "int8+fp16")
+
+
+OUTPUTS = ("labels", "confidence", "logits")
 
 
 @dataclass(frozen=True)
@@ -164,41 +170,6 @@ class ModelSpec:
             raise ModelError(
                 f"{source}: the model description is damaged ({exc}); export the model again"
             ) from exc
-
-
-def default_palette(num_classes: int) -> tuple[Color, ...]:
-    """Distinct R, G, B colours: hues a golden section apart, two brightnesses."""
-    palette = []
-    for i in range(num_classes):
-        hue = (i * 0.618033988749895) % 1.0
-        r, g, b = colorsys.hsv_to_rgb(hue, 0.65, 0.95 if i % 2 == 0 else 0.7)
-        palette.append((round(255 * r), round(255 * g), round(255 * b)))
-    return tuple(palette)
-
-
-CAMVID_CLASSES = (
-    *("sky", "building", "pole", "road", "pavement", "tree"),
-    *("sign", "fence", "car", "pedestrian", "bicyclist"),
-)
-CAMVID_PALETTE: tuple[Color, ...] = (
-    *((128, 160, 208), (120, 52, 48), (208, 196, 128), (110, 72, 132), (216, 124, 176), (96, 136, 40)),
-    *((240, 200, 40), (84, 84, 128), (40, 64, 200), (232, 72, 32), (16, 168, 176)),
-)
-
-VOC_CLASSES = (
-    *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
-    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train"),
-    "tvmonitor",
-)
-
-
-def default_classes(num_classes: int) -> tuple[str, ...]:
-    """The usual names for 11 (CamVid) and 21 (PASCAL VOC) classes, else ``class 0`` and so on."""
-    if num_classes == len(CAMVID_CLASSES):
-        return CAMVID_CLASSES
-    if num_classes == len(VOC_CLASSES):
-        return VOC_CLASSES
-    return tuple(f"class {i}" for i in range(num_classes))
 
 
 def _check(ok: bool, name: str, expected: str, found: object) -> None:

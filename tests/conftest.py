@@ -106,7 +106,8 @@ def exported(traced_once: TracedOnce, tmp_path_factory: pytest.TempPathFactory) 
         variant: str, learned: bool, outputs: tuple[str, ...], classes: int, color_order: str
     ) -> Exported:
         from fcn_deploy.export.onnx import export_onnx
-        from fcn_deploy.model.weights import describe, random_model
+        from fcn_deploy.model.checkpoints.describe import describe
+        from fcn_deploy.model.checkpoints.random import random_model
 
         model, info = random_model(classes, variant, width=4, fc_channels=8, learned_upscore=learned)
         spec = describe(model, info, outputs=outputs, color_order=color_order)

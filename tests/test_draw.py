@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from fcn_deploy.classes import CAMVID_CLASSES, CAMVID_PALETTE
 from fcn_deploy.draw import Overlay, colorize, confusion_picture, heat_map, overlay, strip
 from fcn_deploy.errors import SourceError, UsageError
-from fcn_deploy.spec import CAMVID_CLASSES, CAMVID_PALETTE, ModelSpec
+from fcn_deploy.spec import ModelSpec
 
 SPEC = ModelSpec(classes=CAMVID_CLASSES, palette=CAMVID_PALETTE, variant="fcn8s-lite")
 RGB_SPEC = SPEC.replace(color_order="rgb")

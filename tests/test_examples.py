@@ -13,7 +13,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from fcn_deploy.camera.video import VideoFile
+from fcn_deploy.camera.sinks.video_file import VideoFile
 from fcn_deploy.spec import METADATA_KEY, ModelSpec
 
 pytest.importorskip("cv2")

@@ -1,7 +1,7 @@
 import fcn_deploy
 from fcn_deploy.camera import Pipeline, SourceOptions, open_source
-from fcn_deploy.camera.preview import Preview
-from fcn_deploy.camera.sinks import OverlayVideo
+from fcn_deploy.camera.sinks.overlay_video import OverlayVideo
+from fcn_deploy.camera.sinks.preview import Preview
 
 asked = SourceOptions(pace="real-time", fps=12.0, read_timeout=3.0, give_up=60.0)
 

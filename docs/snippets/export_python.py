@@ -1,5 +1,6 @@
 import fcn_deploy
-from fcn_deploy.model.weights import describe, load_checkpoint
+from fcn_deploy.model.checkpoints.describe import describe
+from fcn_deploy.model.checkpoints.layouts import load_checkpoint
 
 model, info = load_checkpoint("bundled")
 spec = describe(model, info, outputs=("labels", "confidence"))

@@ -1,7 +1,7 @@
 import numpy as np
 
-from fcn_deploy.runtimes.fake import FakeRuntime
 from fcn_deploy.runtimes.segmenter import Segmenter
+from fcn_deploy.testing import FakeRuntime
 
 
 def way_is_free(segmenter: Segmenter, frame: np.ndarray) -> bool:

@@ -1,5 +1,5 @@
 import fcn_deploy
-from fcn_deploy.datasets import ImageFolder
+from fcn_deploy.data.folders import ImageFolder
 
 frames = (frame.image for frame in ImageFolder("street/images"))
 

@@ -17,9 +17,9 @@ from batchnorm import NORMALISED
 from prune import load_wide
 from torch import Tensor, nn
 
-from fcn_deploy.datasets import ImageFolder
+from fcn_deploy.data.folders import ImageFolder
+from fcn_deploy.model.checkpoints.native import load_safetensors, save_safetensors
 from fcn_deploy.model.fcn8s import FCN8s
-from fcn_deploy.model.weights import load_safetensors, save_safetensors
 
 BEFORE = dict(zip(NORMALISED, [None, *NORMALISED[:-1]], strict=True))
 SCORES = {"score_pool3": "conv3_3", "score_pool4": "conv4_3", "score_fr": "fc7"}

@@ -25,10 +25,11 @@ from batchnorm import NORMALISED, attach_batchnorm, fold_batchnorm
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from fcn_deploy.classes import CAMVID_CLASSES, CAMVID_PALETTE
 from fcn_deploy.files import write_text
+from fcn_deploy.model.checkpoints.native import save_safetensors
 from fcn_deploy.model.fcn8s import FCN8s
-from fcn_deploy.model.weights import save_safetensors
-from fcn_deploy.spec import CAMVID_CLASSES, CAMVID_PALETTE, ModelSpec
+from fcn_deploy.spec import ModelSpec
 
 MEAN_BGR = (104.00698793, 116.66876762, 122.67891434)  # the VGG16 statistics of Caffe
 CLASSES = 11

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fcn_deploy.datasets import ImageFolder, open_source
+from fcn_deploy.data.folders import ImageFolder
+from fcn_deploy.data.opening import open_frames
+from fcn_deploy.data.street import SyntheticStreet
 from fcn_deploy.lazy import require
-from fcn_deploy.street import SyntheticStreet
 
 COUNT = 8
 """Different frames: one alone would show agreement at its luckiest."""
@@ -38,7 +39,7 @@ def make_frames(source: Path | None, height: int, width: int) -> NDArray[np.uint
     if source is None:
         street = SyntheticStreet(frames=_CLIP, height=height, width=width, color_order="bgr")
         return np.stack([street[i * _CLIP // count].image for i in range(count)])
-    frames = open_source(source, color_order="bgr")
+    frames = open_frames(source, color_order="bgr")
     if isinstance(frames, ImageFolder):
         count = min(count, len(frames))
         picked = [frames[i * len(frames) // count] for i in range(count)]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fcn_deploy.errors import UsageError
-from fcn_deploy.runtimes.device import BINDINGS
+from fcn_deploy.runtimes.cuda.driver import BINDINGS
 from fcn_deploy.runtimes.registry import BACKENDS, backend_for, read_spec
 from fcn_deploy.spec import ModelSpec
 

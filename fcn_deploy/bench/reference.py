@@ -132,7 +132,8 @@ def load_reference(reference: Reference) -> tuple[FCN8s, ModelSpec]:
     Raises:
         ModelError: the weights do not fit.
     """
-    from fcn_deploy.model.weights import load_checkpoint, random_model
+    from fcn_deploy.model.checkpoints.layouts import load_checkpoint
+    from fcn_deploy.model.checkpoints.random import random_model
 
     spec = ModelSpec.from_json(reference.spec)
     learned = spec.learned_upscore or None

@@ -1,0 +1,1 @@
+"""fp32 artefact -> INT8 artefact."""

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 from fcn_deploy.calibration.recipe import Recipe, Subject, layer_costs, make
 from fcn_deploy.calibration.sensitivity import Sensitivity
 from fcn_deploy.calibration.table import CalibrationTable
-from fcn_deploy.datasets import LabelledFolder
+from fcn_deploy.data.folders import LabelledFolder
 from fcn_deploy.errors import CalibrationError, SourceError
-from fcn_deploy.evaluate import evaluate
-from fcn_deploy.export.graph import open_session, write_model
+from fcn_deploy.evaluation import evaluate
+from fcn_deploy.export.graph.files import write_model
+from fcn_deploy.export.graph.session import open_session
 from fcn_deploy.export.rounding import simulate_fp16
 from fcn_deploy.runtimes.base import check_frames
 

@@ -14,7 +14,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fcn_deploy.datasets import ImageFolder, Video, open_source
+from fcn_deploy.data.folders import ImageFolder
+from fcn_deploy.data.opening import open_frames
+from fcn_deploy.data.video import Video
 from fcn_deploy.errors import SourceError
 from fcn_deploy.spec import ModelSpec
 
@@ -56,7 +58,7 @@ class CalibrationFrames:
                 f"calibration needs frames of your camera, and {str(self.source)!r} is none; give a folder "
                 "of images or a video"
             )
-        self._frames: ImageFolder | Video = open_source(self.source, self.spec.color_order)
+        self._frames: ImageFolder | Video = open_frames(self.source, self.spec.color_order)
         if isinstance(self._frames, ImageFolder):
             self._frames.paths = [path for path in self._frames.paths if not is_label(path)]
 

@@ -10,7 +10,7 @@ two targets agree on that and differ in the rest, because their kernels do:
 - ``cpu``: unsigned, so that all 256 levels lie above zero; a pair behind the ReLU and again behind max
   pooling, so that both run on integers; the bias an integer too. Weights keep to 7 bits unless the CPU
   has VNNI: the older multiply-add instruction saturates at 16 bits, without a word. Labels are taken by
-  cell (:mod:`fcn_deploy.export.cells`).
+  cell (:mod:`fcn_deploy.export.graph.cells`).
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcn_deploy.errors import CalibrationError
-from fcn_deploy.export.cells import label_by_cell
-from fcn_deploy.export.graph import replace_nodes
+from fcn_deploy.export.graph.cells import label_by_cell
+from fcn_deploy.export.graph.surgery import replace_nodes
 from fcn_deploy.lazy import require
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from fcn_deploy.calibration.placement import TARGETS, default_layers, layer_inpu
 from fcn_deploy.calibration.ranges import METHODS
 from fcn_deploy.calibration.table import CalibrationTable
 from fcn_deploy.errors import CalibrationError, ModelError, UsageError
-from fcn_deploy.export.graph import read_model
+from fcn_deploy.export.graph.files import read_model
 from fcn_deploy.export.precision import FP16_LARGEST, to_fp16
 from fcn_deploy.spec import ModelSpec
 

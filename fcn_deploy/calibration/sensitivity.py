@@ -14,9 +14,10 @@ import numpy as np
 from fcn_deploy.calibration.images import CalibrationFrames
 from fcn_deploy.calibration.recipe import Recipe, Subject, layer_costs, make, quantised_layers
 from fcn_deploy.calibration.table import CalibrationTable
-from fcn_deploy.datasets import LabelledFolder
+from fcn_deploy.data.folders import LabelledFolder
 from fcn_deploy.errors import CalibrationError, SourceError
-from fcn_deploy.export.graph import identity, open_session
+from fcn_deploy.export.graph.files import identity
+from fcn_deploy.export.graph.session import open_session
 from fcn_deploy.files import input_file, write_text
 from fcn_deploy.metrics import ConfusionMatrix, label_agreement
 from fcn_deploy.runtimes.base import check_frames

@@ -20,7 +20,9 @@ from fcn_deploy.calibration.images import CalibrationFrames
 from fcn_deploy.calibration.placement import TARGETS, Range, layer_inputs, target_of
 from fcn_deploy.calibration.ranges import METHODS, Histogram
 from fcn_deploy.errors import CalibrationError, UsageError
-from fcn_deploy.export.graph import find_output, identity, open_session
+from fcn_deploy.export.graph.files import identity
+from fcn_deploy.export.graph.session import open_session
+from fcn_deploy.export.graph.surgery import find_output
 from fcn_deploy.files import input_file, write_text
 from fcn_deploy.runtimes.base import check_frames
 from fcn_deploy.spec import ModelSpec

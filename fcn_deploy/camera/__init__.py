@@ -1,21 +1,19 @@
 """Frames from cameras, through a model, into files, windows and browsers."""
 
 from fcn_deploy.camera.frames import CameraFrame, Delivery
-from fcn_deploy.camera.pipeline import Pipeline
-from fcn_deploy.camera.preview import Preview
+from fcn_deploy.camera.pipeline import Pipeline, Statistics
 from fcn_deploy.camera.sinks import (
     ConfidencePngs,
     LabelPngs,
     OverlayPictures,
     OverlayVideo,
+    Preview,
     RawLabels,
     Sink,
     StopPipeline,
     Window,
 )
-from fcn_deploy.camera.source import Source
-from fcn_deploy.camera.sources import IterableSource, SourceOptions, open_source
-from fcn_deploy.camera.statistics import Statistics
+from fcn_deploy.camera.sources import IterableSource, Source, SourceOptions, open_source
 
 __all__ = [
     "CameraFrame",

@@ -17,7 +17,7 @@ from fcn_deploy.cli.describe import megabytes
 from fcn_deploy.errors import UsageError
 
 if TYPE_CHECKING:
-    from fcn_deploy.runtimes.sidecar import Sidecar, Target
+    from fcn_deploy.runtimes.tensorrt.sidecar import EngineTarget, Sidecar
 
 _MIB = 1 << 20
 
@@ -107,7 +107,7 @@ def build_engine(
         raise UsageError("give --fp16 or --int8, one of the two; with --int8 the rest is fp16 already")
     if calib is not None and not (fp16 or int8):
         raise UsageError("--calib is for --int8 or --fp16; add one of them, or leave it away")
-    from fcn_deploy.export.engine import build_engine as build
+    from fcn_deploy.export.tensorrt.engine import build_engine as build
 
     begun = time.monotonic()
     with console.steps() as step, tempfile.TemporaryDirectory(prefix="fcn-deploy-") as folder:
@@ -152,15 +152,15 @@ def _in_precision(
         raise UsageError(
             f"{model} is fp32, so --int8 needs frames of your camera: --calib FOLDER (a folder or a video)"
         )
-    from fcn_deploy.calibration.quantize import quantize
+    from fcn_deploy.calibration.quantization import quantize
 
     quantize(model, made, calib=calib, target="tensorrt", progress=step)
     return made
 
 
 def _write_fp16(model: Path, made: Path, calib: Path | None, step: Callable[[str], None]) -> None:
-    from fcn_deploy.datasets import ImageFolder
-    from fcn_deploy.export.graph import read_model, write_model
+    from fcn_deploy.data.folders import ImageFolder
+    from fcn_deploy.export.graph.files import read_model, write_model
     from fcn_deploy.export.precision import check_fp16_range, to_fp16
     from fcn_deploy.runtimes.artefact import identity
 
@@ -218,7 +218,7 @@ def _report(output: Path, sidecar: Sidecar, seconds: float, as_json: bool) -> No
     out.say(f"Next, where it runs: fcn-deploy bench {output}")
 
 
-def _target_words(target: Target) -> str:
+def _target_words(target: EngineTarget) -> str:
     listed = ", ".join(target.compute_capabilities) + (" and later" if target.later else "")
     words = f"compute capability {listed}"
     words = words if target.gpu is None else f"{target.gpu} ({words})"

@@ -34,13 +34,13 @@ def clip(
     names = [f"{index:06d}.png" for index in range(frames)]
     for part in ("images", "labels"):
         _refuse_mixture(folder / part, set(names))
-    from fcn_deploy.camera.sinks import write_picture
-    from fcn_deploy.camera.video import VIDEO_SUFFIXES
+    from fcn_deploy.camera.sinks.files import write_picture
+    from fcn_deploy.camera.sinks.video_file import VIDEO_SUFFIXES
+    from fcn_deploy.classes import CAMVID_PALETTE
     from fcn_deploy.cli.outputs import video_file
-    from fcn_deploy.datasets import write_labels
+    from fcn_deploy.data.images import write_labels
+    from fcn_deploy.data.street import SyntheticStreet
     from fcn_deploy.files import output_folder
-    from fcn_deploy.spec import CAMVID_PALETTE
-    from fcn_deploy.street import SyntheticStreet
 
     if video and video.suffix.lower() not in VIDEO_SUFFIXES:
         raise UsageError(f"--video {video}: expected a name that ends in {', '.join(VIDEO_SUFFIXES)}")

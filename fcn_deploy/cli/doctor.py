@@ -84,7 +84,7 @@ def _told(check: Callable[[], Any]) -> Any:
 
 def _gpu() -> dict[str, Any]:
     """NVIDIA GPUs as the driver's own library names them."""
-    from fcn_deploy.runtimes.nvidia import describe_gpus, driver_cuda, gpu_problem
+    from fcn_deploy.runtimes.cuda.gpus import describe_gpus, driver_cuda, gpu_problem
 
     if reason := gpu_problem():
         return {"devices": [], "reason": reason}
@@ -142,7 +142,7 @@ def _opencv() -> dict[str, Any]:
 
 def _video() -> dict[str, str | None]:
     """What reads video here: name -> why it cannot, None where it can."""
-    from fcn_deploy.camera.opencv import video_backends
+    from fcn_deploy.camera.sources.opencv import video_backends
 
     return video_backends()
 

@@ -14,7 +14,7 @@ from fcn_deploy.cli import console, options
 from fcn_deploy.errors import UsageError
 
 if TYPE_CHECKING:
-    from fcn_deploy.evaluate import Evaluation
+    from fcn_deploy.evaluation import Evaluation
     from fcn_deploy.runtimes.segmenter import Segmenter
 
 _METRICS = (
@@ -128,8 +128,8 @@ def _simulated(artefact: Path, wanted: bool) -> Iterator[Path]:
 def _score(
     segmenter: Segmenter, name: str, data: Path, ignore_label: int | None, keep_worst: int
 ) -> Evaluation:
-    from fcn_deploy import evaluate as scoring
-    from fcn_deploy.datasets import LabelledFolder
+    from fcn_deploy import evaluation as scoring
+    from fcn_deploy.data.folders import LabelledFolder
 
     folder = LabelledFolder(data, color_order=segmenter.spec.color_order)
     with console.progress(Path(name).name, len(folder)) as advance:
@@ -149,7 +149,7 @@ def _score(
 def _draw(found: Evaluation, segmenter: Segmenter, confusion: Path | None, worst_out: Path | None) -> None:
     """The pictures asked for, of the first artefact."""
     from fcn_deploy import draw
-    from fcn_deploy.camera.sinks import write_picture
+    from fcn_deploy.camera.sinks.files import write_picture
 
     spec = segmenter.spec
     if confusion:

@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fcn_deploy.classes import CAMVID_CLASSES, VOC_CLASSES, Color
 from fcn_deploy.cli import console, options
 from fcn_deploy.cli.describe import describe, megabytes, triple
 from fcn_deploy.errors import UsageError
-from fcn_deploy.spec import CAMVID_CLASSES, OUTPUTS, VOC_CLASSES, Color, ModelSpec
+from fcn_deploy.spec import OUTPUTS, ModelSpec
 
 if TYPE_CHECKING:
+    from fcn_deploy.model.checkpoints.describe import CheckpointInfo
     from fcn_deploy.model.fcn8s import FCN8s
-    from fcn_deploy.model.weights import CheckpointInfo
 
 _OWN_EVIDENCE = ("parity", "fp16_range", "made")
 """What export verifies anew, so that a parent's record of it must not be taken over."""
@@ -263,7 +264,8 @@ def _load(request: _Request, named: int | None) -> tuple[FCN8s, CheckpointInfo]:
     from fcn_deploy.lazy import require
 
     require("torch", extra="export")
-    from fcn_deploy.model.weights import load_checkpoint, random_model
+    from fcn_deploy.model.checkpoints.layouts import load_checkpoint
+    from fcn_deploy.model.checkpoints.random import random_model
 
     if request.weights == "random":
         return random_model(
@@ -287,9 +289,9 @@ def _make_spec(
     request: _Request, model: FCN8s, info: CheckpointInfo, stated: dict[str, Any]
 ) -> tuple[ModelSpec, list[str]]:
     """The description, and a sentence for each thing in it that nobody stated."""
-    from fcn_deploy.model import weights
+    from fcn_deploy.model.checkpoints.describe import describe as describe_checkpoint
 
-    spec = weights.describe(model, info, **stated)
+    spec = describe_checkpoint(model, info, **stated)
     parent, *ancestors = spec.provenance
     if request.trained_on == "rgb":
         if info.spec is not None:
@@ -317,7 +319,7 @@ def _unstated(spec: ModelSpec, info: CheckpointInfo, stated: dict[str, Any]) -> 
 
 
 def _write_weights(model: FCN8s, spec: ModelSpec, output: Path, precision: str) -> ModelSpec:
-    from fcn_deploy.model.weights import save_safetensors
+    from fcn_deploy.model.checkpoints.native import save_safetensors
 
     spec = spec.replace(precision=precision)
     save_safetensors(model, spec, output, dtype=precision)

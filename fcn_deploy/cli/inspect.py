@@ -54,7 +54,7 @@ def _contents(path: Path) -> dict[str, Any]:
 
 def _engine(path: Path) -> dict[str, Any]:
     """What the sidecar says of an engine; the engine itself is not loaded, and no GPU is needed."""
-    from fcn_deploy.runtimes.sidecar import check_engine
+    from fcn_deploy.runtimes.tensorrt.sidecar import check_engine
 
     sidecar = check_engine(path)
     target = sidecar.target

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 from fcn_deploy.errors import UsageError
 
 if TYPE_CHECKING:
-    from fcn_deploy.camera.preview import Preview
-    from fcn_deploy.camera.sinks import OverlayPictures, OverlayVideo, Sink
-    from fcn_deploy.camera.source import Source
-    from fcn_deploy.camera.video import Picture
+    from fcn_deploy.camera.sinks.base import Sink
+    from fcn_deploy.camera.sinks.overlay_pictures import OverlayPictures
+    from fcn_deploy.camera.sinks.overlay_video import OverlayVideo
+    from fcn_deploy.camera.sinks.preview import Preview
+    from fcn_deploy.camera.sinks.video_file import Picture
+    from fcn_deploy.camera.sources.base import Source
 
 _FOLDER_FPS = 10.0
 """Frames per second of a video made of images, which have no rate of their own."""
@@ -61,7 +63,7 @@ def sinks_for(wanted: Wanted, sources: list[Source], opened: ExitStack) -> tuple
         BackendUnavailable: there is no display, or nothing to write videos with.
     """
     from fcn_deploy.camera import sinks
-    from fcn_deploy.camera.preview import Preview
+    from fcn_deploy.camera.sinks.preview import Preview
 
     cameras = len(sources)
     single = cameras == 1 and sources[0].length == 1
@@ -103,9 +105,10 @@ def overlay_to(
         UsageError: the suffix is unknown, or names one picture for many frames.
         BackendUnavailable: there is nothing to write videos with.
     """
-    from fcn_deploy.camera.sinks import OverlayPictures, OverlayVideo
-    from fcn_deploy.camera.video import VIDEO_SUFFIXES
-    from fcn_deploy.datasets import IMAGE_SUFFIXES
+    from fcn_deploy.camera.sinks.overlay_pictures import OverlayPictures
+    from fcn_deploy.camera.sinks.overlay_video import OverlayVideo
+    from fcn_deploy.camera.sinks.video_file import VIDEO_SUFFIXES
+    from fcn_deploy.data.images import IMAGE_SUFFIXES
 
     suffix = path.suffix.lower()
     if suffix in VIDEO_SUFFIXES:
@@ -130,9 +133,10 @@ def video_file(path: Path, fps: float) -> Iterator[Callable[[Picture], None]]:
         A function that appends an RGB picture, uint8 ``[H, W, 3]``.
 
     Raises:
-        UsageError, PipelineError, BackendUnavailable: as :class:`~fcn_deploy.camera.video.VideoFile`.
+        UsageError, PipelineError, BackendUnavailable: as
+            :class:`~fcn_deploy.camera.sinks.video_file.VideoFile`.
     """
-    from fcn_deploy.camera.video import VideoFile
+    from fcn_deploy.camera.sinks.video_file import VideoFile
 
     with VideoFile(path, fps) as video:
         try:

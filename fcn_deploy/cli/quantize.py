@@ -112,7 +112,7 @@ def quantize(
         raise UsageError("--eval is for --max-drop or --sensitivity; give one of them with it")
     if chart and not sensitivity:
         raise UsageError("--chart draws the sensitivity report; give --sensitivity FILE with it")
-    from fcn_deploy.calibration.quantize import quantize as make
+    from fcn_deploy.calibration.quantization import quantize as make
 
     begun = time.monotonic()
     with console.steps() as step:

@@ -212,7 +212,7 @@ def run(
 
 def _refuse(sources: list[str], wanted: Wanted, as_json: bool) -> None:
     """Outputs that would overwrite a source or each other."""
-    from fcn_deploy.datasets import IMAGE_SUFFIXES
+    from fcn_deploy.data.images import IMAGE_SUFFIXES
 
     if as_json and str(wanted.raw) == "-":
         raise UsageError("--raw - and --json both write to stdout; name a file or a pipe for --raw")
@@ -242,7 +242,7 @@ def _require_confidence(artefact: Path, segmenter: Segmenter, wanted: Wanted) ->
 
 def _warn_of_files(cameras: list[Source], **asked: object) -> None:
     """Options that only cameras can heed."""
-    from fcn_deploy.camera.sources import FileSource
+    from fcn_deploy.camera.sources.recorded import FileSource
 
     unheeded = [f"--{name.replace('_', '-')}" for name, value in asked.items() if value is not None]
     for camera in cameras:

@@ -1,0 +1,1 @@
+"""Checkpoints -> ONNX artefacts and engines, each verified before it is written."""

@@ -16,14 +16,9 @@ from numpy.typing import NDArray
 
 from fcn_deploy import __version__
 from fcn_deploy.errors import ExportError, UsageError
-from fcn_deploy.export.graph import (
-    SINGLE_FILE_LIMIT,
-    find_output,
-    pad_pooling,
-    tidy,
-    weight_bytes,
-    write_model,
-)
+from fcn_deploy.export.graph.files import SINGLE_FILE_LIMIT, weight_bytes, write_model
+from fcn_deploy.export.graph.naming import tidy
+from fcn_deploy.export.graph.surgery import find_output, pad_pooling
 from fcn_deploy.export.parity import check_parity
 from fcn_deploy.export.precision import check_fp16_range, to_fp16
 from fcn_deploy.lazy import require

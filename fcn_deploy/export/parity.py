@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcn_deploy.errors import ParityError
-from fcn_deploy.export.graph import find_output, open_session
+from fcn_deploy.export.graph.session import open_session
+from fcn_deploy.export.graph.surgery import find_output
 from fcn_deploy.lazy import require
 from fcn_deploy.spec import ModelSpec
 
@@ -145,7 +146,7 @@ def parity_frames(batch: int, height: int, width: int, spec: ModelSpec) -> NDArr
     Noise alone averages out in a deep network and would hide a shifted crop; a smooth picture
     alone would hide a swapped channel.
     """
-    from fcn_deploy.street import SyntheticStreet
+    from fcn_deploy.data.street import SyntheticStreet
 
     clip = SyntheticStreet(frames=batch, height=height, width=width, color_order=spec.color_order)
     frames = np.stack([frame.image for frame in clip])

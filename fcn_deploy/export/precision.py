@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcn_deploy.errors import ExportError, SourceError
-from fcn_deploy.export.graph import PROTO_FLOAT, PROTO_HALF, element_types, open_session, replace_nodes
+from fcn_deploy.export.graph.session import open_session
+from fcn_deploy.export.graph.surgery import PROTO_FLOAT, PROTO_HALF, element_types, replace_nodes
 from fcn_deploy.lazy import require
 from fcn_deploy.runtimes.base import check_frames
 from fcn_deploy.spec import ModelSpec
@@ -227,7 +228,7 @@ def check_fp16_range(
 
 def synthetic_batches(spec: ModelSpec, frames: int = 8) -> Iterable[NDArray[np.uint8]]:
     """Frames of the synthetic street clip, one a batch: uint8 ``[1, 360, 480, 3]``."""
-    from fcn_deploy.street import SyntheticStreet
+    from fcn_deploy.data.street import SyntheticStreet
 
     height, width = min(360, spec.max_height), min(480, spec.max_width)
     clip = SyntheticStreet(frames=frames, height=height, width=width, color_order=spec.color_order)

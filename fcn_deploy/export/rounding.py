@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fcn_deploy.errors import ModelError
-from fcn_deploy.export.graph import PROTO_FLOAT, PROTO_HALF, element_types, read_model, write_model
+from fcn_deploy.export.graph.files import read_model, write_model
+from fcn_deploy.export.graph.surgery import PROTO_FLOAT, PROTO_HALF, element_types
 from fcn_deploy.lazy import require
 
 if TYPE_CHECKING:

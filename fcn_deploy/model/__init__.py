@@ -1,0 +1,1 @@
+"""The network, its deploy graph, and checkpoints."""

@@ -1,0 +1,1 @@
+"""Backends that open artefacts and label frames."""

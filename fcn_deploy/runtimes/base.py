@@ -24,7 +24,7 @@ from fcn_deploy.errors import FcnDeployError, InferenceError, SourceError, Usage
 from fcn_deploy.spec import ModelSpec
 
 if TYPE_CHECKING:
-    from fcn_deploy.runtimes.device_arrays import DeviceSegmentation
+    from fcn_deploy.runtimes.cuda.arrays import DeviceSegmentation
 
 Frames = NDArray[np.uint8]
 """uint8 ``[N, H, W, 3]`` in the colour order that the spec names."""

@@ -12,12 +12,13 @@ from typing import Any, final
 
 from numpy.typing import NDArray
 
+from fcn_deploy.contract import Port, check_deploy_graph
 from fcn_deploy.errors import BackendUnavailable, MissingDependency, ModelError
 from fcn_deploy.lazy import require
-from fcn_deploy.runtimes.artefact import check_external_data, read_spec
+from fcn_deploy.runtimes.artefact import read_spec
 from fcn_deploy.runtimes.base import Frames, Runtime, RuntimeOptions, first_line, usable_cores
 from fcn_deploy.runtimes.cpu import check_int8
-from fcn_deploy.runtimes.signature import Port, check_deploy_graph
+from fcn_deploy.runtimes.onnx_file import check_external_data
 from fcn_deploy.spec import ModelSpec
 
 _DTYPES = {"u8": "uint8", "f32": "float32"}

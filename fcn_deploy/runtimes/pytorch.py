@@ -54,8 +54,8 @@ class PyTorch(Runtime):
             BackendUnavailable: a CUDA device was asked for that PyTorch cannot use.
         """
         torch = require("torch", extra="export")
+        from fcn_deploy.model.checkpoints.native import load_safetensors
         from fcn_deploy.model.deploy import DeployModel
-        from fcn_deploy.model.weights import load_safetensors
 
         device = usable_device(torch, options)
         if options.threads is not None:

@@ -46,7 +46,7 @@ BACKENDS: Mapping[str, Backend] = MappingProxyType(
         for backend in (
             Backend("pytorch", "fcn_deploy.runtimes.pytorch:PyTorch", (".safetensors",), "export"),
             Backend("onnxruntime", "fcn_deploy.runtimes.onnxruntime:OnnxRuntime", (".onnx",), "cpu"),
-            Backend("tensorrt", "fcn_deploy.runtimes.tensorrt:TensorRT", (".engine",), "tensorrt"),
+            Backend("tensorrt", "fcn_deploy.runtimes.tensorrt.runtime:TensorRT", (".engine",), "tensorrt"),
             Backend("openvino", "fcn_deploy.runtimes.openvino:OpenVino", (".onnx",), "openvino"),
         )
     }

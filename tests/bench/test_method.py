@@ -35,7 +35,7 @@ import numpy as np
 from fcn_deploy.bench.subjects import ArtefactSubject
 from fcn_deploy.bench.worker import Worker, main
 from fcn_deploy.errors import ModelError
-from fcn_deploy.runtimes.fake import FakeRuntime
+from fcn_deploy.testing import FakeRuntime
 
 def act(path, **_):
     name = pathlib.Path(path).stem
@@ -197,7 +197,9 @@ def test_a_backend_only_meets_what_it_reads(make_onnx, tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def lite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random lite network of two channels, as a PyTorch artefact."""
-    from fcn_deploy.model.weights import describe, random_model, save_safetensors
+    from fcn_deploy.model.checkpoints.describe import describe
+    from fcn_deploy.model.checkpoints.native import save_safetensors
+    from fcn_deploy.model.checkpoints.random import random_model
 
     model, info = random_model(3, "fcn8s-lite", width=2, fc_channels=4, seed=1)
     path = tmp_path_factory.mktemp("lite") / "lite.safetensors"

@@ -112,13 +112,14 @@ def test_bundled_weights_are_known_by_their_hash(
 
 
 def test_the_bundled_weights_are_looked_for_where_the_model_has_them() -> None:
-    from fcn_deploy.model.weights import bundled_path
+    from fcn_deploy.model.checkpoints.native import bundled_path
 
     assert reference._bundled() == bundled_path()
 
 
 def test_random_weights_are_made_again(artefact: Path) -> None:
-    from fcn_deploy.model.weights import describe, random_model
+    from fcn_deploy.model.checkpoints.describe import describe
+    from fcn_deploy.model.checkpoints.random import random_model
 
     model, info = random_model(3, "fcn8s-lite", width=2, fc_channels=4, seed=7)
     found = chain_reference(artefact, describe(model, info), [])
@@ -131,7 +132,9 @@ def test_random_weights_are_made_again(artefact: Path) -> None:
 def test_a_checkpoint_trained_on_rgb_is_read_as_such(artefact: Path) -> None:
     import torch
 
-    from fcn_deploy.model.weights import describe, load_checkpoint, random_model
+    from fcn_deploy.model.checkpoints.describe import describe
+    from fcn_deploy.model.checkpoints.layouts import load_checkpoint
+    from fcn_deploy.model.checkpoints.random import random_model
 
     checkpoint = artefact.with_name("mine.pth")
     torch.save(random_model(3, "fcn8s-lite", width=2, fc_channels=4)[0].state_dict(), checkpoint)

@@ -18,7 +18,8 @@ from fcn_deploy.bench.typical import describe_typical, export_typical
 @pytest.mark.parametrize("variant", ["fcn8s-lite", pytest.param("fcn8s", marks=pytest.mark.slow)])
 def test_it_answers_as_the_reference_does(variant: str, tmp_path: Path) -> None:
     pytest.importorskip("cv2")
-    from fcn_deploy.model.weights import describe, random_model
+    from fcn_deploy.model.checkpoints.describe import describe
+    from fcn_deploy.model.checkpoints.random import random_model
 
     model, info = random_model(3, variant, width=2, fc_channels=4, seed=2)
     reference = chain_reference(tmp_path / "model.onnx", describe(model, info), [])

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from fcn_deploy.calibration.recipe import Subject, open_subject
-from fcn_deploy.datasets import write_labels
+from fcn_deploy.data.images import write_labels
+from fcn_deploy.data.street import SyntheticStreet
 from fcn_deploy.export.onnx import export_onnx
-from fcn_deploy.model.weights import describe, load_checkpoint
-from fcn_deploy.street import SyntheticStreet
+from fcn_deploy.model.checkpoints.describe import describe
+from fcn_deploy.model.checkpoints.layouts import load_checkpoint
 
 Narrow = Callable[..., Path]
 

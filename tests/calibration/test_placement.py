@@ -17,7 +17,7 @@ from fcn_deploy.calibration.placement import default_layers, layer_inputs
 from fcn_deploy.calibration.recipe import Recipe, Subject, make, open_subject, quantised_layers
 from fcn_deploy.calibration.table import CalibrationTable, calibrate
 from fcn_deploy.errors import CalibrationError, UsageError
-from fcn_deploy.export.graph import open_session
+from fcn_deploy.export.graph.session import open_session
 from fcn_deploy.metrics import label_agreement
 
 VARIANTS = ("fcn8s", "fcn8s-atonce", "fcn8s-same", "fcn8s-lite")

@@ -10,7 +10,7 @@ from fcn_deploy.calibration.placement import layer_inputs
 from fcn_deploy.calibration.recipe import Recipe, Subject, layer_costs, make, open_subject
 from fcn_deploy.calibration.table import CalibrationTable
 from fcn_deploy.errors import CalibrationError, UsageError
-from fcn_deploy.export.graph import identity
+from fcn_deploy.export.graph.files import identity
 
 
 def table_of(subject: Subject, limit: float = 20.0) -> CalibrationTable:

@@ -10,13 +10,13 @@ import pytest
 from fcn_deploy.calibration import sensitivity
 from fcn_deploy.calibration.images import CalibrationFrames
 from fcn_deploy.calibration.placement import default_layers
-from fcn_deploy.calibration.quantize import quantize
+from fcn_deploy.calibration.quantization import quantize
 from fcn_deploy.calibration.recipe import Recipe, Subject
 from fcn_deploy.calibration.sensitivity import LayerCost, Sensitivity, measure
 from fcn_deploy.calibration.table import CalibrationTable, calibrate
-from fcn_deploy.datasets import LabelledFolder
+from fcn_deploy.data.folders import LabelledFolder
 from fcn_deploy.errors import CalibrationError
-from fcn_deploy.export.graph import identity
+from fcn_deploy.export.graph.files import identity
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_a_report_of_something_else_is_stale(subject, tmp_path: Path, recipe: Re
 def test_a_report_that_exists_is_read_and_nothing_measured(
     narrow, subject, street, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fcn_deploy.calibration import quantize as module
+    from fcn_deploy.calibration import quantization as module
 
     monkeypatch.setattr(module, "measure", lambda *_, **__: pytest.fail("measured again"))
     path = tmp_path / "s.json"
@@ -113,7 +113,7 @@ def test_a_report_that_cannot_be_used_fails_before_anything_is_written(
 def test_a_named_report_is_written_though_the_budget_needs_none(
     narrow, street, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, subject
 ) -> None:
-    from fcn_deploy.calibration import quantize as module
+    from fcn_deploy.calibration import quantization as module
 
     calls: list[int] = []
 

@@ -15,7 +15,7 @@ from fcn_deploy.calibration.placement import layer_inputs
 from fcn_deploy.calibration.recipe import Subject, open_subject
 from fcn_deploy.calibration.table import CalibrationTable, calibrate
 from fcn_deploy.errors import CalibrationError, SourceError, UsageError
-from fcn_deploy.export.graph import open_session
+from fcn_deploy.export.graph.session import open_session
 
 KEYS = ("minmax", "percentile", "entropy-tensorrt", "entropy-cpu")
 

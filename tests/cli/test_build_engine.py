@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from fcn_deploy.export import engine
+from fcn_deploy.data.street import SyntheticStreet
+from fcn_deploy.export.tensorrt import engine
 from fcn_deploy.runtimes.artefact import identity
-from fcn_deploy.runtimes.sidecar import check_engine
-from fcn_deploy.street import SyntheticStreet
+from fcn_deploy.runtimes.tensorrt.sidecar import check_engine
 
 pytest.importorskip("tensorrt_rtx")
 pytest.importorskip("torch")
@@ -43,7 +43,7 @@ def frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def half(cli, model: Path) -> Path:
     """The same in fp16."""
-    from fcn_deploy.export.graph import read_model, write_model
+    from fcn_deploy.export.graph.files import read_model, write_model
     from fcn_deploy.export.precision import to_fp16
 
     path = model.with_name("half.onnx")

@@ -34,7 +34,7 @@ def test_the_same_seed_gives_the_same_bytes_and_may_be_written_again(cli, tmp_pa
 
 
 def test_it_can_be_read_as_a_labelled_folder(cli, tmp_path: Path) -> None:
-    from fcn_deploy.datasets import LabelledFolder
+    from fcn_deploy.data.folders import LabelledFolder
 
     cli("clip", tmp_path / "clip", *SMALL)
     frames = list(LabelledFolder(tmp_path / "clip"))

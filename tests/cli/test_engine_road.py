@@ -134,7 +134,7 @@ def test_a_frame_outside_the_profiles_names_them(
 def test_without_a_driver_it_says_what_is_missing(
     fails: Callable[..., str], engine: Path, image: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fcn_deploy.runtimes import nvidia
+    from fcn_deploy.runtimes.cuda import gpus as nvidia
 
     monkeypatch.setattr(nvidia, "_library", lambda: "libnothing.so.1")
     told = fails(1, "run", engine, image)

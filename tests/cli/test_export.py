@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fcn_deploy.classes import CAMVID_PALETTE
 from fcn_deploy.errors import UsageError
 from fcn_deploy.runtimes.artefact import read_spec
-from fcn_deploy.spec import CAFFE_MEAN_BGR, CAMVID_PALETTE, ModelSpec
+from fcn_deploy.spec import CAFFE_MEAN_BGR, ModelSpec
 
 torch = pytest.importorskip("torch")
 
@@ -38,7 +39,7 @@ def make(cli, tmp_path: Path):
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
     """A bare state_dict of eleven classes; it does not say its variant."""
-    from fcn_deploy.model.weights import random_model
+    from fcn_deploy.model.checkpoints.random import random_model
 
     model, _ = random_model(11, "fcn8s-same", width=2, fc_channels=4, seed=5)
     path = tmp_path / "mine.pth"
@@ -70,7 +71,7 @@ def test_what_is_not_stated_has_the_papers_values(make) -> None:
 
 
 def test_a_seed_is_another_model(make, tmp_path: Path) -> None:
-    from fcn_deploy.model.weights import load_safetensors
+    from fcn_deploy.model.checkpoints.native import load_safetensors
 
     def weights(*seed: object) -> list[float]:
         make("--num-classes", 2, *seed)
@@ -103,7 +104,7 @@ def test_what_was_stated_is_not_called_assumed(cli, checkpoint: Path, tmp_path: 
 
 
 def test_weights_of_rgb_frames_are_turned_and_remembered(cli, checkpoint: Path, tmp_path: Path) -> None:
-    from fcn_deploy.model.weights import load_safetensors
+    from fcn_deploy.model.checkpoints.native import load_safetensors
 
     out = tmp_path / "m.safetensors"
     words = ("--weights", checkpoint, "--variant", "fcn8s-same", "--trained-on", "rgb", "-o", out)

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from fcn_deploy.runtimes.device import open_device
-from fcn_deploy.runtimes.device_arrays import DlTensor
+from fcn_deploy.runtimes.cuda.arrays import DlTensor
+from fcn_deploy.runtimes.cuda.device import open_device
 
 
 class OnDevice:

@@ -9,8 +9,8 @@ from typing import Any
 
 from fcn_deploy.files import sha256_of
 from fcn_deploy.runtimes.artefact import identity, read_spec
-from fcn_deploy.runtimes.engine_profiles import Profile, Size
-from fcn_deploy.runtimes.sidecar import TENSORRT, Sidecar, Target, sidecar_path, this_platform
+from fcn_deploy.runtimes.tensorrt.profiles import Profile, Size
+from fcn_deploy.runtimes.tensorrt.sidecar import TENSORRT, EngineTarget, Sidecar, sidecar_path, this_platform
 
 PROFILES = (
     ((1, 1, 1), (1, 24, 32), (2, 40, 48)),
@@ -43,7 +43,7 @@ def make_engine(
             "line": line,
             "version": version,
             "version_compatible": False,
-            "target": Target(this_platform(), (compute_capability,)),
+            "target": EngineTarget(this_platform(), (compute_capability,)),
             "profiles": tuple(found),
             "precision": {
                 "declared": {"precision": "fp32", "layers": {"fp32": 1}, "weight_bytes": 0},

@@ -8,7 +8,7 @@ profile, a tensor without an address, no scratch memory, no current context, two
 scratch memory at once, or a capture of shapes that were never run are refused or found out.
 
 ``tensorrt.py`` and ``tensorrt_rtx.py`` in ``modules/`` give it the names that our code imports.
-Only what our code calls is here; tests/export/conformance holds those names against the real API.
+Only what our code calls is here; tests/export/tensorrt/conformance holds those names against the real API.
 """
 
 from __future__ import annotations

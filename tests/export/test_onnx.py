@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 from fcn_deploy.errors import ExportError, ParityError, UsageError
 from fcn_deploy.export.onnx import export_onnx
+from fcn_deploy.model.checkpoints.describe import describe
+from fcn_deploy.model.checkpoints.random import random_model
 from fcn_deploy.model.deploy import DeployModel, reference_labels, reference_logits
 from fcn_deploy.model.fcn8s import VARIANTS
-from fcn_deploy.model.weights import describe, random_model
 from fcn_deploy.spec import METADATA_KEY, ModelSpec
 
 ALL_OUTPUTS = ("labels", "confidence", "logits")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fcn_deploy.export.graph import read_model, write_model
+from fcn_deploy.export.graph.files import read_model, write_model
 from fcn_deploy.export.precision import to_fp16
 
 

@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from fcn_deploy.errors import ExportError, SourceError
-from fcn_deploy.export.graph import element_types, open_session, read_model
+from fcn_deploy.export.graph.files import read_model
+from fcn_deploy.export.graph.session import open_session
+from fcn_deploy.export.graph.surgery import element_types
 from fcn_deploy.export.onnx import export_onnx
 from fcn_deploy.export.precision import FP16_LARGEST, activation_ranges, check_fp16_range, to_fp16
 from fcn_deploy.export.rounding import simulate_fp16

@@ -8,7 +8,9 @@ import pytest
 from onnx import TensorProto, numpy_helper
 
 from fcn_deploy.errors import ExportError, ModelError
-from fcn_deploy.export.graph import element_types, open_session, read_model
+from fcn_deploy.export.graph.files import read_model
+from fcn_deploy.export.graph.session import open_session
+from fcn_deploy.export.graph.surgery import element_types
 from fcn_deploy.export.precision import check_fp16_range, to_fp16
 from fcn_deploy.export.rounding import simulate_fp16, simulated_artefact
 
@@ -83,7 +85,7 @@ def test_a_graph_without_fp16_is_refused(exported) -> None:
 
 
 def test_the_temporary_artefact_is_gone_afterwards(exported, tmp_path) -> None:
-    from fcn_deploy.export.graph import write_model
+    from fcn_deploy.export.graph.files import write_model
 
     model, spec = read_model(exported("fcn8s-lite")[0])
     path = tmp_path / "half.onnx"

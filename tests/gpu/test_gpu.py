@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 import fcn_deploy
+from fcn_deploy.data.street import SyntheticStreet
 from fcn_deploy.lazy import installed
 from fcn_deploy.metrics import label_agreement
-from fcn_deploy.runtimes.nvidia import free_memory
+from fcn_deploy.runtimes.cuda.gpus import free_memory
 from fcn_deploy.runtimes.registry import BACKENDS
-from fcn_deploy.street import SyntheticStreet
 
 pytestmark = [pytest.mark.gpu, pytest.mark.slow]
 PROFILE = "1x1x1:1x180x240:2x360x480"
@@ -39,7 +39,7 @@ def onnx(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def engine(folder: Path, onnx: Path) -> Path:
-    from fcn_deploy.export.engine import build_engine
+    from fcn_deploy.export.tensorrt.engine import build_engine
 
     path = folder / "model.engine"
     build_engine(onnx, path, profiles=[PROFILE])

@@ -122,7 +122,8 @@ def tiny_outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def lite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A PyTorch artefact: an fcn8s-lite of a few channels."""
     pytest.importorskip("torch")
-    from fcn_deploy.model.weights import random_model, save_safetensors
+    from fcn_deploy.model.checkpoints.native import save_safetensors
+    from fcn_deploy.model.checkpoints.random import random_model
 
     model, _ = random_model(5, "fcn8s-lite", width=2, fc_channels=8, seed=3)
     spec = ModelSpec(classes=tuple("abcde"), variant="fcn8s-lite", width=2, fc_channels=8)

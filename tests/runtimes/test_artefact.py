@@ -16,13 +16,8 @@ from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
 from fcn_deploy.errors import FcnDeployError, ModelError, UsageError
-from fcn_deploy.runtimes.artefact import (
-    artefact_file,
-    check_external_data,
-    identity,
-    read_spec,
-    without_weights,
-)
+from fcn_deploy.runtimes.artefact import artefact_file, identity, read_spec
+from fcn_deploy.runtimes.onnx_file import check_external_data, without_weights
 from fcn_deploy.spec import METADATA_KEY
 
 
@@ -144,7 +139,7 @@ def test_the_identity_is_that_of_graph_and_weights(tmp_path: Path, build) -> Non
 
 
 def test_the_exporter_calls_it_by_the_same_identity(tiny: Path) -> None:
-    from fcn_deploy.export import graph
+    from fcn_deploy.export.graph import files as graph
 
     assert identity(tiny) == graph.identity(onnx.load(tiny))
 

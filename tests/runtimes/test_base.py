@@ -19,8 +19,8 @@ from fcn_deploy.runtimes.base import (
     cuda_index,
     usable_cores,
 )
-from fcn_deploy.runtimes.fake import FakeRuntime
 from fcn_deploy.spec import ModelSpec
+from fcn_deploy.testing import FakeRuntime
 
 SPEC = ModelSpec(classes=("a", "b"), variant="fcn8s", max_height=40, max_width=50)
 

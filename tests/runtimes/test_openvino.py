@@ -46,7 +46,7 @@ def network(traced_once, tmp_path_factory: pytest.TempPathFactory) -> Callable[[
     """A real network of a few channels with every output, in a precision."""
     pytest.importorskip("torch")
     from fcn_deploy.export.onnx import export_onnx
-    from fcn_deploy.model.weights import random_model
+    from fcn_deploy.model.checkpoints.random import random_model
 
     folder = tmp_path_factory.mktemp("network")
 

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch")
 
 from fcn_deploy.errors import BackendUnavailable, ModelError, UsageError  # noqa: E402
+from fcn_deploy.model.checkpoints.native import load_safetensors, save_safetensors  # noqa: E402
+from fcn_deploy.model.checkpoints.random import random_model  # noqa: E402
 from fcn_deploy.model.deploy import DeployModel, reference_labels, reference_logits  # noqa: E402
-from fcn_deploy.model.weights import load_safetensors, random_model, save_safetensors  # noqa: E402
 from fcn_deploy.runtimes.base import RuntimeOptions  # noqa: E402
 from fcn_deploy.runtimes.pytorch import PyTorch, run_in_half, usable_device  # noqa: E402
 from fcn_deploy.runtimes.registry import load  # noqa: E402

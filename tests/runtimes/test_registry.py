@@ -16,7 +16,7 @@ from fcn_deploy.errors import BackendUnavailable, MissingDependency, UsageError
 from fcn_deploy.lazy import installed
 from fcn_deploy.runtimes import registry
 from fcn_deploy.runtimes.base import Runtime, RuntimeOptions
-from fcn_deploy.runtimes.nvidia import gpu_problem
+from fcn_deploy.runtimes.cuda.gpus import gpu_problem
 from fcn_deploy.runtimes.registry import BACKENDS, availability, backend_for, load, read_spec
 
 

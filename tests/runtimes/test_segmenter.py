@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fcn_deploy.errors import InferenceError, SourceError, UsageError
-from fcn_deploy.runtimes.fake import FakeRuntime
 from fcn_deploy.runtimes.registry import load
 from fcn_deploy.runtimes.segmenter import IN_FLIGHT, Segmenter
+from fcn_deploy.testing import FakeRuntime
 
 
 def echo(frames: np.ndarray) -> np.ndarray:

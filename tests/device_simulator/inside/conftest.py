@@ -1,6 +1,6 @@
 """Tests that run on the simulated driver, in a process of their own.
 
-``tests/runtimes/test_tensorrt.py`` starts pytest on this folder once for each CUDA binding, with the
+``tests/runtimes/tensorrt/test_runtime.py`` starts pytest on this folder once for each CUDA binding, with the
 simulated libcuda.so.1 and TensorRT in place. Started any other way they are not collected.
 """
 

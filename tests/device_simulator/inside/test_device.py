@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from fcn_deploy.errors import BackendUnavailable, InferenceError
-from fcn_deploy.runtimes.device import Device, Event, Memory, Pinned, Stream, open_device
+from fcn_deploy.runtimes.cuda.device import Device, DeviceMemory, Event, PinnedMemory, Stream, open_device
 
 SLOW = 20_000
 """Microseconds before each piece of work: long enough that no answer is there by luck."""
@@ -27,8 +27,8 @@ def device(binding: str) -> Iterator[Device]:
     opened.close()
 
 
-def filled(device: Device, nbytes: int, seed: int) -> Pinned:
-    """Pinned memory with random bytes in it."""
+def filled(device: Device, nbytes: int, seed: int) -> PinnedMemory:
+    """PinnedMemory memory with random bytes in it."""
     made = device.pinned(nbytes)
     made.array[:] = np.random.default_rng(seed).integers(0, 256, nbytes, dtype=np.uint8)
     return made
@@ -179,7 +179,7 @@ def test_pinned_memory_changed_too_early_reaches_the_device_changed(device: Devi
     assert set(back.array.tolist()) == {9}
 
 
-def two_streams(device: Device, order: Callable[[Stream, Stream], None]) -> tuple[Pinned, Pinned]:
+def two_streams(device: Device, order: Callable[[Stream, Stream], None]) -> tuple[PinnedMemory, PinnedMemory]:
     """One stream writes, the other reads; ``order`` comes between. What was written, what was read."""
     writer, reader, target = device.stream(), device.stream(), device.memory(64)
     before, source, back = filled(device, 64, 4), filled(device, 64, 5), device.pinned(64)
@@ -345,7 +345,7 @@ def test_too_little_pinned_memory_is_not_called_gpu_memory(device: Device, sim: 
     assert device.pinned(5_000_000).array.shape == (5_000_000,)
 
 
-USES: dict[str, tuple[str, Callable[[Device, Stream, Event, Memory, Pinned], object]]] = {
+USES: dict[str, tuple[str, Callable[[Device, Stream, Event, DeviceMemory, PinnedMemory], object]]] = {
     "stream": ("cuStreamCreate", lambda d, s, e, m, p: d.stream()),
     "event": ("cuEventCreate", lambda d, s, e, m, p: d.event()),
     "free bytes": ("cuMemGetInfo_v2", lambda d, s, e, m, p: d.free_bytes()),

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from fcn_deploy.errors import InferenceError
-from fcn_deploy.runtimes.device import DeviceLost, open_device
+from fcn_deploy.runtimes.cuda.device import open_device
+from fcn_deploy.runtimes.cuda.driver import DeviceLost
 
 pytestmark = pytest.mark.planted
 KINDS = {

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from fcn_deploy.errors import InferenceError
-from fcn_deploy.runtimes.device import DeviceLost
-from fcn_deploy.runtimes.engine_slots import Slot
+from fcn_deploy.runtimes.cuda.driver import DeviceLost
 from fcn_deploy.runtimes.registry import load
+from fcn_deploy.runtimes.tensorrt.slots import Slot
 
 pytestmark = pytest.mark.planted
 Make = Callable[..., np.ndarray]

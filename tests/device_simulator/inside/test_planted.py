@@ -19,10 +19,10 @@ import tensorrt
 from device_frames import OnDevice
 
 from fcn_deploy.errors import InferenceError
-from fcn_deploy.runtimes.device import Stream
-from fcn_deploy.runtimes.engine_slots import Slot
+from fcn_deploy.runtimes.cuda.device import Stream
 from fcn_deploy.runtimes.registry import load
-from fcn_deploy.runtimes.tensorrt import TensorRT
+from fcn_deploy.runtimes.tensorrt.runtime import TensorRT
+from fcn_deploy.runtimes.tensorrt.slots import Slot
 
 pytestmark = pytest.mark.planted
 Make = Callable[..., np.ndarray]
@@ -94,7 +94,7 @@ def test_a_buffer_used_again_too_early_answers_another_frame(
 
     assert wrong() == 0
     monkeypatch.setattr(TensorRT, "_labelled", labelled)
-    monkeypatch.setattr("fcn_deploy.runtimes.engine_slots.Lender.take", take_shared)
+    monkeypatch.setattr("fcn_deploy.runtimes.tensorrt.pool.ResourcePool.take", take_shared)
     assert wrong() > 0
 
 
@@ -128,7 +128,7 @@ def test_a_leak_on_the_way_out_of_an_error_is_counted(
             return sim.count("live_bytes") - before
 
     assert leaked() == 0
-    monkeypatch.setattr("fcn_deploy.runtimes.engine_slots.ExitStack", Forgetful)
+    monkeypatch.setattr("fcn_deploy.runtimes.tensorrt.slots.ExitStack", Forgetful)
     assert leaked() > 0
 
 
@@ -146,7 +146,7 @@ def test_memory_not_given_back_after_an_error_outlives_the_segmenter(
         return sim.count("live_bytes")
 
     assert left() == 0
-    monkeypatch.setattr("fcn_deploy.runtimes.engine_answers.AnswerPool.give", lambda self, memory: None)
+    monkeypatch.setattr("fcn_deploy.runtimes.tensorrt.results.ResultPool.give", lambda self, memory: None)
     assert left() > 0
 
 

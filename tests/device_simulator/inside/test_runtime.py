@@ -25,10 +25,10 @@ from fcn_deploy.errors import (
     SourceError,
     UsageError,
 )
-from fcn_deploy.runtimes import engine_queue
 from fcn_deploy.runtimes.registry import load
-from fcn_deploy.runtimes.sidecar import TENSORRT_RTX, sidecar_path
-from fcn_deploy.runtimes.tensorrt import TensorRT
+from fcn_deploy.runtimes.tensorrt import queue as engine_queue
+from fcn_deploy.runtimes.tensorrt.runtime import TensorRT
+from fcn_deploy.runtimes.tensorrt.sidecar import TENSORRT_RTX, sidecar_path
 
 Make = Callable[..., np.ndarray]
 SIZES = ((1, 24, 32), (2, 40, 48), (3, 64, 80), (1, 1, 1), (1, 7, 33), (4, 32, 48))
@@ -549,7 +549,7 @@ def test_rtx_captures_by_itself_and_keeps_what_it_compiled(
 def test_rtx_in_a_folder_that_cannot_be_written_runs_all_the_same(
     rtx: Path, binding: str, frames: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from fcn_deploy.runtimes import engine_loading
+    from fcn_deploy.runtimes.tensorrt import loading as engine_loading
 
     def refuse(*_: object) -> None:
         raise UsageError("cannot write")

@@ -1,0 +1,1 @@
+"""ONNX graphs: files, sessions, and the small operations that export and quantisation share."""

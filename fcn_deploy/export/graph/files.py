@@ -1,0 +1,112 @@
+"""ONNX artefacts on disk: reading, identity, and atomic writing with external weights beyond 2 GB."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fcn_deploy.errors import ModelError
+from fcn_deploy.files import atomic_output, input_file, require_space
+from fcn_deploy.lazy import require
+from fcn_deploy.spec import METADATA_KEY, ModelSpec
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, StringStringEntryProto
+
+
+SINGLE_FILE_LIMIT = 2**31 - 2**20
+"""Protobuf cannot hold 2 GiB; beyond it (with room for the graph) weights go into a file beside."""
+
+
+def weight_bytes(model: ModelProto) -> int:
+    """Bytes of all initializers."""
+    return sum(len(t.raw_data) or 4 * int(np.prod(t.dims)) for t in model.graph.initializer)
+
+
+def identity(model: ModelProto) -> str:
+    """SHA-256 of graph and weights, metadata left out: what a child's provenance names."""
+    kept = [(p.key, p.value) for p in model.metadata_props]
+    del model.metadata_props[:]
+    try:
+        return hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
+    finally:
+        set_metadata(model, dict(kept))
+
+
+def set_metadata(model: ModelProto, values: dict[str, str]) -> None:
+    """Set keys of ``metadata_props``, replacing those that exist."""
+    for prop in [p for p in model.metadata_props if p.key in values]:
+        model.metadata_props.remove(prop)
+    for key, value in values.items():
+        model.metadata_props.add(key=key, value=value)
+
+
+def read_model(path: str | Path) -> tuple[ModelProto, ModelSpec]:
+    """An ONNX artefact with its weights, and its description.
+
+    External data may only lie in the model's own folder; the onnx package refuses other paths.
+
+    Raises:
+        UsageError: the file cannot be read.
+        ModelError: it is not a complete ONNX file, or has no description of ours.
+    """
+    onnx = require("onnx", extra="export")
+    found = input_file(path, "ONNX file")
+    try:
+        model: ModelProto = onnx.load(str(found))
+    except Exception as exc:  # protobuf and onnx raise many classes
+        raise ModelError(f"{found} is not a complete ONNX file ({type(exc).__name__}: {exc})") from exc
+    text = {p.key: p.value for p in model.metadata_props}.get(METADATA_KEY)
+    if text is None:
+        raise ModelError(
+            f"{found} carries no description of fcn-deploy; export it with: fcn-deploy export --weights ..."
+        )
+    return model, ModelSpec.from_json(text, str(found))
+
+
+def write_model(model: ModelProto, spec: ModelSpec, path: str | Path) -> None:
+    """Write graph, weights and description atomically; one file, or two beyond 2 GB.
+
+    The second file is named after the hash of the graph, so an older model at the same place
+    keeps its own weights until the new one is complete.
+
+    Raises:
+        UsageError: the place cannot be written, or the disk is full.
+    """
+    onnx = require("onnx", extra="export")
+    target = Path(path)
+    set_metadata(model, {METADATA_KEY: spec.to_json()})
+    with atomic_output(target) as temporary:
+        require_space(target.parent, weight_bytes(model))
+        if weight_bytes(model) <= SINGLE_FILE_LIMIT:
+            temporary.write_bytes(model.SerializeToString())
+            return
+        names = hashlib.sha256("".join(t.name for t in model.graph.initializer).encode())
+        for tensor in model.graph.initializer:
+            names.update(tensor.raw_data)
+        data = target.with_name(f"{target.stem}.{names.hexdigest()[:12]}.data")
+        with atomic_output(data) as heavy:
+            onnx.save(
+                model,
+                str(temporary),
+                save_as_external_data=True,
+                all_tensors_to_one_file=True,
+                location=heavy.name,
+                convert_attribute=False,
+            )
+            light = onnx.load(str(temporary), load_external_data=False)
+            for entry in _locations(light):
+                entry.value = data.name
+            temporary.write_bytes(light.SerializeToString())
+    for old in target.parent.glob(f"{target.stem}.????????????.data"):
+        if old != data:
+            old.unlink()
+
+
+def _locations(model: ModelProto) -> Iterator[StringStringEntryProto]:
+    for tensor in model.graph.initializer:
+        yield from (entry for entry in tensor.external_data if entry.key == "location")

@@ -1,0 +1,66 @@
+"""The network's own names for nodes and tensors, in place of the exporter's."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, NodeProto, ValueInfoProto
+
+
+def tidy(model: ModelProto) -> None:
+    """Give nodes and tensors the network's own names, in place, and drop the exporter's traces.
+
+    A convolution is named after its layer (``conv3_2``), what it feeds after it
+    (``conv3_2.relu``), pooling by number (``pool3``), the rest by operator and order. The
+    exporter also leaves file paths of the machine it ran on; they go.
+    """
+    graph = model.graph
+    del graph.value_info[:]
+    renamed = {t.name: t.name.removeprefix("model.") for t in graph.initializer}
+    outputs = {o.name for o in graph.output}
+    count: dict[str, int] = {}
+    for node in graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+        node.name = _node_name(node, renamed, count)
+        for place, old in enumerate(node.output):
+            if old not in outputs:
+                renamed[old] = node.name if place == 0 else f"{node.name}.{place}"
+    for node in graph.node:
+        for names in (node.input, node.output):
+            for i, old in enumerate(names):
+                names[i] = renamed.get(old, old)
+    for tensor in graph.initializer:
+        tensor.name = renamed[tensor.name]
+        tensor.doc_string = ""
+    for value in (*graph.input, *graph.output):
+        del value.metadata_props[:]
+        value.doc_string = ""
+        _name_axes(value)
+    del model.metadata_props[:]
+    del graph.metadata_props[:]
+    del model.functions[:]
+    graph.doc_string = model.doc_string = ""
+    graph.name = "fcn8s"
+
+
+def _node_name(node: NodeProto, renamed: dict[str, str], count: dict[str, int]) -> str:
+    if node.op_type in ("Conv", "ConvTranspose"):
+        layer = renamed[node.input[1]].removesuffix(".weight")
+        # upscore2 and upscore_pool4 share one initializer when both hold the same fixed kernel.
+        count[layer] = count.get(layer, 0) + 1
+        return layer if count[layer] == 1 else f"{layer}.{count[layer]}"
+    if node.op_type == "Relu":
+        return f"{renamed[node.input[0]]}.relu"
+    kind = "pool" if node.op_type == "MaxPool" else node.op_type.lower()
+    count[kind] = count.get(kind, 0) + 1
+    return f"{kind}{count[kind]}"
+
+
+def _name_axes(value: ValueInfoProto) -> None:
+    """``[batch, height, width, 3]``, ``[batch, height, width]``, ``[batch, classes, height, width]``."""
+    dims = value.type.tensor_type.shape.dim
+    first = 2 if value.name == "logits" else 1
+    for axis, name in ((0, "batch"), (first, "height"), (first + 1, "width")):
+        dims[axis].dim_param = name

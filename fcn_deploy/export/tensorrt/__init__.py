@@ -1,0 +1,1 @@
+"""ONNX artefact -> TensorRT engine."""

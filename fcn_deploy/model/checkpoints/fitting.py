@@ -1,0 +1,98 @@
+"""Tensors by FCN-8s' own keys -> an FCN8s of the sizes that they have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fcn_deploy.errors import ModelError
+from fcn_deploy.model.fcn8s import FCN8s, bilinear_kernel
+
+_SIZING = ("conv1_1.weight", "fc6.weight", "score_fr.weight")
+
+
+_UPSCORES = ("upscore2.weight", "upscore_pool4.weight", "upscore8.weight")
+
+
+def build(
+    path: Path,
+    state: dict[str, Tensor],
+    variant: str,
+    num_classes: int | None,
+    learned_upscore: bool | None,
+    trained_on: str,
+) -> FCN8s:
+    """An FCN8s of the sizes that the weights have, filled with them."""
+    shapes = {key: tuple(value.shape) for key, value in state.items()}
+    if any(len(shapes.get(key, ())) != 4 for key in _SIZING):
+        refuse_keys(path, state, sized(path, 21, variant, 1, 1), sized=False)
+    found = shapes["score_fr.weight"][0]
+    if num_classes not in (None, found):
+        raise ModelError(f"{path} has {found} classes, and --num-classes says {num_classes}")
+    sized(path, min(found, 256), variant, 1, 1)  # an absurd number is refused before it costs memory
+    kernels = {key: bilinear_kernel(found, 16 if "8" in key else 4) for key in _UPSCORES}
+    fixed = all(_equal(state.get(key, kernel), kernel) for key, kernel in kernels.items())
+    if learned_upscore is False and not fixed:
+        raise ModelError(f"{path}: its upscore weights are learned, not bilinear; they cannot be fixed")
+    model = sized(
+        path,
+        found,
+        variant,
+        shapes["conv1_1.weight"][0],
+        shapes["fc6.weight"][0],
+        learned_upscore=(not fixed) if learned_upscore is None else learned_upscore,
+    )
+    state = {**kernels, **state}
+    if fixed and not model.learned_upscore:
+        state |= kernels  # what was rounded on the way is exact again, as the deploy graph has it
+    refuse_keys(path, state, model)
+    if trained_on == "rgb":
+        state["conv1_1.weight"] = state["conv1_1.weight"].flip(1)
+    model.load_state_dict(state)
+    return model.eval()
+
+
+def sized(
+    path: Path, classes: int, variant: str, width: int, fc: int, *, learned_upscore: bool = False
+) -> FCN8s:
+    """An FCN8s of these sizes; what is wrong with them is said of the file they come from."""
+    try:
+        return FCN8s(classes, variant, width=width, fc_channels=fc, learned_upscore=learned_upscore)
+    except ModelError as exc:
+        raise ModelError(f"{path}: {exc}") from exc
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and torch.allclose(a, b, atol=1e-4)
+
+
+def refuse_keys(path: Path, state: dict[str, Tensor], model: FCN8s, *, sized: bool = True) -> None:
+    """Raise one ModelError that lists the first few unknown, missing and misshapen keys.
+
+    Where the keys that give the sizes are themselves missing or damaged (``sized`` is false), only
+    the number of dimensions can be compared.
+    """
+    wanted = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    unknown = [key for key in state if key not in wanted]
+    missing = [key for key in wanted if key not in state]
+    misshapen = [
+        f"{key} {list(state[key].shape)} instead of {list(wanted[key])}"
+        for key in wanted
+        if key in state
+        and (tuple(state[key].shape) != wanted[key] if sized else state[key].ndim != len(wanted[key]))
+    ]
+    lists = (("unknown", unknown), ("missing", missing), ("misshapen", misshapen))
+    complaints = [f"{len(keys)} {what}: {first(keys)}" for what, keys in lists if keys]
+    if complaints:
+        raise ModelError(f"{path} does not fit {model.variant.name}: {'; '.join(complaints)}")
+    for key, value in state.items():
+        if not value.is_floating_point():
+            raise ModelError(f"{path}: {key} holds {value.dtype}; weights must be floating point")
+        if not torch.isfinite(value).all():
+            raise ModelError(f"{path}: {key} holds NaN or infinite values; the training run diverged")
+
+
+def first(keys: list[str], count: int = 4) -> str:
+    return ", ".join(keys[:count]) + (", ..." if len(keys) > count else "")

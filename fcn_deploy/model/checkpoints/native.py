@@ -1,0 +1,64 @@
+"""Our own safetensors: weights and description in one file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+
+from fcn_deploy.errors import ModelError, UsageError
+from fcn_deploy.files import input_file, write_bytes
+from fcn_deploy.model.checkpoints.fitting import build
+from fcn_deploy.model.checkpoints.read import read
+from fcn_deploy.model.fcn8s import FCN8s
+from fcn_deploy.spec import METADATA_KEY, ModelSpec
+
+
+def bundled_path() -> Path:
+    """The weights inside the package: fcn8s-lite for CamVid's 11 classes."""
+    return Path(__file__).parents[1] / "bundled" / "fcn8s-lite-camvid.safetensors"
+
+
+def load_safetensors(path: str | Path) -> tuple[FCN8s, ModelSpec]:
+    """Load an artefact that :func:`save_safetensors` wrote.
+
+    Raises:
+        UsageError: the file cannot be read.
+        ModelError: it is damaged, or is a plain checkpoint without a model description.
+    """
+    found = input_file(path, "model")
+    if found.suffix == ".safetensors":
+        state, metadata = read(found)
+        if METADATA_KEY in metadata:
+            spec = ModelSpec.from_json(metadata[METADATA_KEY], str(path))
+            return build(found, state, spec.variant, spec.num_classes, spec.learned_upscore, "bgr"), spec
+    raise ModelError(
+        f"{path} holds weights but no model description; make an artefact of it first: "
+        f"fcn-deploy export --weights {path} --variant ... -o model.safetensors"
+    )
+
+
+def save_safetensors(model: FCN8s, spec: ModelSpec, path: str | Path, *, dtype: str = "fp32") -> None:
+    """Write weights and description as one file, atomically.
+
+    Args:
+        model: the network.
+        spec: its description, stored under :data:`METADATA_KEY`.
+        path: ends in ``.safetensors``.
+        dtype: ``fp32``, or ``fp16`` to store half the bytes (the weights are rounded).
+
+    Raises:
+        UsageError: the file cannot be written.
+        ModelError: a weight does not fit into fp16.
+    """
+    if dtype not in ("fp32", "fp16"):
+        raise UsageError(f"weights are saved as fp32 or fp16, not {dtype!r}")
+    target = torch.float16 if dtype == "fp16" else torch.float32
+    tensors = {k: v.detach().to(target).contiguous() for k, v in model.state_dict().items()}
+    for key, value in tensors.items():
+        if not torch.isfinite(value).all():
+            raise ModelError(f"{key} has values that {dtype} cannot hold; save it as fp32")
+    data = safetensors.torch.save(tensors, metadata={METADATA_KEY: spec.to_json()})
+    write_bytes(path, data)

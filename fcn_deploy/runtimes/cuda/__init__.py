@@ -1,0 +1,1 @@
+"""The CUDA driver: GPUs, memory, streams, events and graphs, through cuda-python or pycuda."""

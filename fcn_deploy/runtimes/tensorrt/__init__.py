@@ -1,0 +1,1 @@
+"""Engines of TensorRT and TensorRT-RTX: their sidecars, and the runtime that runs them."""

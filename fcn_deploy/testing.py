@@ -1,0 +1,93 @@
+"""A runtime that answers from a rule, so that camera code can be tested without a model.
+
+>>> import numpy as np
+>>> from fcn_deploy.testing import FakeRuntime
+>>> from fcn_deploy.runtimes.segmenter import Segmenter
+>>> with Segmenter(FakeRuntime(rule=3)) as segmenter:
+...     segmenter.infer(np.zeros((2, 4, 3), np.uint8)).labels.tolist()
+[[[3, 3, 3, 3], [3, 3, 3, 3]]]
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fcn_deploy.classes import CAMVID_CLASSES, CAMVID_PALETTE
+from fcn_deploy.errors import UsageError
+from fcn_deploy.runtimes.base import Frames, Runtime, RuntimeOptions
+from fcn_deploy.spec import ModelSpec
+
+Rule = Callable[[Frames], NDArray[np.uint8]]
+"""uint8 ``[N, H, W, 3]`` frames -> uint8 ``[N, H, W]`` labels; what it raises, infer raises as
+InferenceError."""
+
+
+@final
+class FakeRuntime(Runtime):
+    """Frames are checked as by any other runtime; then the rule answers.
+
+    Args:
+        rule: a function of the frames, or one label for every pixel.
+        spec: what the pretended model expects and answers; None takes CamVid's 11 classes.
+        delay: seconds that each answer takes at least.
+        max_batch: frames that one call takes at most, as with an engine; None for any number.
+
+    Raises:
+        UsageError: the label is no class of ``spec``, ``delay`` is negative, or ``max_batch`` below 1.
+    """
+
+    backend = "fake"
+
+    def __init__(
+        self,
+        rule: Rule | int,
+        spec: ModelSpec | None = None,
+        delay: float = 0.0,
+        max_batch: int | None = None,
+    ) -> None:
+        spec = spec or ModelSpec(
+            classes=CAMVID_CLASSES,
+            palette=CAMVID_PALETTE,
+            variant="fcn8s-lite",
+            note="a fake that runs no model",
+        )
+        super().__init__(spec, device="cpu")
+        if isinstance(rule, int) and not 0 <= rule < spec.num_classes:
+            raise UsageError(f"the rule's label must be from 0 to {spec.num_classes - 1}, not {rule}")
+        if delay < 0:
+            raise UsageError(f"delay must be 0 seconds or more, not {delay}")
+        if max_batch is not None and max_batch < 1:
+            raise UsageError(f"max_batch must be at least 1, not {max_batch}")
+        self._rule = rule
+        self._delay = delay
+        self._max_batch = max_batch
+
+    @classmethod
+    def unavailable(cls) -> str | None:
+        return None
+
+    @classmethod
+    def open(cls, path: Path, options: RuntimeOptions) -> NoReturn:
+        raise UsageError("a fake runtime opens no file; make one with FakeRuntime(rule)")
+
+    @property
+    def max_batch(self) -> int | None:
+        return self._max_batch
+
+    def _infer(self, images: Frames) -> dict[str, NDArray[Any]]:
+        if self._max_batch is not None and len(images) > self._max_batch:
+            raise ValueError(f"{len(images)} frames at a time, and {self._max_batch} is the most")
+        if self._delay:
+            time.sleep(self._delay)
+        if isinstance(self._rule, int):
+            return {"labels": np.full(images.shape[:3], self._rule, np.uint8)}
+        return {"labels": self._rule(images)}
+
+    def _release(self) -> None:
+        pass

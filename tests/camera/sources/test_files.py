@@ -1,0 +1,261 @@
+"""Files and iterables as sources: every frame in order, at the pace asked for."""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import closing
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from fcn_deploy.camera.frames import CameraFrame
+from fcn_deploy.camera.sources.images import rotated, three_channels
+from fcn_deploy.camera.sources.opening import open_source
+from fcn_deploy.camera.sources.options import SourceOptions
+from fcn_deploy.camera.sources.recorded import IterableSource
+from fcn_deploy.errors import SourceError, UsageError
+
+cv2 = pytest.importorskip("cv2")
+
+FRAMES = 6
+
+
+def picture(value=0, size=(32, 48)):
+    return np.full((*size, 3), (value, 60, 250 - value), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory):
+    path = tmp_path_factory.mktemp("video") / "clip.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 20, (48, 32))
+    for index in range(FRAMES):
+        writer.write(picture(30 * index))
+    writer.release()
+    return path
+
+
+def collect(source, stopping=None):
+    return list(source.frames(stopping or threading.Event()))
+
+
+# --- videos ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("color_order", ["bgr", "rgb"])
+def test_a_video_gives_every_frame_and_is_not_live(video, color_order):
+    source = open_source(video, color_order)
+    assert (source.live, source.length, source.fps, source.color_order) == (False, FRAMES, 20, color_order)
+    frames = collect(source)
+    assert [frame.index for frame in frames] == list(range(FRAMES))
+    assert [frame.name for frame in frames] == [f"{index:06d}" for index in range(FRAMES)]
+    blue = frames[0].image[..., 0 if color_order == "bgr" else 2]
+    assert abs(int(blue.mean())) < 8
+    assert source.state.phase == "ended"
+    assert source.state.properties["got"]["size"] == [32, 48]
+
+
+def test_a_video_can_be_read_again(video):
+    source = open_source(video)
+    assert len(collect(source)) == len(collect(source)) == FRAMES
+
+
+def test_at_real_time_pace_a_video_is_live_and_takes_its_time(video):
+    source = open_source(video, options=SourceOptions(pace="real-time"))
+    assert source.live
+    frames = collect(source)
+    gaps = np.diff([frame.captured for frame in frames])
+    assert len(frames) == FRAMES
+    assert gaps.min() > 0.04
+    assert frames[-1].captured - frames[0].captured == pytest.approx((FRAMES - 1) / 20, abs=0.1)
+
+
+def test_a_late_consumer_gets_no_burst_of_frames_afterwards(video):
+    source = open_source(video, options=SourceOptions(pace="real-time"))
+    times = []
+    for frame in source.frames(threading.Event()):
+        times.append(frame.captured)
+        if frame.index == 0:
+            time.sleep(0.2)  # four frames' time
+    assert np.diff(times[1:]).min() > 0.04
+
+
+def test_waiting_for_the_pace_ends_at_once_when_stopped(tmp_path):
+    Image.fromarray(picture()).save(tmp_path / "a.png")
+    Image.fromarray(picture()).save(tmp_path / "b.png")
+    source = open_source(tmp_path, options=SourceOptions(pace="real-time", fps=0.01))
+    stopping = threading.Event()
+    frames = source.frames(stopping)
+    next(frames)
+    threading.Timer(0.1, stopping.set).start()
+    begun = time.monotonic()
+    list(frames)
+    assert time.monotonic() - begun < 5
+
+
+def test_a_video_shorter_than_its_header_states_gives_a_warning_with_both_numbers(tmp_path, caplog):
+    cut = tmp_path / "cut.avi"
+    writer = cv2.VideoWriter(str(cut), cv2.VideoWriter_fourcc(*"MJPG"), 20, (96, 64))
+    noise = np.random.default_rng(0)
+    for _ in range(FRAMES):
+        writer.write(noise.integers(0, 256, (64, 96, 3), dtype=np.uint8))
+    writer.release()
+    content = cut.read_bytes()
+    cut.write_bytes(content[: int(len(content) * 0.8)])
+    source = open_source(cut)
+    frames = collect(source)
+    assert 0 < len(frames) < FRAMES
+    told = f"states {FRAMES} frames and gave {len(frames)}: it is damaged or cut off"
+    assert source.state.message == told
+    assert [record.getMessage() for record in caplog.records] == [f"{cut} {told}"]
+
+
+def test_a_video_that_is_stopped_early_is_not_called_short(video):
+    source = open_source(video)
+    stopping = threading.Event()
+    frames = source.frames(stopping)
+    next(frames)
+    stopping.set()
+    assert list(frames) == []
+    assert source.state.message == ""
+
+
+def test_the_file_is_closed_when_the_frames_are_left(video, monkeypatch):
+    opened = []
+    real = cv2.VideoCapture
+    monkeypatch.setattr(cv2, "VideoCapture", lambda *given: opened.append(real(*given)) or opened[-1])
+    with closing(open_source(video).frames(threading.Event())) as frames:
+        next(frames)
+        assert opened[-1].isOpened()
+    assert not opened[-1].isOpened()
+
+
+def test_the_rotation_in_a_videos_header_is_honoured(tmp_path):
+    path = tmp_path / "phone.mp4"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 10, (64, 32))
+    left_bright = np.zeros((32, 64, 3), np.uint8)
+    left_bright[:, :32] = 255
+    writer.write(left_bright)
+    writer.release()
+    content = bytearray(path.read_bytes())
+    matrix = content.index(b"tkhd") + 44
+    one = 1 << 16
+    quarter_turn = (0, one, 0, -one & 0xFFFFFFFF, 0, 0, 0, 0, 1 << 30)
+    content[matrix : matrix + 36] = b"".join(number.to_bytes(4, "big") for number in quarter_turn)
+    path.write_bytes(content)
+
+    (frame,) = collect(open_source(path))
+    assert frame.image.shape == (64, 32, 3)
+    assert frame.image[:28].mean() > 230  # what was left is up after a quarter turn clockwise
+    assert frame.image[36:].mean() < 25
+
+
+# --- images ------------------------------------------------------------------------------------
+
+
+def test_a_folder_gives_its_images_in_order_turned_as_asked(tmp_path):
+    for index in range(3):
+        Image.fromarray(picture(index, (4, 6))).save(tmp_path / f"{index}.png")
+    source = open_source(str(tmp_path), "rgb", SourceOptions(rotate=90))
+    frames = collect(source)
+    assert [(frame.name, frame.index, frame.camera) for frame in frames] == [
+        ("0.png", 0, 0),
+        ("1.png", 1, 0),
+        ("2.png", 2, 0),
+    ]
+    assert [frame.image.shape for frame in frames] == [(6, 4, 3)] * 3
+    assert [frame.image[0, 0, 0] for frame in frames] == [0, 1, 2]
+    assert not source.live
+    assert source.length == 3
+
+
+def test_images_have_no_pace_of_their_own(tmp_path):
+    Image.fromarray(picture()).save(tmp_path / "a.png")
+    with pytest.raises(UsageError, match="give fps for real-time pace"):
+        open_source(tmp_path, options=SourceOptions(pace="real-time"))
+
+
+def test_a_missing_file_is_refused_before_anything_runs(tmp_path):
+    with pytest.raises(SourceError, match="none does not exist"):
+        open_source(tmp_path / "none")
+
+
+def test_an_unknown_colour_order_is_refused(video):
+    with pytest.raises(UsageError, match="must be bgr or rgb, not 'hsv'"):
+        open_source(video, "hsv")
+
+
+# --- iterables ---------------------------------------------------------------------------------
+
+
+def test_arrays_become_frames_in_order():
+    arrays = [picture(index) for index in range(3)]
+    source = IterableSource(arrays)
+    frames = collect(source)
+    assert all(frame.image is array for frame, array in zip(frames, arrays, strict=True))
+    assert [frame.index for frame in frames] == [0, 1, 2]
+    assert (source.live, source.length, source.fps) == (False, 3, None)
+    assert len(collect(source)) == 3
+
+
+def test_frames_pass_as_they_are():
+    frame = CameraFrame(picture(), "mine", 7, 1.5, camera=2)
+    assert collect(IterableSource([frame])) == [frame]
+
+
+def test_a_generator_is_read_at_the_pace_given_and_stays_open():
+    generator = (picture() for _ in range(100))
+    source = IterableSource(generator, live=True, fps=50)
+    stopping = threading.Event()
+    threading.Timer(0.15, stopping.set).start()
+    frames = collect(source, stopping)
+    assert 4 <= len(frames) <= 9
+    assert source.live
+    assert source.length is None
+    next(generator)
+
+
+def test_what_the_iterable_raises_arrives():
+    def broken():
+        yield picture()
+        raise OSError("unplugged")
+
+    with pytest.raises(OSError, match="unplugged"):
+        collect(IterableSource(broken()))
+
+
+# --- images from OpenCV ------------------------------------------------------------------------
+
+
+@given(
+    shape=st.sampled_from([(3, 5), (3, 5, 1), (3, 5, 3), (3, 5, 4)]),
+    color_order=st.sampled_from(["bgr", "rgb"]),
+    degrees=st.sampled_from([0, 90, 180, 270]),
+)
+def test_every_image_becomes_three_channels_in_the_order_and_turn_asked_for(shape, color_order, degrees):
+    image = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    grey_or_colour = image[..., :3] if image.ndim == 3 else image[..., None]
+    expected = np.broadcast_to(grey_or_colour, (3, 5, 3))
+    if color_order == "rgb":
+        expected = expected[..., ::-1]
+    got = rotated(three_channels(image, color_order), degrees)
+    assert got.dtype == np.uint8
+    assert (got == np.rot90(expected, -degrees // 90)).all()
+
+
+@pytest.mark.parametrize(
+    ("image", "complaint"),
+    [
+        (None, "empty"),
+        (np.zeros((0, 4, 3), np.uint8), "empty"),
+        (np.zeros((4, 4), np.uint16), r"uint16 \[4, 4\] came"),
+        (np.zeros((4, 4, 2), np.uint8), r"uint8 \[4, 4, 2\] came"),
+    ],
+    ids=["none", "empty", "16 bits", "two channels"],
+)
+def test_an_image_that_is_no_frame_is_told(image, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        three_channels(image, "bgr")

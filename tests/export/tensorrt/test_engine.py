@@ -1,0 +1,495 @@
+"""Engines of the real TensorRT-RTX builder, which needs no GPU: built, declared, written, refused."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from fcn_deploy.calibration.quantization import quantize
+from fcn_deploy.errors import BackendUnavailable, EngineError, FcnDeployError, ModelError, UsageError
+from fcn_deploy.export.graph.files import read_model, write_model
+from fcn_deploy.export.precision import to_fp16
+from fcn_deploy.export.tensorrt import builder, engine
+from fcn_deploy.export.tensorrt.engine import build_engine
+from fcn_deploy.files import sha256_of
+from fcn_deploy.model.fcn8s import VARIANTS
+from fcn_deploy.runtimes.artefact import identity
+from fcn_deploy.runtimes.cuda.gpus import Gpu
+from fcn_deploy.runtimes.tensorrt.sidecar import (
+    NOT_CHECKED,
+    TENSORRT,
+    Host,
+    check_engine,
+    check_host,
+    read_sidecar,
+)
+from fcn_deploy.spec import METADATA_KEY, ModelSpec
+
+trt = pytest.importorskip("tensorrt_rtx")
+
+SMALL = "1x32x48:1x64x96:2x128x160"
+
+InPrecision = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def graph(exported, tmp_path_factory: pytest.TempPathFactory) -> InPrecision:
+    """``graph(variant, precision)``: a narrow ONNX file."""
+    folder = tmp_path_factory.mktemp("precisions")
+
+    def make(variant: str = "fcn8s-lite", precision: str = "fp32", learned: bool = False) -> Path:
+        source: Path = exported(variant, learned)[0]
+        path = folder / f"{source.stem}.{precision}.onnx"
+        if precision == "fp32":
+            return source
+        if path.exists():
+            return path
+        if precision == "fp16":
+            model, spec = read_model(source)
+            write_model(to_fp16(model), spec.replace(precision="fp16"), path)
+        else:
+            rest = "fp16" if precision == "int8+fp16" else "fp32"
+            quantize(source, path, calib=frames(folder), method="minmax", rest=rest)
+        return path
+
+    return make
+
+
+def frames(folder: Path) -> Path:
+    """A folder with two small frames of the synthetic street."""
+    from PIL import Image
+
+    from fcn_deploy.data.street import SyntheticStreet
+
+    place = folder / "frames"
+    place.mkdir(exist_ok=True)
+    for index, frame in enumerate(SyntheticStreet(frames=2, height=48, width=64)):
+        Image.fromarray(frame.image).save(place / f"{index}.png")
+    return place
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8+fp16", "int8"])
+@pytest.mark.parametrize(
+    ("variant", "learned"), [(v, False) for v in VARIANTS] + [("fcn8s-same", True)], ids=str
+)
+def test_every_variant_builds_in_every_precision(
+    graph: InPrecision, tmp_path: Path, variant: str, learned: bool, precision: str
+) -> None:
+    source = graph(variant, precision, learned)
+    output = tmp_path / "x.engine"
+    sidecar = build_engine(source, output, profiles=[SMALL], compute_capabilities=["8.6"], flavor="rtx")
+    assert sidecar == read_sidecar(output) == check_engine(output)
+    assert sidecar.spec.precision == precision
+    layers = sidecar.precision["declared"]["layers"]
+    assert sum(layers.values()) >= 18
+    assert set(layers) == {"fp32": {"fp32"}, "fp16": {"fp16"}, "int8": {"int8", "fp32"}}.get(
+        precision, {"int8", "fp16"}
+    )
+    assert sidecar.precision["achieved"] == NOT_CHECKED
+    assert sidecar.spec.provenance[0] == {"kind": "onnx", "name": source.name, "sha256": identity(source)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_full_width_builds_and_its_weights_shrink(tmp_path: Path, variant: str, precision: str) -> None:
+    from fcn_deploy.export.onnx import trace
+    from fcn_deploy.model.checkpoints.describe import describe
+    from fcn_deploy.model.checkpoints.random import random_model
+    from fcn_deploy.model.deploy import DeployModel
+
+    model, info = random_model(21, variant)
+    spec = describe(model, info)
+    made = trace(DeployModel(model, spec))
+    source = tmp_path / "full.onnx"
+    write_model(to_fp16(made) if precision == "fp16" else made, spec.replace(precision=precision), source)
+    sidecar = build_engine(source, tmp_path / "full.engine", flavor="rtx", compute_capabilities=["8.6"])
+    share = 1.0 if precision == "fp32" else 0.5
+    assert sidecar.precision["declared"]["engine_to_fp32_weights"] == pytest.approx(share, abs=0.1)
+
+
+def test_the_sidecar_says_what_was_built(graph: InPrecision, tmp_path: Path) -> None:
+    output = tmp_path / "x.engine"
+    steps: list[str] = []
+    sidecar = build_engine(
+        graph(),
+        output,
+        profiles=[SMALL, "1x200x300"],
+        compute_capabilities=["8.9", "12.0", "8.9"],
+        flavor="rtx",
+        progress=steps.append,
+    )
+    assert sidecar.engine_sha256 == sha256_of(output)
+    assert sidecar.engine_bytes == output.stat().st_size
+    assert (sidecar.line, sidecar.version) == ("TensorRT-RTX", trt.__version__)
+    assert sidecar.target.compute_capabilities == ("8.9", "12.0")
+    assert not sidecar.target.later
+    assert [str(p) for p in sidecar.profiles] == [SMALL, "1x200x300:1x200x300:1x200x300"]
+    assert sidecar.build["memory"]["profile"] in map(str, sidecar.profiles)
+    assert sidecar.build["log"] == {"warnings": 0, "errors": 0, "first_warnings": []}
+    assert sidecar.build["seconds"] > 0
+    assert any(step.startswith("building: ") and "%" in step for step in steps)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.engine", "x.engine.json"]
+
+
+def test_without_a_target_it_is_built_for_ampere_and_later(graph: InPrecision, tmp_path: Path) -> None:
+    output = tmp_path / "x.engine"
+    sidecar = build_engine(graph(), output, profiles=[SMALL], flavor="rtx")
+    assert sidecar.target.later
+    assert sidecar.target.compute_capabilities == engine.RTX_PORTABLE
+    with pytest.raises(EngineError, match=r"this GPU has 7\.5"):
+        check_host(output, sidecar, Host(sidecar.line, sidecar.version, "7.5"))
+
+
+def test_the_default_profile_takes_all_that_the_model_does(graph: InPrecision, tmp_path: Path) -> None:
+    model, spec = read_model(graph())
+    source = tmp_path / "small.onnx"
+    write_model(model, spec.replace(max_height=200, max_width=5000), source)
+    sidecar = build_engine(source, tmp_path / "x.engine", flavor="rtx")
+    assert [str(p) for p in sidecar.profiles] == ["1x1x1:1x200x480:1x200x1920"]
+
+
+def test_weights_beside_the_model_are_found(graph: InPrecision, tmp_path: Path) -> None:
+    model = onnx.load(str(graph()))
+    source = tmp_path / "apart" / "model.onnx"
+    source.parent.mkdir()
+    onnx.save(model, str(source), save_as_external_data=True, location="weights.data", size_threshold=100)
+    sidecar = build_engine(source, tmp_path / "x.engine", profiles=[SMALL], flavor="rtx")
+    inside = build_engine(graph(), tmp_path / "y.engine", profiles=[SMALL], flavor="rtx")
+    assert sidecar.precision["declared"] == inside.precision["declared"]
+    (source.parent / "weights.data").unlink()
+    with pytest.raises(ModelError, match=r"'weights\.data' is missing"):
+        build_engine(source, tmp_path / "x.engine", profiles=[SMALL], flavor="rtx")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"profiles": ["1x64x64:1x32x64:1x64x64"]}, "its height is 64 : 32 : 64, expected min <= opt <= max"),
+        ({"profiles": ["1x64"]}, "expected batch x height x width"),
+        ({"profiles": ["1x64x64:1x64x64"]}, "has 2 sizes"),
+        ({"profiles": ["1x0x64"]}, "the profile 1x0x64 is none"),
+        ({"profiles": ["1x5000x64"]}, "larger than this model's limit of 4096x4096"),
+        ({"profiles": ["1x64x64", "1x64x64"]}, "two profiles are the same"),
+        ({"compute_capabilities": ["8.7"]}, "does not build for compute capability 8.7, only for 7.5, 8.0"),
+        ({"compute_capabilities": ["banana"]}, "does not build for compute capability banana"),
+        ({"flavor": "xla"}, "choose from auto, tensorrt, rtx"),
+        ({"optimization_level": 6}, "from 0 to 5, not 6"),
+        ({"workspace": 0}, "at least one byte"),
+        ({"dla_core": -1}, "must be 0 or more"),
+        ({"timing_cache": "t.cache"}, "--timing-cache is TensorRT's"),
+        ({"hardware_compatible": True}, "--hardware-compatible is TensorRT's"),
+        ({"version_compatible": True}, "--version-compatible is TensorRT's"),
+        ({"dla_core": 0}, "--dla-core is TensorRT's"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_wrong_use_is_told_before_the_build(
+    graph: InPrecision, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict, told: str
+) -> None:
+    monkeypatch.setattr(builder.Build, "run", lambda *_: pytest.fail("it was built"))
+    with pytest.raises(UsageError) as caught:
+        build_engine(graph(), tmp_path / "x.engine", **{"flavor": "rtx", **change})
+    assert told in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_name_must_end_in_engine(graph: InPrecision, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"x\.plan: the name of an engine must end in \.engine"):
+        build_engine(graph(), tmp_path / "x.plan")
+
+
+@pytest.mark.parametrize("wanted", ["fp16", "int8", "int8+fp16"])
+def test_a_precision_that_the_graph_does_not_declare_is_refused(
+    graph: InPrecision, tmp_path: Path, wanted: str
+) -> None:
+    with pytest.raises(EngineError, match=rf"built as {wanted.replace('+', '.')} and its graph says fp32"):
+        build_engine(graph(), tmp_path / "x.engine", flavor="rtx", require_precision=wanted)
+
+
+def test_a_description_that_promises_more_than_the_graph_is_refused(
+    graph: InPrecision, tmp_path: Path
+) -> None:
+    model, spec = read_model(graph())
+    source = tmp_path / "boast.onnx"
+    write_model(model, spec.replace(precision="int8"), source)
+    with pytest.raises(EngineError, match=r"boast\.onnx was to be built as int8 and its graph says fp32"):
+        build_engine(source, tmp_path / "x.engine", flavor="rtx")
+
+
+def test_a_graph_quantised_for_cpus_is_refused(graph: InPrecision, tmp_path: Path) -> None:
+    source = tmp_path / "cpu.onnx"
+    quantize(graph(), source, calib=frames(tmp_path), method="minmax", target="cpu")
+    with pytest.raises(UsageError, match=r"cpu\.onnx was quantised for CPUs, .* --target tensorrt"):
+        build_engine(source, tmp_path / "x.engine", flavor="rtx")
+
+
+def test_an_operator_that_tensorrt_has_not_is_named(tmp_path: Path) -> None:
+    source = tmp_path / "odd.onnx"
+    source.write_bytes(small_graph(odd="Det").SerializeToString())
+    with pytest.raises(EngineError, match=r"does not accept .*odd\.onnx: node 'odd' \(Det\)"):
+        build_engine(source, tmp_path / "x.engine", profiles=["1x8x8"], flavor="rtx")
+
+
+def test_a_graph_with_other_inputs_than_it_promises_is_refused(tmp_path: Path) -> None:
+    source = tmp_path / "named.onnx"
+    source.write_bytes(small_graph(image="picture").SerializeToString())
+    with pytest.raises(ModelError, match=r"expected input image uint8 of rank 4, found picture uint8"):
+        build_engine(source, tmp_path / "x.engine", profiles=["1x8x8"], flavor="rtx")
+
+
+@pytest.mark.parametrize("damage", ["cut", "noise", "empty"])
+def test_a_damaged_onnx_file_is_refused(graph: InPrecision, tmp_path: Path, damage: str) -> None:
+    data = graph().read_bytes()
+    source = tmp_path / "bad.onnx"
+    source.write_bytes({"cut": data[: len(data) // 2], "noise": os.urandom(4096), "empty": b""}[damage])
+    with pytest.raises(FcnDeployError, match=r"bad\.onnx"):
+        build_engine(source, tmp_path / "x.engine", flavor="rtx")
+    assert list(tmp_path.iterdir()) == [source]
+
+
+def small_graph(image: str = "image", odd: str | None = None) -> onnx.ModelProto:
+    """A deploy graph of a few operators, or one that breaks its promise."""
+    last = "float"
+    nodes = [helper.make_node("Cast", [image], ["float"], to=TensorProto.FLOAT)]
+    if odd is not None:
+        nodes.append(helper.make_node(odd, ["float"], ["odd"], name="odd"))
+        nodes.append(helper.make_node("Add", ["float", "odd"], ["sum"], name="sum"))
+        last = "sum"
+    nodes += [
+        helper.make_node("Transpose", [last], ["planes"], perm=[0, 3, 1, 2]),
+        helper.make_node("Conv", ["planes", "weight"], ["logits"]),
+        helper.make_node("ArgMax", ["logits"], ["winner"], axis=1, keepdims=0),
+        helper.make_node("Cast", ["winner"], ["labels"], to=TensorProto.UINT8),
+    ]
+    axes = ["n", "h", "w"]
+    made = helper.make_graph(
+        nodes,
+        "small",
+        [helper.make_tensor_value_info(image, TensorProto.UINT8, [*axes, 3])],
+        [helper.make_tensor_value_info("labels", TensorProto.UINT8, axes)],
+        [numpy_helper.from_array(np.ones((2, 3, 1, 1), np.float32), "weight")],
+    )
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    spec = ModelSpec(classes=("a", "b"), variant="fcn8s-lite")
+    helper.set_model_props(model, {METADATA_KEY: spec.to_json()})
+    return model
+
+
+def test_a_full_disk_leaves_the_old_pair(
+    graph: InPrecision, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new = graph(precision="fp16")
+    output = tmp_path / "x.engine"
+    old = build_engine(graph(), output, profiles=[SMALL], flavor="rtx")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(engine.os, "fsync", full)
+    with pytest.raises(UsageError, match=r"cannot write .*x\.engine: No space left on device"):
+        build_engine(new, output, profiles=[SMALL], flavor="rtx")
+    monkeypatch.undo()
+    assert check_engine(output) == old
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_file_that_is_replaced_meanwhile_is_not_what_the_engine_claims_to_come_from(
+    graph: InPrecision, tmp_path: Path
+) -> None:
+    source = tmp_path / "x.onnx"
+    source.write_bytes(graph().read_bytes())
+
+    def replace(step: str) -> None:
+        if step == "writing":
+            source.write_bytes(graph(precision="fp16").read_bytes())
+
+    with pytest.raises(ModelError, match=r"x\.onnx was changed while an engine was built from it"):
+        build_engine(source, tmp_path / "x.engine", profiles=[SMALL], flavor="rtx", progress=replace)
+    assert list(tmp_path.iterdir()) == [source]
+
+
+def test_a_disk_without_room_is_told_before_the_build(
+    graph: InPrecision, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fcn_deploy import files
+
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10})())
+    with pytest.raises(UsageError, match=r"MB free and .* MB are needed"):
+        build_engine(graph(), tmp_path / "x.engine", flavor="rtx")
+
+
+@pytest.mark.parametrize("broken", ["x.engine", "x.engine.json"])
+def test_half_a_pair_is_never_taken_for_a_whole_one(
+    graph: InPrecision, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    """Whichever of the two files is not replaced, what is left is the old pair or is refused."""
+    new = graph(precision="fp16")
+    output = tmp_path / "x.engine"
+    old = build_engine(graph(), output, profiles=[SMALL], flavor="rtx")
+    replace = Path.replace
+
+    def interrupted(self: Path, target: Path) -> Path:
+        if Path(target).name == broken:
+            raise KeyboardInterrupt
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        build_engine(new, output, profiles=[SMALL], flavor="rtx")
+    monkeypatch.undo()
+    if broken == "x.engine":
+        assert check_engine(output) == old
+    else:
+        with pytest.raises(EngineError, match="one of the two was replaced; copy both again"):
+            check_engine(output)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_ctrl_c_ends_a_build_and_leaves_the_old_pair(graph: InPrecision, tmp_path: Path) -> None:
+    output = tmp_path / "x.engine"
+    old = build_engine(graph(), output, profiles=[SMALL], flavor="rtx")
+    steps: list[str] = []
+
+    def press(step: str) -> None:
+        steps.append(step)
+        if len([s for s in steps if s.startswith("building: ")]) == 3:
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        build_engine(graph(precision="fp16"), output, profiles=[SMALL], flavor="rtx", progress=press)
+    assert "writing" not in steps
+    assert check_engine(output) == old
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_progress_function_that_fails_ends_the_build(graph: InPrecision, tmp_path: Path) -> None:
+    def broken(step: str) -> None:
+        if step.startswith("building: "):
+            raise RuntimeError("no terminal")
+
+    with pytest.raises(RuntimeError, match="no terminal"):
+        build_engine(graph(), tmp_path / "x.engine", profiles=[SMALL], flavor="rtx", progress=broken)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_out_of_memory_is_said_to_be_that(
+    graph: InPrecision, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def starved(self: builder.Build, monitor: object) -> None:
+        text = "Error Code 10: Internal Error (Could not find any implementation for node conv1_1.)"
+        logging.getLogger("fcn_deploy.tensorrt").error(text)
+        raise EngineError(f"TensorRT could not build the engine: {self._heard.reason()}")
+
+    monkeypatch.setattr(builder.Build, "run", starved)
+    with pytest.raises(EngineError) as caught:
+        build_engine(graph(), tmp_path / "x.engine", profiles=[SMALL], flavor="rtx")
+    told = str(caught.value)
+    assert "most likely ran out of GPU memory" in told
+    assert "implementation for node conv1_1" in told
+    assert f"for the profile {SMALL}" in told
+    assert "lower the profile's maximum" in told
+
+
+def test_tensorrt_without_a_gpu_says_where_to_build(
+    graph: InPrecision, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend(monkeypatch, gpu=None)
+    with pytest.raises(BackendUnavailable, match=r"TensorRT builds on the GPU .* no driver.* --flavor rtx"):
+        build_engine(graph(), tmp_path / "x.engine", flavor="tensorrt")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"compute_capabilities": ["8.6"]}, "compute capabilities are for --flavor rtx"),
+        ({"dla_core": 0}, "a DLA computes in fp16 and INT8 only"),
+    ],
+)
+def test_what_tensorrt_has_not_is_refused(
+    graph: InPrecision, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict, told: str
+) -> None:
+    pretend(monkeypatch, gpu=Gpu("Orin", "8.7", 8 << 30))
+    with pytest.raises(UsageError, match=told):
+        build_engine(graph(), tmp_path / "x.engine", flavor="tensorrt", **change)
+
+
+def test_a_dla_takes_one_size(graph: InPrecision, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, gpu=Gpu("Orin", "8.7", 8 << 30))
+    with pytest.raises(UsageError, match="a DLA takes frames of one size"):
+        build_engine(graph(precision="fp16"), tmp_path / "x.engine", flavor="tensorrt", dla_core=0)
+
+
+def pretend(monkeypatch: pytest.MonkeyPatch, gpu: Gpu | None) -> None:
+    """TensorRT proper is installed; it is RTX's module under its name, of which nothing is called here."""
+    monkeypatch.setattr(engine, "import_tensorrt", lambda _: type("Module", (), {"__name__": "tensorrt"}))
+    monkeypatch.setattr(engine, "gpu_problem", lambda: None if gpu else "no driver is installed")
+    monkeypatch.setattr(engine, "describe_gpu", lambda: gpu)
+
+
+def test_more_memory_than_is_free_is_warned_of(
+    graph: InPrecision, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "describe_gpu", lambda: Gpu("RTX", "8.6", 1 << 30))
+    monkeypatch.setattr(engine, "free_memory", lambda: 1000)
+    monkeypatch.setattr(engine, "validity", lambda *_: "valid")
+    with pytest.warns(UserWarning, match="the GPU has 0 MB free; a smaller maximum needs less"):
+        sidecar = build_engine(graph(), tmp_path / "x.engine", profiles=[SMALL], flavor="rtx")
+    assert sidecar.precision["validity"] == "valid"
+    assert sidecar.build["memory"]["free"] == 1000
+
+
+REPORT = {
+    "Layers": [
+        {"LayerType": "Reformat", "Inputs": [{"Format/Datatype": "Row major linear FP32"}]},
+        {"LayerType": "CaskConvolution", "Inputs": [{"Format/Datatype": "Thirty-two wide channel Int8"}]},
+        {"LayerType": "CaskConvolution", "Inputs": [{"Format/Datatype": "Channel major FP16 format"}]},
+        {"LayerType": "kgen", "Inputs": [{"Format/Datatype": "Row major linear Float"}]},
+        {"LayerType": "kgen", "Inputs": [{"Format/Datatype": "Row major linear Int64"}]},
+    ]
+}
+
+
+def test_layers_of_an_inspectors_report_are_counted_by_type() -> None:
+    assert builder.count_layers(json.dumps(REPORT)) == {"int8": 1, "fp16": 1, "fp32": 1, "other": 1}
+    for broken in ("{", "[]", '{"Layers": ["conv1_1"]}'):
+        with pytest.raises(EngineError, match="report could not be read"):
+            builder.count_layers(broken)
+
+
+def test_an_engine_that_does_not_do_what_was_asked_is_not_written(
+    graph: InPrecision, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a device the engine is asked; the answer here is a stand-in for an inspector's."""
+    monkeypatch.setattr(engine, "describe_gpu", lambda: Gpu("Orin", "8.7", 8 << 30))
+    monkeypatch.setattr(engine, "free_memory", lambda: None)
+    monkeypatch.setattr(engine._Work, "_build", lambda *_: b"engine")
+    monkeypatch.setattr(engine, "gpu_problem", lambda: None)
+    module = type("Module", (), {"__name__": "tensorrt", "__version__": "10.3.0", "IProgressMonitor": object})
+    monkeypatch.setattr(engine, "make_monitor", lambda *_: type("Monitor", (), {"failure": None})())
+    monkeypatch.setattr(engine, "import_tensorrt", lambda _: module)
+    monkeypatch.setattr(engine, "achieved_precision", lambda *_: {"fp32": 18})
+    with pytest.raises(EngineError, match="to run in fp16 and no layer of it does in fp16"):
+        build_engine(graph(precision="fp16"), tmp_path / "x.engine", flavor="tensorrt")
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(engine, "achieved_precision", lambda *_: {"fp32": 2, "fp16": 16})
+    sidecar = build_engine(graph(precision="fp16"), tmp_path / "x.engine", flavor="tensorrt")
+    assert sidecar.precision["achieved"] == {"fp32": 2, "fp16": 16}
+    assert (sidecar.line, sidecar.target.gpu) == (TENSORRT, "Orin")
+    portable = build_engine(
+        graph(), tmp_path / "x.engine", flavor="tensorrt", hardware_compatible=True, version_compatible=True
+    )
+    assert (portable.target.compute_capabilities, portable.target.later) == (("8.0",), True)
+    assert portable.target.gpu is None
+    assert portable.version_compatible

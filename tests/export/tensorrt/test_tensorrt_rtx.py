@@ -1,0 +1,128 @@
+"""The real TensorRT-RTX parser and builder on every exported variant; neither needs a GPU."""
+
+from __future__ import annotations
+
+import onnx
+import pytest
+
+from fcn_deploy.calibration.placement import layer_inputs
+from fcn_deploy.calibration.recipe import Recipe, Subject, make, open_subject
+from fcn_deploy.calibration.table import CalibrationTable
+from fcn_deploy.export.graph.files import identity, read_model
+from fcn_deploy.export.onnx import export_onnx
+from fcn_deploy.export.precision import to_fp16
+from fcn_deploy.model.checkpoints.describe import describe
+from fcn_deploy.model.checkpoints.random import random_model
+from fcn_deploy.model.fcn8s import VARIANTS
+
+trt = pytest.importorskip("tensorrt_rtx")
+
+ALL_OUTPUTS = ("labels", "confidence", "logits")
+# Learned upscores are the same ones with and without the scaled skips.
+FORMS = [
+    *((variant, False) for variant in VARIANTS),
+    *((variant, True) for variant in VARIANTS if variant != "fcn8s-atonce"),
+    pytest.param("fcn8s-atonce", True, marks=pytest.mark.slow),
+]
+
+
+def parse(model: onnx.ModelProto):
+    logger = trt.Logger(trt.Logger.ERROR)
+    builder = trt.Builder(logger)
+    network = builder.create_network(0)
+    parser = trt.OnnxParser(network, logger)
+    accepted = parser.parse(model.SerializeToString())
+    assert accepted, [str(parser.get_error(i)) for i in range(parser.num_errors)]
+    return builder, network
+
+
+def engine_bytes(builder, network) -> int:
+    config = builder.create_builder_config()
+    profile = builder.create_optimization_profile()
+    profile.set_shape("image", (1, 32, 32, 3), (1, 360, 480, 3), (2, 720, 960, 3))
+    config.add_optimization_profile(profile)
+    engine = builder.build_serialized_network(network, config)
+    assert engine is not None
+    return engine.nbytes
+
+
+def quantised(subject: Subject, rest: str) -> onnx.ModelProto:
+    """Q/DQ for TensorRT with made-up ranges: how large they are is nothing to a parser."""
+    keys = ("minmax", "percentile", "entropy-tensorrt", "entropy-cpu")
+    layers = [name for name in layer_inputs(subject.model) if name != "conv1_1"]
+    table = CalibrationTable(
+        model=identity(subject.model),
+        frames=1,
+        frames_sha256="0" * 64,
+        source="made up",
+        sizes=((36, 48),),
+        percentile=99.99,
+        limits={name: dict.fromkeys(keys, 20.0) for name in layers},
+        image=(-123.0, 151.0),
+    )
+    return make(subject, table, Recipe("tensorrt", rest=rest))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize(("variant", "learned"), FORMS)
+def test_the_parser_accepts_every_variant(exported, variant, learned, precision):
+    model, _ = read_model(exported(variant, learned)[0])
+    _, network = parse(to_fp16(model) if precision == "fp16" else model)
+    image, labels = network.get_input(0), network.get_output(0)
+    assert (image.name, image.dtype, tuple(image.shape)) == ("image", trt.uint8, (-1, -1, -1, 3))
+    assert (labels.name, labels.dtype, tuple(labels.shape)) == ("labels", trt.uint8, (-1, -1, -1))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("variant", ["fcn8s", "fcn8s-lite"])
+def test_the_builder_makes_an_engine_with_all_outputs(exported, variant, precision):
+    model, _ = read_model(exported(variant, outputs=ALL_OUTPUTS)[0])
+    builder, network = parse(to_fp16(model) if precision == "fp16" else model)
+    assert engine_bytes(builder, network) > 10_000
+
+
+def test_a_graph_that_breaks_the_contract_is_refused():
+    """The check above can fail: a Transpose on the uint8 input is not accepted."""
+    nodes = [
+        onnx.helper.make_node("Transpose", ["image"], ["t"], perm=[0, 3, 1, 2]),
+        onnx.helper.make_node("Cast", ["t"], ["y"], to=onnx.TensorProto.FLOAT),
+    ]
+    image = onnx.helper.make_tensor_value_info("image", onnx.TensorProto.UINT8, ["n", "h", "w", 3])
+    y = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["n", 3, "h", "w"])
+    graph = onnx.helper.make_graph(nodes, "g", [image], [y])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
+    with pytest.raises(AssertionError):
+        parse(model)
+
+
+@pytest.mark.parametrize("rest", ["fp32", "fp16"])
+@pytest.mark.parametrize(("variant", "learned"), FORMS)
+def test_the_parser_accepts_every_variant_in_int8(exported, variant, learned, rest):
+    model = quantised(open_subject(exported(variant, learned)[0]), rest)
+    _, network = parse(model)
+    image, labels = network.get_input(0), network.get_output(0)
+    assert (image.dtype, labels.dtype) == (trt.uint8, trt.uint8)
+    found = [network.get_layer(i).type for i in range(network.num_layers)]
+    assert found.count(trt.LayerType.QUANTIZE) >= 13
+    assert found.count(trt.LayerType.DEQUANTIZE) >= 13 + 15
+
+
+@pytest.mark.parametrize("rest", ["fp32", "fp16"])
+@pytest.mark.parametrize("variant", ["fcn8s", "fcn8s-lite"])
+def test_the_builder_makes_int8_engines_with_all_outputs(exported, variant, rest):
+    subject = open_subject(exported(variant, outputs=ALL_OUTPUTS)[0])
+    assert engine_bytes(*parse(quantised(subject, rest))) > 10_000
+
+
+def test_the_engine_holds_int8_weights(traced_once, tmp_path):
+    """Where weights are most of an engine, its size is theirs."""
+    model, info = random_model(5, "fcn8s-lite", width=24, fc_channels=256)
+    path = tmp_path / "wide.onnx"
+    with traced_once():
+        export_onnx(model, describe(model, info), path)
+    subject = open_subject(path)
+    single = engine_bytes(*parse(subject.model))
+    mixed = engine_bytes(*parse(to_fp16(subject.model)))
+    small = engine_bytes(*parse(quantised(subject, "fp16")))
+    weights = sum(p.numel() for p in model.parameters())
+    assert single > 4 * weights > mixed > 2 * weights > small > weights
