@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from fcn_deploy.classes import CAMVID_CLASSES, CAMVID_PALETTE
 from fcn_deploy.errors import UsageError
 from fcn_deploy.runtimes.base import Frames, Runtime, RuntimeOptions
-from fcn_deploy.spec import ModelSpec
+from fcn_deploy.spec import Architecture, ModelSpec
 
 Rule = Callable[[Frames], NDArray[np.uint8]]
 """uint8 ``[N, H, W, 3]`` frames -> uint8 ``[N, H, W]`` labels; what it raises, infer raises as
@@ -54,7 +54,7 @@ class FakeRuntime(Runtime):
         spec = spec or ModelSpec(
             classes=CAMVID_CLASSES,
             palette=CAMVID_PALETTE,
-            variant="fcn8s-lite",
+            architecture=Architecture("fcn8s-lite"),
             note="a fake that runs no model",
         )
         super().__init__(spec, device="cpu")

@@ -17,7 +17,7 @@ from fcn_deploy.errors import InferenceError, SourceError
 from fcn_deploy.evaluation import evaluate
 from fcn_deploy.metrics import ConfusionMatrix
 from fcn_deploy.runtimes.segmenter import Segmenter
-from fcn_deploy.spec import ModelSpec
+from fcn_deploy.spec import Architecture, ModelSpec
 from fcn_deploy.testing import FakeRuntime
 
 KEYS = [
@@ -56,7 +56,7 @@ def reader(spec=None):
 
 
 def camvid_spec(**changes):
-    return ModelSpec(classes=CAMVID_CLASSES, palette=CAMVID_PALETTE, variant="fcn8s-lite", **changes)
+    return ModelSpec(classes=CAMVID_CLASSES, palette=CAMVID_PALETTE, architecture=Architecture("fcn8s-lite"), **changes)
 
 
 def test_perfect_answers_give_one():

@@ -11,7 +11,7 @@ import pytest
 from fcn_deploy.errors import InferenceError, SourceError, UsageError
 from fcn_deploy.runtimes.base import RuntimeOptions
 from fcn_deploy.runtimes.segmenter import Segmenter
-from fcn_deploy.spec import ModelSpec
+from fcn_deploy.spec import Architecture, ModelSpec
 from fcn_deploy.testing import FakeRuntime
 
 FRAMES = np.random.default_rng(0).integers(0, 256, (2, 5, 6, 3), dtype=np.uint8)
@@ -31,7 +31,7 @@ def test_one_label_for_every_pixel() -> None:
 
 def test_it_pretends_to_be_camvid_or_what_it_is_told() -> None:
     assert FakeRuntime(0).spec.classes[8] == "car"
-    spec = ModelSpec(classes=("no", "yes"), variant="fcn8s", max_height=4)
+    spec = ModelSpec(classes=("no", "yes"), architecture=Architecture("fcn8s"), max_height=4)
     with pytest.raises(SourceError, match="limit of 4x"):
         FakeRuntime(1, spec).infer(FRAMES)
 

@@ -136,20 +136,17 @@ def load_reference(reference: Reference) -> tuple[FCN8s, ModelSpec]:
     from fcn_deploy.model.checkpoints.random import random_model
 
     spec = ModelSpec.from_json(reference.spec)
-    learned = spec.learned_upscore or None
+    name, options = spec.architecture.name, spec.architecture.options
+    learned = options.get("learned_upscore") or None
     if reference.path is None:
-        sizes = {"width": spec.width, "fc_channels": spec.fc_channels}
         seed = int(re.sub(r"\D", "", reference.name))
-        model, _ = random_model(
-            spec.num_classes, spec.variant, **sizes, learned_upscore=spec.learned_upscore, seed=seed
-        )
-        return model, spec
+        return random_model(spec.num_classes, name, **options, seed=seed)[0], spec
     try:
         model, _ = load_checkpoint(reference.path, learned_upscore=learned, trained_on=reference.trained_on)
     except UsageError:  # a bare checkpoint: the variant is in the description only
         model, _ = load_checkpoint(
             reference.path,
-            variant=spec.variant,
+            variant=name,
             num_classes=spec.num_classes,
             learned_upscore=learned,
             trained_on=reference.trained_on,
@@ -159,7 +156,9 @@ def load_reference(reference: Reference) -> tuple[FCN8s, ModelSpec]:
 
 def _reference(name: str, path: Path | None, why: str, spec: ModelSpec, trained_on: str = "bgr") -> Reference:
     # What says nothing about the numbers goes, so that artefacts of one model share one reference.
-    bare = spec.replace(evidence={}, provenance=(), note="", outputs=("labels",), precision="fp32")
+    bare = spec.replace(
+        evidence={}, provenance=(), reference=None, note="", outputs=("labels",), precision="fp32"
+    )
     return Reference(name, None if path is None else str(path.resolve()), why, bare.to_json(), trained_on)
 
 

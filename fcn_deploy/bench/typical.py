@@ -27,7 +27,8 @@ _KERNELS = (
 def describe_typical(reference: Reference) -> str:
     """What the row is, in words."""
     spec = ModelSpec.from_json(reference.spec)
-    resized = spec.variant in ("fcn8s-same", "fcn8s-lite") and not spec.learned_upscore
+    learned = spec.architecture.options.get("learned_upscore")
+    resized = spec.architecture.name in ("fcn8s-same", "fcn8s-lite") and not learned
     return _DESCRIPTION.format(name=reference.name, kernels=_KERNELS if resized else "")
 
 
@@ -46,13 +47,8 @@ def export_typical(reference: dict[str, Any], out: str, batch: int, height: int,
     from fcn_deploy.model.fcn8s import FCN8s
 
     model, _ = load_reference(Reference(**reference))
-    plain = FCN8s(
-        model.num_classes,
-        model.variant.name,
-        width=model.width,
-        fc_channels=model.fc_channels,
-        learned_upscore=True,
-    )
+    options = {**model.architecture.options, "learned_upscore": True}
+    plain = FCN8s(model.num_classes, model.variant.name, **options)
     plain.load_state_dict(model.state_dict())
     torch.onnx.export(
         plain.eval(),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fcn_deploy.calibration.budget import Report, within_budget
-from fcn_deploy.calibration.images import MAX_FRAMES, CalibrationFrames
+from fcn_deploy.data.calibration import MAX_FRAMES, CalibrationFrames
 from fcn_deploy.calibration.placement import layer_inputs
 from fcn_deploy.calibration.recipe import Recipe, Subject, make, open_subject, quantised_layers
 from fcn_deploy.calibration.sensitivity import Sensitivity, measure

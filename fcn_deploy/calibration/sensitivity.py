@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fcn_deploy.calibration.images import CalibrationFrames
+from fcn_deploy.data.calibration import CalibrationFrames
 from fcn_deploy.calibration.recipe import Recipe, Subject, layer_costs, make, quantised_layers
 from fcn_deploy.calibration.table import CalibrationTable
 from fcn_deploy.data.folders import LabelledFolder

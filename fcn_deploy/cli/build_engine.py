@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fcn_deploy.cli import console, options
-from fcn_deploy.cli.describe import megabytes
+from fcn_deploy.describe import megabytes
 from fcn_deploy.errors import UsageError
 
 if TYPE_CHECKING:

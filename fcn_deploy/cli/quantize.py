@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fcn_deploy.cli import console, options
-from fcn_deploy.cli.describe import describe, megabytes
+from fcn_deploy.describe import describe, megabytes
 from fcn_deploy.errors import UsageError
 
 if TYPE_CHECKING:

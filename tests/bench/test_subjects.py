@@ -78,7 +78,7 @@ def test_typical_code_normalises_as_the_reference_does(
     float_model: Path, n: int, height: int, width: int, order: str, std: tuple[float, float, float]
 ) -> None:
     pytest.importorskip("cv2")
-    spec = ModelSpec(classes=("a", "b", "c"), variant="fcn8s", color_order=order, std=std)
+    spec = ModelSpec(classes=("a", "b", "c"), architecture=Architecture("fcn8s"), color_order=order, std=std)
     subject = typical(float_model, spec)
     frames = np.random.default_rng(n * height * width).integers(0, 256, (n, height, width, 3), dtype=np.uint8)
     bgr = frames if order == "bgr" else frames[..., ::-1]

@@ -12,7 +12,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from fcn_deploy.calibration.images import CalibrationFrames
+from fcn_deploy.data.calibration import CalibrationFrames
 from fcn_deploy.calibration.placement import default_layers, layer_inputs
 from fcn_deploy.calibration.recipe import Recipe, Subject, make, open_subject, quantised_layers
 from fcn_deploy.calibration.table import CalibrationTable, calibrate

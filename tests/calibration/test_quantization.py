@@ -11,7 +11,7 @@ import pytest
 import fcn_deploy
 from fcn_deploy.calibration import budget, sensitivity
 from fcn_deploy.calibration import quantization as quantizing
-from fcn_deploy.calibration.images import CalibrationFrames
+from fcn_deploy.data.calibration import CalibrationFrames
 from fcn_deploy.calibration.recipe import Recipe, layer_costs, open_subject
 from fcn_deploy.calibration.sensitivity import LayerCost, Sensitivity
 from fcn_deploy.calibration.table import CalibrationTable, calibrate, doubt_of_order

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fcn_deploy.calibration import sensitivity
-from fcn_deploy.calibration.images import CalibrationFrames
+from fcn_deploy.data.calibration import CalibrationFrames
 from fcn_deploy.calibration.placement import default_layers
 from fcn_deploy.calibration.quantization import quantize
 from fcn_deploy.calibration.recipe import Recipe, Subject

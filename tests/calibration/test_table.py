@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fcn_deploy.calibration.images import CalibrationFrames
+from fcn_deploy.data.calibration import CalibrationFrames
 from fcn_deploy.calibration.placement import layer_inputs
 from fcn_deploy.calibration.recipe import Subject, open_subject
 from fcn_deploy.calibration.table import CalibrationTable, calibrate

@@ -68,7 +68,7 @@ def test_inferring_leaves_the_callers_frame_alone(runtime, build) -> None:
 def artefact(tmp_path: Path):
     def make(dtype: str = "fp32", **changes: Any) -> Path:
         model, _ = random_model(4, "fcn8s-lite", width=4, fc_channels=8, seed=1)
-        spec = ModelSpec(classes=tuple("abcd"), variant="fcn8s-lite", width=4, fc_channels=8)
+        spec = ModelSpec(classes=tuple("abcd"), architecture=Architecture("fcn8s-lite", {"width": 4, "fc_channels": 8}))
         path = tmp_path / f"{dtype}.safetensors"
         save_safetensors(model, spec.replace(precision=dtype, **changes), path, dtype=dtype)
         return path

@@ -355,7 +355,7 @@ class _Work:
         self.step("parsing")
         build = Build(self.line.trt, self.line.called, heard)
         build.parse(self.subject.path)
-        check_deploy_graph(*build.signature(), self.subject.spec, self.subject.path)
+        check_deploy_graph(*build.signature(), self.subject.spec.outputs, self.subject.path)
         build.configure(self.settings, self.profiles)
         if self.timing_cache is not None:
             build.use_timing_cache(self.timing_cache)

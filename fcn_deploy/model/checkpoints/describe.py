@@ -68,9 +68,8 @@ def describe(model: FCN8s, info: CheckpointInfo, **stated: Any) -> ModelSpec:
         "note": info.note,
     }
     return ModelSpec(
-        variant=model.variant.name,
-        width=model.width,
-        fc_channels=model.fc_channels,
-        learned_upscore=model.learned_upscore,
+        architecture=model.architecture,
+        stride=model.stride,
+        size_multiple=model.size_multiple,
         **{**defaults, **given},
     ).with_parent(**info.link())

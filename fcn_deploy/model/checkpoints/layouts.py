@@ -93,10 +93,11 @@ def load_checkpoint(
     state, metadata = read(path)
     if METADATA_KEY in metadata:
         spec = ModelSpec.from_json(metadata[METADATA_KEY], str(path))
-        _same_variant(path, variant, spec.variant, "its own description")
-        learned = spec.learned_upscore if learned_upscore is None else learned_upscore
-        model = build(path, state, spec.variant, num_classes, learned, trained_on)
-        spec = spec.replace(learned_upscore=model.learned_upscore)
+        name, options = spec.architecture.name, spec.architecture.options
+        _same_variant(path, variant, name, "its own description")
+        learned = options.get("learned_upscore") if learned_upscore is None else learned_upscore
+        model = build(path, state, name, num_classes, learned, trained_on)
+        spec = spec.replace(architecture=model.architecture)
         return model, CheckpointInfo(
             "safetensors", name, sha256_of(path), spec, spec.mean, spec.std, spec.note
         )

@@ -6,7 +6,7 @@ import onnxruntime as ort
 import pytest
 
 from fcn_deploy.errors import ModelError, UsageError
-from fcn_deploy.export.graph import surgery as graphs
+from fcn_deploy.export.graph import files, session
 from fcn_deploy.export.graph.files import identity, read_model, set_metadata, write_model
 from fcn_deploy.export.graph.session import open_session
 
@@ -26,7 +26,8 @@ def test_identity_ignores_metadata_and_notices_a_weight(exported):
 
 def test_beyond_two_gigabytes_the_weights_go_into_one_file_beside(exported, tmp_path, monkeypatch):
     model, spec = read_model(exported("fcn8s-lite")[0])
-    monkeypatch.setattr(graphs, "SINGLE_FILE_LIMIT", 1000)
+    for module in (files, session):
+        monkeypatch.setattr(module, "SINGLE_FILE_LIMIT", 1000)
     target = tmp_path / "big.onnx"
     write_model(model, spec, target)
     assert sorted(p.suffix for p in tmp_path.iterdir()) == [".data", ".onnx"]
@@ -67,7 +68,8 @@ def test_an_empty_file(tmp_path):
 
 def test_weights_outside_the_model_s_folder_are_refused(exported, tmp_path, monkeypatch):
     model, spec = read_model(exported("fcn8s-lite")[0])
-    monkeypatch.setattr(graphs, "SINGLE_FILE_LIMIT", 1000)
+    for module in (files, session):
+        monkeypatch.setattr(module, "SINGLE_FILE_LIMIT", 1000)
     inside = tmp_path / "inside"
     inside.mkdir()
     write_model(model, spec, inside / "m.onnx")

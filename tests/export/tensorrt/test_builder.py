@@ -19,7 +19,7 @@ from fcn_deploy.export.tensorrt.builder import Build, BuildSettings, LogCapture,
 from fcn_deploy.export.tensorrt.engine import build_engine
 from fcn_deploy.runtimes.cuda.gpus import Gpu
 from fcn_deploy.runtimes.tensorrt.sidecar import TENSORRT, EngineTarget, check_engine, this_platform
-from fcn_deploy.spec import ModelSpec
+from fcn_deploy.spec import Architecture, ModelSpec
 
 rtx = pytest.importorskip("tensorrt_rtx")
 
@@ -124,7 +124,7 @@ def trt() -> types.ModuleType:
 def told(trt: types.ModuleType, **settings: object) -> Config:
     """What the configuration was told for these settings."""
     build = Build(trt, "TensorRT 10.3.0", LogCapture())
-    build.configure(BuildSettings(**settings), engine.default_profiles(ModelSpec(("a", "b"), "fcn8s-lite")))
+    build.configure(BuildSettings(**settings), engine.default_profiles(ModelSpec(("a", "b"), Architecture("fcn8s-lite"))))
     return build._config
 
 

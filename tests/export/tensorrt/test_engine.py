@@ -34,7 +34,7 @@ from fcn_deploy.runtimes.tensorrt.sidecar import (
     check_host,
     read_sidecar,
 )
-from fcn_deploy.spec import METADATA_KEY, ModelSpec
+from fcn_deploy.spec import METADATA_KEY, Architecture, ModelSpec
 
 trt = pytest.importorskip("tensorrt_rtx")
 
@@ -282,7 +282,7 @@ def small_graph(image: str = "image", odd: str | None = None) -> onnx.ModelProto
         [numpy_helper.from_array(np.ones((2, 3, 1, 1), np.float32), "weight")],
     )
     model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    spec = ModelSpec(classes=("a", "b"), variant="fcn8s-lite")
+    spec = ModelSpec(classes=("a", "b"), architecture=Architecture("fcn8s-lite"))
     helper.set_model_props(model, {METADATA_KEY: spec.to_json()})
     return model
 

@@ -56,7 +56,7 @@ def test_what_is_no_profile(text: str) -> None:
 
 @given(height=st.integers(1, 4096), width=st.integers(1, 4096))
 def test_the_default_profile_holds_for_every_model(height: int, width: int) -> None:
-    spec = ModelSpec(("a", "b"), "fcn8s-lite", max_height=height, max_width=width)
+    spec = ModelSpec(("a", "b"), Architecture("fcn8s-lite"), max_height=height, max_width=width)
     (profile,) = check_profiles(default_profiles(spec), spec)
     assert parse_profile(str(profile)) == profile
     assert profile.fits((1, 1, 1))

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fcn_deploy.calibration.images import CalibrationFrames
+from fcn_deploy.data.calibration import CalibrationFrames
 from fcn_deploy.errors import SourceError
-from fcn_deploy.spec import ModelSpec
+from fcn_deploy.spec import Architecture, ModelSpec
 
-SPEC = ModelSpec(classes=("road", "sky"), variant="fcn8s-lite")
+SPEC = ModelSpec(classes=("road", "sky"), architecture=Architecture("fcn8s-lite"))
 
 
 def picture(seed: int, level: float = 110.0) -> np.ndarray:
