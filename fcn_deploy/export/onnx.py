@@ -60,7 +60,7 @@ def export_onnx(
 
     Args:
         model: the network, in float32.
-        spec: its description; ``spec.outputs`` says what the graph answers.
+        spec: its description; ``spec.outputs`` says which outputs the graph has.
         path: where the ONNX file goes.
         precision: ``fp32``, or ``fp16`` with float16 weights and activations from conv1_1 on.
         calib: images or a video for the range check of fp16; None takes the synthetic clip.
@@ -73,7 +73,7 @@ def export_onnx(
 
     Raises:
         UsageError: the file cannot be written, or ``precision`` is unknown.
-        ParityError: the fp32 graph does not answer as the plain module does.
+        ParityError: the fp32 graph does not give what the plain module gives.
         ExportError: the exporter failed, or a layer overflows fp16.
     """
     if precision not in ("fp32", "fp16"):
