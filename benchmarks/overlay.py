@@ -29,7 +29,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=100)
     args = parser.parse_args()
     height, width = map(int, args.size.split("x"))
-    spec = ModelSpec(classes=CAMVID_CLASSES, palette=CAMVID_PALETTE, architecture=Architecture("fcn8s-lite"), note="benchmark")
+    spec = ModelSpec(
+        classes=CAMVID_CLASSES,
+        palette=CAMVID_PALETTE,
+        architecture=Architecture("fcn8s-lite"),
+        note="benchmark",
+    )
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
     coarse = rng.integers(0, spec.num_classes, (-(-height // 32), -(-width // 32)), dtype=np.uint8)

@@ -10,7 +10,8 @@ from fcn_deploy.spec import ModelSpec
 
 def describe(spec: ModelSpec) -> Rows:
     """What a model is, expects and gives, and what was verified: names and values for a terminal."""
-    options = ", ".join(f"{name} {_plain(value)}" for name, value in sorted(spec.architecture.options.items()))
+    named = sorted(spec.architecture.options.items())
+    options = ", ".join(f"{name} {_plain(value)}" for name, value in named)
     return [
         ("network", ", ".join(filter(None, (spec.architecture.name, options)))),
         ("precision", spec.precision),

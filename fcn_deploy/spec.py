@@ -153,7 +153,7 @@ class ModelSpec:
         return len(self.classes)
 
     def replace(self, **changes: Any) -> ModelSpec:
-        """A copy with some fields changed, checked again. It has no digest, which was of what it was before."""
+        """A copy with some fields changed, checked again. The digest, which was the original's, goes."""
         return dataclasses.replace(self, **{"digest": "", **changes})
 
     def with_evidence(self, kind: str, record: dict[str, Any]) -> ModelSpec:

@@ -122,7 +122,9 @@ def test_no_legend_where_it_would_hide_the_frame(size):
 
 def test_the_legend_shows_the_colours_in_the_frames_order():
     classes, palette = ("a", "b"), ((255, 0, 0), (0, 0, 255))
-    spec = ModelSpec(classes=classes, palette=palette, architecture=Architecture("fcn8s-lite"), color_order="rgb")
+    spec = ModelSpec(
+        classes=classes, palette=palette, architecture=Architecture("fcn8s-lite"), color_order="rgb"
+    )
     image, labels = np.zeros((200, 200, 3), np.uint8), np.zeros((200, 200), np.uint8)
     in_rgb = overlay(image, labels, spec, alpha=0)
     in_bgr = overlay(image, labels, spec.replace(color_order="bgr"), alpha=0)

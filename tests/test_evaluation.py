@@ -56,7 +56,9 @@ def reader(spec=None):
 
 
 def camvid_spec(**changes):
-    return ModelSpec(classes=CAMVID_CLASSES, palette=CAMVID_PALETTE, architecture=Architecture("fcn8s-lite"), **changes)
+    return ModelSpec(
+        classes=CAMVID_CLASSES, palette=CAMVID_PALETTE, architecture=Architecture("fcn8s-lite"), **changes
+    )
 
 
 def test_perfect_answers_give_one():
@@ -100,7 +102,10 @@ def test_unreadable_frames_are_listed_by_name_and_left_out():
 @pytest.mark.parametrize(
     ("dataset", "sentence"),
     [
-        (Painted(labels=np.zeros((3, 10), np.uint8)), "frame0.png: labels are 3x10 and the prediction is 4x10"),
+        (
+            Painted(labels=np.zeros((3, 10), np.uint8)),
+            "frame0.png: labels are 3x10 and the prediction is 4x10",
+        ),
         (Painted(labels=np.full((4, 10), 12, np.uint8)), "frame0.png: label 12 is out of range"),
         (Painted(height=9), "frame0.png: a frame of 9x10 is larger than this model's limit"),
     ],

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fcn_deploy.calibration.budget import Report, within_budget
-from fcn_deploy.data.calibration import MAX_FRAMES, CalibrationFrames
 from fcn_deploy.calibration.placement import layer_inputs
 from fcn_deploy.calibration.recipe import Recipe, Subject, make, open_subject, quantised_layers
 from fcn_deploy.calibration.sensitivity import Sensitivity, measure
 from fcn_deploy.calibration.table import PERCENTILE, CalibrationTable, calibrate
+from fcn_deploy.data.calibration import MAX_FRAMES, CalibrationFrames
 from fcn_deploy.data.folders import LabelledFolder
 from fcn_deploy.errors import UsageError
 from fcn_deploy.export.graph.files import identity, write_model

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fcn_deploy.data.calibration import CalibrationFrames
 from fcn_deploy.calibration.recipe import Recipe, Subject, layer_costs, make, quantised_layers
 from fcn_deploy.calibration.table import CalibrationTable
+from fcn_deploy.data.calibration import CalibrationFrames
 from fcn_deploy.data.folders import LabelledFolder
 from fcn_deploy.errors import CalibrationError, SourceError
 from fcn_deploy.export.graph.files import identity

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fcn_deploy.data.calibration import CalibrationFrames
 from fcn_deploy.calibration.placement import TARGETS, Range, layer_inputs, target_of
 from fcn_deploy.calibration.ranges import METHODS, Histogram
+from fcn_deploy.data.calibration import CalibrationFrames
 from fcn_deploy.errors import CalibrationError, UsageError
 from fcn_deploy.export.graph.files import identity
 from fcn_deploy.export.graph.session import open_session

@@ -1,4 +1,4 @@
-"""Checkpoint or network -> artefact, with its description and its evidence inside: the verb ``export_model``."""
+"""Checkpoint or network -> artefact, with description and evidence inside: the verb ``export_model``."""
 
 from __future__ import annotations
 

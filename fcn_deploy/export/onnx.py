@@ -11,16 +11,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from fcn_deploy import __version__
 from fcn_deploy.contract import INPUT
 from fcn_deploy.errors import ExportError, UsageError
 from fcn_deploy.export.fp16 import convert_to_fp16
 from fcn_deploy.export.graph.files import SINGLE_FILE_LIMIT, weight_bytes, write_model
-from fcn_deploy.export.fp16 import convert_to_fp16
 from fcn_deploy.export.graph.naming import tidy
 from fcn_deploy.export.graph.surgery import find_output, pad_pooling
 from fcn_deploy.export.parity import check_parity

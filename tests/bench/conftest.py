@@ -15,7 +15,9 @@ from fcn_deploy.spec import METADATA_KEY, Architecture, ModelSpec
 Plant = Callable[[str], None]
 MakeOnnx = Callable[..., Path]
 
-SPEC = ModelSpec(classes=("blue", "green", "red"), architecture=Architecture("fcn8s-lite", {"width": 2, "fc_channels": 4}))
+SPEC = ModelSpec(
+    classes=("blue", "green", "red"), architecture=Architecture("fcn8s-lite", {"width": 2, "fc_channels": 4})
+)
 
 
 @pytest.fixture

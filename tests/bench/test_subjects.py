@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from fcn_deploy.bench.subjects import ArtefactSubject, TypicalSubject, open_subject
 from fcn_deploy.errors import FcnDeployError, UsageError
-from fcn_deploy.spec import CAFFE_MEAN_BGR, ModelSpec
+from fcn_deploy.spec import CAFFE_MEAN_BGR, Architecture, ModelSpec
 from fcn_deploy.testing import FakeRuntime
 
 

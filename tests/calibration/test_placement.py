@@ -12,13 +12,14 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from fcn_deploy.data.calibration import CalibrationFrames
 from fcn_deploy.calibration.placement import default_layers, layer_inputs
 from fcn_deploy.calibration.recipe import Recipe, Subject, make, open_subject, quantised_layers
 from fcn_deploy.calibration.table import CalibrationTable, calibrate
+from fcn_deploy.data.calibration import CalibrationFrames
 from fcn_deploy.errors import CalibrationError, UsageError
 from fcn_deploy.export.graph.session import open_session
 from fcn_deploy.metrics import label_agreement
+from fcn_deploy.testing import onnxruntime_session
 
 VARIANTS = ("fcn8s", "fcn8s-atonce", "fcn8s-same", "fcn8s-lite")
 
@@ -121,11 +122,11 @@ def test_onnx_runtime_runs_every_quantised_layer_on_integers(narrow, street, tmp
     ort = pytest.importorskip("onnxruntime")
     subject = open_subject(narrow(variant, classes=5))
     model = quantised(subject, street, Recipe("cpu"))
-    options = ort.SessionOptions()
-    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-    options.log_severity_level = 4
-    ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    onnxruntime_session(
+        model,
+        optimized_model_filepath=str(tmp_path / "optimised.onnx"),
+        graph_optimization_level=ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+    )
     found = Counter(node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node)
     assert found["QLinearConv"] == len(default_layers(subject.model)) == 15
     assert found["Conv"] + found["FusedConv"] == 3, "the score layers, and no other, stay in float"

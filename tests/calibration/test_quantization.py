@@ -11,10 +11,10 @@ import pytest
 import fcn_deploy
 from fcn_deploy.calibration import budget, sensitivity
 from fcn_deploy.calibration import quantization as quantizing
-from fcn_deploy.data.calibration import CalibrationFrames
 from fcn_deploy.calibration.recipe import Recipe, layer_costs, open_subject
 from fcn_deploy.calibration.sensitivity import LayerCost, Sensitivity
 from fcn_deploy.calibration.table import CalibrationTable, calibrate, doubt_of_order
+from fcn_deploy.data.calibration import CalibrationFrames
 from fcn_deploy.data.folders import LabelledFolder
 from fcn_deploy.errors import CalibrationError, ModelError, UsageError
 from fcn_deploy.export.graph.files import identity, read_model, write_model

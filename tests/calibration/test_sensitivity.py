@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from fcn_deploy.calibration import sensitivity
-from fcn_deploy.data.calibration import CalibrationFrames
 from fcn_deploy.calibration.placement import default_layers
 from fcn_deploy.calibration.quantization import quantize
 from fcn_deploy.calibration.recipe import Recipe, Subject
 from fcn_deploy.calibration.sensitivity import LayerCost, Sensitivity, measure
 from fcn_deploy.calibration.table import CalibrationTable, calibrate
+from fcn_deploy.data.calibration import CalibrationFrames
 from fcn_deploy.data.folders import LabelledFolder
 from fcn_deploy.errors import CalibrationError
 from fcn_deploy.export.graph.files import identity

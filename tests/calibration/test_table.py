@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fcn_deploy.data.calibration import CalibrationFrames
 from fcn_deploy.calibration.placement import layer_inputs
 from fcn_deploy.calibration.recipe import Subject, open_subject
 from fcn_deploy.calibration.table import CalibrationTable, calibrate
+from fcn_deploy.data.calibration import CalibrationFrames
 from fcn_deploy.errors import CalibrationError, SourceError, UsageError
 from fcn_deploy.export.graph.session import open_session
 

@@ -12,7 +12,11 @@ from fcn_deploy.spec import Architecture, ModelSpec
 
 def spec(order: str = "bgr") -> ModelSpec:
     return ModelSpec(
-        classes=CAMVID_CLASSES, palette=CAMVID_PALETTE, architecture=Architecture("fcn8s-lite"), color_order=order, note="a test"
+        classes=CAMVID_CLASSES,
+        palette=CAMVID_PALETTE,
+        architecture=Architecture("fcn8s-lite"),
+        color_order=order,
+        note="a test",
     )
 
 

@@ -56,9 +56,7 @@ def network(traced_once, tmp_path_factory: pytest.TempPathFactory) -> Callable[[
             model, _ = random_model(5, "fcn8s-lite", width=2, fc_channels=8, seed=3)
             spec = ModelSpec(
                 classes=tuple("abcde"),
-                architecture=Architecture("fcn8s-lite"),
-                width=2,
-                fc_channels=8,
+                architecture=Architecture("fcn8s-lite", {"width": 2, "fc_channels": 8}),
                 max_height=64,
                 max_width=80,
                 outputs=("labels", "confidence", "logits"),

@@ -124,7 +124,9 @@ def trt() -> types.ModuleType:
 def told(trt: types.ModuleType, **settings: object) -> Config:
     """What the configuration was told for these settings."""
     build = Build(trt, "TensorRT 10.3.0", LogCapture())
-    build.configure(BuildSettings(**settings), engine.default_profiles(ModelSpec(("a", "b"), Architecture("fcn8s-lite"))))
+    build.configure(
+        BuildSettings(**settings), engine.default_profiles(ModelSpec(("a", "b"), Architecture("fcn8s-lite")))
+    )
     return build._config
 
 

@@ -15,7 +15,7 @@ from fcn_deploy.export.tensorrt.memory import _tensor_bytes, working_set
 from fcn_deploy.export.tensorrt.profiles import check_profiles, default_profiles, is_static, parse_profile
 from fcn_deploy.runtimes.onnx_file import without_weights
 from fcn_deploy.runtimes.tensorrt.profiles import Profile
-from fcn_deploy.spec import PRECISIONS, ModelSpec
+from fcn_deploy.spec import PRECISIONS, Architecture, ModelSpec
 
 SIZES = st.tuples(st.integers(1, 64), st.integers(1, 4096), st.integers(1, 4096))
 
