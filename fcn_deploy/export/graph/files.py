@@ -107,7 +107,8 @@ def _metadata_alone(model: ModelProto) -> bytes:
     onnx = require("onnx", extra="export")
     alone: ModelProto = onnx.ModelProto()
     alone.metadata_props.extend(model.metadata_props)
-    return alone.SerializeToString()
+    data: bytes = alone.SerializeToString()
+    return data
 
 
 def _with_external_data(model: ModelProto, target: Path, temporary: Path) -> tuple[bytes, Path]:
