@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fcn_deploy.classes import CAMVID_CLASSES, VOC_CLASSES, Color
+from fcn_deploy.classes import named_classes
 from fcn_deploy.cli import console, options
 from fcn_deploy.cli.describe import describe, megabytes, triple
 from fcn_deploy.errors import UsageError
@@ -33,7 +32,7 @@ class _Request:
     weights: str
     variant: str | None
     num_classes: int | None
-    classes: Path | None
+    classes: str | None
     ignore_label: int | None
     mean: str | None
     std: str | None
@@ -68,8 +67,12 @@ def export(
         int | None, typer.Option(metavar="N", help="2 to 255.", show_default="the checkpoint's own")
     ] = None,
     classes: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Class names, one a line, each with an optional colour R G B."),
+        str | None,
+        typer.Option(
+            metavar="FILE|camvid|voc",
+            help="Class names, with optional colours: text, CSV or JSON, or a built-in set.",
+            show_default="class 0, class 1, ...",
+        ),
     ] = None,
     ignore_label: Annotated[
         int | None,
@@ -197,7 +200,8 @@ def _stated(request: _Request) -> dict[str, Any]:
     """The fields of ModelSpec that the options set, read and checked on their own."""
     stated: dict[str, Any] = {}
     if request.classes is not None:
-        stated["classes"], stated["palette"] = read_classes(request.classes)
+        stated["classes"], palette, ignore_label = named_classes(request.classes)
+        stated |= {"palette": palette} | ({} if ignore_label is None else {"ignore_label": ignore_label})
         if request.num_classes not in (None, len(stated["classes"])):
             raise UsageError(
                 f"{request.classes} names {len(stated['classes'])} classes, "
@@ -225,38 +229,6 @@ def _parse_outputs(text: str) -> tuple[str, ...]:
             raise options.unknown_choice("--outputs", name or "(empty)", OUTPUTS)
     # The labels are what the graph is for; they are always there.
     return tuple(name for name in OUTPUTS if name == "labels" or name in names)
-
-
-def read_classes(path: Path) -> tuple[tuple[str, ...], tuple[Color, ...]]:
-    """Class names and colours of a text file: ``NAME [R G B]`` a line, in the order of the ids.
-
-    Returns:
-        Names, and one R, G, B colour (0 to 255) a name, or no colours at all.
-
-    Raises:
-        UsageError: it cannot be read, a colour is out of range, or only some lines have one.
-    """
-    from fcn_deploy.files import input_file
-
-    try:
-        lines = input_file(path, "class names").read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as exc:
-        raise UsageError(f"{path} is not a UTF-8 text file; expected one class name a line") from exc
-    names: list[str] = []
-    palette: list[Color] = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        match = re.fullmatch(r"(.*\S)\s+(\d+)\s+(\d+)\s+(\d+)", line.strip())
-        names.append(match[1] if match else line.strip())
-        if match:
-            color = (int(match[2]), int(match[3]), int(match[4]))
-            if max(color) > 255:
-                raise UsageError(f"{path}, line {number}: colours are from 0 to 255, found {color}")
-            palette.append(color)
-    if palette and len(palette) != len(names):
-        raise UsageError(f"{path}: {len(palette)} of {len(names)} lines have a colour; give all or none")
-    return tuple(names), tuple(palette)
 
 
 def _load(request: _Request, named: int | None) -> tuple[FCN8s, CheckpointInfo]:
@@ -310,8 +282,8 @@ def _unstated(spec: ModelSpec, info: CheckpointInfo, stated: dict[str, Any]) -> 
     if info.spec is not None:
         return
     if "classes" not in stated:
-        known = {CAMVID_CLASSES: "CamVid's names", VOC_CLASSES: "PASCAL VOC's names"}
-        yield f"{spec.num_classes} classes with {known.get(spec.classes, 'numbers for names')} (--classes)"
+        names = "numbers for names" if info.classes is None else "the names in its metadata"
+        yield f"{spec.num_classes} classes with {names} (--classes)"
     if "mean" not in stated:
         yield f"frames minus {triple(spec.mean)}, the mean of its training (--mean)"
     if "std" not in stated:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
-from fcn_deploy.classes import CAMVID_CLASSES, CAMVID_PALETTE, default_classes, default_palette
+from fcn_deploy.classes import BUILTIN_CLASSES, ClassSet, default_palette, neutral_names
 from fcn_deploy.errors import ModelError
 from fcn_deploy.model.fcn8s import FCN8s
 from fcn_deploy.spec import CAFFE_MEAN_BGR, UNLABELLED, ModelSpec
@@ -22,6 +23,8 @@ class CheckpointInfo:
     sha256: str | None
     spec: ModelSpec | None = None
     """The description inside the file, for our own safetensors."""
+    classes: ClassSet | None = None
+    """What other safetensors say of their classes in the metadata."""
     mean: tuple[float, float, float] = CAFFE_MEAN_BGR
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
     note: str = ""
@@ -48,21 +51,23 @@ def describe(model: FCN8s, info: CheckpointInfo, **stated: Any) -> ModelSpec:
         ModelError: a field is out of range, or the number of classes differs.
     """
     given = {key: value for key, value in stated.items() if value is not None}
-    names = given.get("classes", default_classes(model.num_classes))
+    if not given.get("palette"):
+        given.pop("palette", None)
+    names = given.get("classes") or (info.classes.names if info.classes else neutral_names(model.num_classes))
     if len(names) != model.num_classes:
         raise ModelError(
             f"{info.name} has {model.num_classes} classes and {len(names)} names were given; "
             "give one name for each class, in the order of their ids"
         )
+    known = next((found for found in BUILTIN_CLASSES.values() if found.names == names), ClassSet(names))
     if info.spec is not None:
-        if "classes" in given and "palette" not in given:
-            given["palette"] = default_palette(len(names))
+        if "classes" in given:
+            given.setdefault("palette", known.palette or default_palette(len(names)))
         return info.spec.replace(**given).with_parent(**info.link())
-    palette = CAMVID_PALETTE if names == CAMVID_CLASSES else ()
     defaults = {
         "classes": names,
-        "palette": palette,
-        "ignore_label": 11 if names == CAMVID_CLASSES else UNLABELLED,
+        "palette": known.palette,
+        "ignore_label": UNLABELLED if known.ignore_label is None else known.ignore_label,
         "mean": info.mean,
         "std": info.std,
         "note": info.note,
@@ -74,3 +79,26 @@ def describe(model: FCN8s, info: CheckpointInfo, **stated: Any) -> ModelSpec:
         learned_upscore=model.learned_upscore,
         **{**defaults, **given},
     ).with_parent(**info.link())
+
+
+def classes_in_metadata(metadata: dict[str, str], num_classes: int) -> tuple[ClassSet | None, tuple[str, ...]]:
+    """What a safetensors file says of its classes, and a sentence where that cannot be used.
+
+    The key is ``classes``; its value is a built-in set (``camvid``, ``voc``) or a JSON list of names.
+    """
+    text = metadata.get("classes")
+    if text is None:
+        return None, ()
+    found = BUILTIN_CLASSES.get(text) or _json_names(text)
+    if found is None or len(found.names) != num_classes:
+        return None, (f"'classes' in its metadata is not {num_classes} names, and was not used",)
+    return found, ()
+
+
+def _json_names(text: str) -> ClassSet | None:
+    try:
+        names = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    listed = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    return ClassSet(tuple(names)) if listed else None
