@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fcn_deploy.classes import NamedClasses, named_classes
+from fcn_deploy.classes import ClassSet, named_classes
 from fcn_deploy.contract import OUTPUTS
 from fcn_deploy.describe import describe, megabytes, triple
 from fcn_deploy.errors import UsageError
@@ -124,7 +124,7 @@ def export_model(
     target = Path(path)
     random_only = {"width": width, "fc_channels": fc_channels, "seed": seed}
     _refuse(checkpoint, target, random_only, precision, calib, keep_fp32)
-    named = None if classes is None else named_classes(classes)
+    named = _class_set(classes)
     stated = {
         **({} if named is None else {"classes": named.names, "palette": named.palette or None}),
         "ignore_label": ignore_label if ignore_label is not None or named is None else named.ignore_label,
@@ -196,8 +196,14 @@ def _outputs(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for name in OUTPUTS if name == "labels" or name in names)
 
 
+def _class_set(classes: str | Path | Sequence[str] | None) -> ClassSet | None:
+    if classes is None:
+        return None
+    return named_classes(classes) if isinstance(classes, (str, Path)) else ClassSet(tuple(classes))
+
+
 def _class_count(
-    stated: int | None, named: NamedClasses | None, classes: str | Path | Sequence[str] | None
+    stated: int | None, named: ClassSet | None, classes: str | Path | Sequence[str] | None
 ) -> int | None:
     if named is None:
         return stated
@@ -272,7 +278,8 @@ def _unstated(spec: ModelSpec, info: CheckpointInfo, stated: dict[str, Any]) -> 
     if info.spec is not None:
         return
     if "classes" not in stated:
-        yield f"{spec.num_classes} classes with numbers for names (--classes)"
+        names = "numbers for names" if info.classes is None else "the names in its metadata"
+        yield f"{spec.num_classes} classes with {names} (--classes)"
     if "mean" not in stated:
         yield f"frames minus {triple(spec.mean)}, the mean of its training (--mean)"
     if "std" not in stated:

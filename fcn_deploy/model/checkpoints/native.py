@@ -31,11 +31,11 @@ def load_safetensors(path: str | Path) -> tuple[FCN8s, ModelSpec]:
     """
     found = input_file(path, "model")
     if found.suffix == ".safetensors":
-        state, metadata = read(found)
-        if METADATA_KEY in metadata:
-            spec = ModelSpec.from_json(metadata[METADATA_KEY], str(path))
+        stored = read(found)
+        if METADATA_KEY in stored.metadata:
+            spec = ModelSpec.from_json(stored.metadata[METADATA_KEY], str(path))
             learned = spec.architecture.options.get("learned_upscore")
-            return build(found, state, spec.architecture.name, spec.num_classes, learned, "bgr"), spec
+            return build(found, stored.state, spec.architecture.name, spec.num_classes, learned, "bgr"), spec
     raise ModelError(
         f"{path} holds weights but no model description; make an artefact of it first: "
         f"fcn-deploy export --weights {path} --variant ... -o model.safetensors"
