@@ -167,7 +167,9 @@ def _read_csv(lines: Lines) -> Iterator[_Entry]:
     for place, fields in rows[1:] if columns else rows:
         names = columns or _csv_columns(place, fields)
         if len(fields) != len(names):
-            raise _Malformed(f"{place}: expected {','.join(names)} as in the header, found {','.join(fields)!r}")
+            raise _Malformed(
+                f"{place}: expected {','.join(names)} as in the header, found {','.join(fields)!r}"
+            )
         row = dict(zip(names, fields, strict=True))
         color = [row[channel] for channel in "rgb"] if "r" in row else None
         yield _Entry(place, ",".join(names), row["name"], row.get("id"), color)
@@ -293,7 +295,9 @@ def _checked(entries: list[_Entry]) -> tuple[tuple[str, ...], tuple[Color, ...]]
 def _name(entry: _Entry) -> str:
     name = entry.name.strip() if isinstance(entry.name, str) else ""
     if not name or not name.isprintable():
-        raise _Malformed(f"{entry.place}: expected a class name of printable text, found {_shown(entry.name)}")
+        raise _Malformed(
+            f"{entry.place}: expected a class name of printable text, found {_shown(entry.name)}"
+        )
     return name
 
 
@@ -314,8 +318,8 @@ def _order(entries: list[_Entry]) -> list[int]:
         number = _whole(entry.id)
         if number is None or number >= len(entries):
             raise _Malformed(
-                f"{entry.place}: expected ids from 0 to {len(entries) - 1}, one for each of the {len(entries)} "
-                f"classes, found {_shown(entry.id)}"
+                f"{entry.place}: expected ids from 0 to {len(entries) - 1}, one for each of the "
+                f"{len(entries)} classes, found {_shown(entry.id)}"
             )
         if number in position:
             raise _Malformed(

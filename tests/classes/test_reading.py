@@ -48,7 +48,9 @@ def read(folder: Path, content: str | bytes, name: str = "names.txt") -> object:
         ('{"road": [128, 64, 128], "traffic light": [250, 170, 30], "sky": [70, 130, 180]}', ROAD),
         ('[{"name": "road"}, {"name": "traffic light"}, {"name": "sky"}]', NAMES),
         (
-            json.dumps([{"name": n, "id": i, "colour": c} for i, (n, c) in enumerate(zip(*ROAD, strict=True))]),
+            json.dumps(
+                [{"name": n, "id": i, "colour": c} for i, (n, c) in enumerate(zip(*ROAD, strict=True))]
+            ),
             ROAD,
         ),
     ],
@@ -56,7 +58,9 @@ def read(folder: Path, content: str | bytes, name: str = "names.txt") -> object:
 def test_known_formats(content: str, expected: object, tmp_path: Path) -> None:
     assert read(tmp_path, content) == expected
     assert read(tmp_path, content.replace("\n", "\r\n").encode("utf-8-sig")) == expected, "from Windows"
-    commented = content if content[0] in "[{" else "# of a camera\n\n" + content.replace("\n", "\n#\n\n") + "\n"
+    commented = (
+        content if content[0] in "[{" else "# of a camera\n\n" + content.replace("\n", "\n#\n\n") + "\n"
+    )
     assert read(tmp_path, commented) == expected
 
 
@@ -102,7 +106,7 @@ def test_names_that_hold_numbers_are_names(tmp_path: Path) -> None:
         ("0: 1 2 3 4 b", 1, "expected NAME"),
         ("a\nb\na", 3, "the name 'a' stands in line 1 already"),
         ("0: a\n0: b", 2, "the id 0 stands in line 1 already"),
-        ("0: a\n2: b", 2, "expected ids from 0 to 1, one for each of the 2 classes, found \"2\""),
+        ("0: a\n2: b", 2, 'expected ids from 0 to 1, one for each of the 2 classes, found "2"'),
         ("1: a\n2: b", 2, "expected ids from 0 to 1"),
         ("id,name\n0,a\n-1,b", 3, "expected ids from 0 to 1"),
         ("names:\n  0: a", 1, "expected NAME"),
@@ -130,7 +134,10 @@ def test_malformed_lines_are_named(content: str, line: int, part: str, tmp_path:
     [
         ('["a", 1]', "entry 2: expected a name or an object with a name, found 1"),
         ('["a", {"name": "b"}]', "entry 2: expected a name as in entry 1, found an object with name"),
-        ('[{"name": "a", "rgb": [1, 2, 3]}, {"name": "b"}]', "entry 2: expected an object with name, rgb as in"),
+        (
+            '[{"name": "a", "rgb": [1, 2, 3]}, {"name": "b"}]',
+            "entry 2: expected an object with name, rgb as in",
+        ),
         ('[{"name": "a", "rgb": [1, 2]}]', "entry 1: expected a colour [R, G, B], found [1, 2]"),
         ('[{"name": "a", "rgb": [1, 2, 2.5]}]', "entry 1: expected a colour of three whole numbers"),
         ('[{"name": "a", "rgb": [1, 2, 3], "color": [1, 2, 3]}]', "entry 1: expected one colour"),
@@ -166,7 +173,9 @@ def test_files_that_are_no_text(content: bytes, part: str, tmp_path: Path) -> No
 
 # Round trips
 
-WORDS = st.text(st.sampled_from("abcdefgßñÄ字-/.'()&"), min_size=1, max_size=6).filter(lambda w: w[0] not in "-.")
+WORDS = st.text(st.sampled_from("abcdefgßñÄ字-/.'()&"), min_size=1, max_size=6).filter(
+    lambda w: w[0] not in "-."
+)
 PLAIN = st.lists(WORDS, min_size=1, max_size=3).map(" ".join)
 ANY = st.text(st.characters(exclude_categories=("C", "Z")), min_size=1, max_size=12)
 COLORS = st.tuples(*[st.integers(0, 255)] * 3)

@@ -81,7 +81,9 @@ def describe(model: FCN8s, info: CheckpointInfo, **stated: Any) -> ModelSpec:
     ).with_parent(**info.link())
 
 
-def classes_in_metadata(metadata: dict[str, str], num_classes: int) -> tuple[ClassSet | None, tuple[str, ...]]:
+def classes_in_metadata(
+    metadata: dict[str, str], num_classes: int
+) -> tuple[ClassSet | None, tuple[str, ...]]:
     """What a safetensors file says of its classes, and a sentence where that cannot be used.
 
     The key is ``classes``; its value is a built-in set (``camvid``, ``voc``) or a JSON list of names.
