@@ -18,6 +18,7 @@ from pathlib import Path
 
 import fcn_deploy
 from fcn_deploy.calibration.ranges import METHODS
+from fcn_deploy.classes import ClassSet, named_classes
 from fcn_deploy.data.folders import LabelledFolder
 from fcn_deploy.evaluation import Evaluation, evaluate
 from fcn_deploy.export.onnx import export_onnx
@@ -33,13 +34,17 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--calib", type=Path, help="frames for INT8; without it INT8 is left out")
     parser.add_argument("--variant")
+    parser.add_argument("--classes", help="a file with class names, camvid or voc")
     parser.add_argument("--frames", type=int, default=64, help="calibration frames")
     parser.add_argument("--torch", action="store_true", help="PyTorch too")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
 
     model, info = load_checkpoint(args.weights, variant=args.variant)
-    spec = describe(model, info)
+    stated = named_classes(args.classes) if args.classes else ClassSet(())
+    spec = describe(
+        model, info, classes=stated.names or None, palette=stated.palette, ignore_label=stated.ignore_label
+    )
     results = []
 
     def score(path: Path, name: str, data: LabelledFolder) -> None:

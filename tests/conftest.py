@@ -105,12 +105,14 @@ def exported(traced_once: TracedOnce, tmp_path_factory: pytest.TempPathFactory) 
     def export(
         variant: str, learned: bool, outputs: tuple[str, ...], classes: int, color_order: str
     ) -> Exported:
+        from fcn_deploy.classes import CAMVID_CLASSES
         from fcn_deploy.export.onnx import export_onnx
         from fcn_deploy.model.checkpoints.describe import describe
         from fcn_deploy.model.checkpoints.random import random_model
 
         model, info = random_model(classes, variant, width=4, fc_channels=8, learned_upscore=learned)
-        spec = describe(model, info, outputs=outputs, color_order=color_order)
+        names = CAMVID_CLASSES if classes == 11 else None  # what the labelled street clip has
+        spec = describe(model, info, classes=names, outputs=outputs, color_order=color_order)
         path = folder / f"{variant}-{learned}-{len(outputs)}-{classes}-{color_order}.onnx"
         with traced_once():
             return path, model, export_onnx(model, spec, path)

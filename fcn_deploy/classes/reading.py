@@ -318,8 +318,8 @@ def _order(entries: list[_Entry]) -> list[int]:
         number = _whole(entry.id)
         if number is None or number >= len(entries):
             raise _Malformed(
-                f"{entry.place}: expected ids from 0 to {len(entries) - 1}, one for each of the {len(entries)} "
-                f"classes, found {_shown(entry.id)}"
+                f"{entry.place}: expected ids from 0 to {len(entries) - 1}, one for each of the "
+                f"{len(entries)} classes, found {_shown(entry.id)}"
             )
         if number in position:
             raise _Malformed(

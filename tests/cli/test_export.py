@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fcn_deploy.classes import CAMVID_PALETTE
-from fcn_deploy.errors import UsageError
+from fcn_deploy.classes import BUILTIN_CLASSES, default_palette, voc_palette
 from fcn_deploy.runtimes.artefact import read_spec
 from fcn_deploy.spec import CAFFE_MEAN_BGR, ModelSpec
 
@@ -64,10 +63,28 @@ def test_options_become_the_description(make, tmp_path: Path) -> None:
 
 def test_what_is_not_stated_has_the_papers_values(make) -> None:
     spec = make()
-    assert (spec.num_classes, spec.classes[0]) == (21, "background")
+    assert (spec.num_classes, spec.classes[0]) == (21, "class 0")
+    assert spec.palette == voc_palette(21)
     assert (spec.mean, spec.color_order, spec.ignore_label) == (CAFFE_MEAN_BGR, "bgr", 255)
     assert "labels mean nothing" in spec.note
     assert spec.provenance == ({"kind": "random", "name": "random (seed 0)", "sha256": None},)
+
+
+@pytest.mark.parametrize("name", BUILTIN_CLASSES)
+def test_a_built_in_set_brings_names_colours_and_the_ignore_label(make, name: str) -> None:
+    spec = make("--classes", name)
+    assert (spec.classes, spec.palette, spec.ignore_label) == BUILTIN_CLASSES[name]
+    assert make("--classes", name, "--ignore-label", 200).ignore_label == 200
+
+
+def test_a_checkpoint_with_averaged_weights_says_which_were_taken(
+    cli, checkpoint: Path, tmp_path: Path
+) -> None:
+    state = torch.load(checkpoint, weights_only=True)
+    torch.save({"model": state, "ema": state}, checkpoint)
+    words = ("--weights", checkpoint, "--variant", "fcn8s-same", "-o", tmp_path / "m.safetensors")
+    told = "took the weights under 'model'; 'ema' holds another set of weights, which was not used"
+    assert f"assumed: {told}" in cli("export", *words).stdout
 
 
 def test_a_seed_is_another_model(make, tmp_path: Path) -> None:
@@ -85,11 +102,11 @@ def test_what_was_assumed_of_a_checkpoint_is_said(cli, checkpoint: Path, tmp_pat
     result = cli("export", "--weights", checkpoint, "--variant", "fcn8s-same", "-o", out)
     assert result.exit_code == 0, result.output
     assert "assumed: variant fcn8s-same, as given; nothing in the file confirms it" in result.stdout
-    assert "assumed: 11 classes with CamVid's names (--classes)" in result.stdout
+    assert "assumed: 11 classes with numbers for names (--classes)" in result.stdout
     assert "assumed: frames minus 104.007" in result.stdout
     assert f"Next: fcn-deploy run {out}" in result.stdout
     spec = read_spec(out)
-    assert (spec.palette, spec.ignore_label) == (CAMVID_PALETTE, 11)
+    assert (spec.palette, spec.ignore_label) == (default_palette(11), 255)
     assert spec.provenance[0]["name"] == "mine.pth"
 
 
@@ -197,6 +214,8 @@ SAME = (*KNOWN, "--variant", "fcn8s-same")
             "holds no image",
         ),
         ((*RANDOM, "--classes", "none.txt"), "none.txt does not exist"),
+        ((*RANDOM, "--classes", "{tmp}/mixed.txt"), "mixed.txt, line 2: expected NAME as in line 1"),
+        ((*RANDOM, "--classes", "camvid", "--num-classes", "4"), "camvid names 11 classes, and --num-classes"),
         ((*RANDOM, "--num-classes", "4", "--classes", "{tmp}/two.txt"), "names 2 classes, and --num-classes"),
         ((*SAME, "--classes", "{tmp}/two.txt"), "has 11 classes"),
         ((*SAME, "--num-classes", "5"), "has 11 classes, and --num-classes says 5"),
@@ -206,6 +225,7 @@ def test_wrong_calls(fails, checkpoint: Path, tmp_path: Path, leftovers, words, 
     (tmp_path / "folder.onnx").mkdir()
     (tmp_path / "empty").mkdir()
     (tmp_path / "two.txt").write_text("a\nb\n")
+    (tmp_path / "mixed.txt").write_text("a\nb 1 2 3\n")
     (tmp_path / "cut.pth").write_bytes(checkpoint.read_bytes()[:1000])
     told = fails(2, "export", *(word.format(tmp=tmp_path, ckpt=checkpoint) for word in words))
     assert part in told
@@ -239,37 +259,3 @@ def test_a_failed_export_leaves_the_old_file(fails, checkpoint: Path, tmp_path: 
     assert "conv1_1.weight" in fails(2, "export", *words)
     assert out.read_bytes() == b"the old one"
     assert not leftovers()
-
-
-class TestClassNames:
-    """The file behind --classes."""
-
-    @pytest.fixture
-    def read(self, tmp_path: Path):
-        from fcn_deploy.cli.export import read_classes
-
-        def call(content: bytes) -> object:
-            path = tmp_path / "names.txt"
-            path.write_bytes(content)
-            return read_classes(path)
-
-        return call
-
-    def test_names_alone(self, read) -> None:
-        assert read("a\r\n\n b c \n".encode("utf-8-sig")) == (("a", "b c"), ())
-
-    def test_names_that_hold_numbers_are_names(self, read) -> None:
-        assert read(b"zone 30\nclass 1 2") == (("zone 30", "class 1 2"), ())
-
-    @pytest.mark.parametrize(
-        ("content", "part"),
-        [
-            (b"a 1 2 3\nb", "1 of 2 lines"),
-            (b"a 1 2 256\nb 1 2 3", "line 1: colours are from 0"),
-            (b"", "is empty"),
-            (b"\x89PNG\xff\xfe", "not a UTF-8 text file"),
-        ],
-    )
-    def test_files_that_are_wrong(self, read, content: bytes, part: str) -> None:
-        with pytest.raises(UsageError, match=part):
-            read(content)

@@ -23,7 +23,7 @@ def folder(cli, traced_once, tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("quantize")
     for words in (
         (
-            *("export", "--weights", "random", "--variant", "fcn8s-lite", "--num-classes", 11),
+            *("export", "--weights", "random", "--variant", "fcn8s-lite", "--classes", "camvid"),
             *("--width", 2, "--fc-channels", 4, "-o", made / "model.onnx"),
         ),
         ("clip", made / "clip", "--frames", 6, "--size", "72x96"),

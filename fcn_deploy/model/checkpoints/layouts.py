@@ -228,7 +228,7 @@ def _torchvision_vgg16(stored: StoredWeights, stated: Stated) -> Converted:
         }
         for i, (name, size) in _VGG16_CLASSIFIER.items():
             trunk[f"{name}.{kind}"] = _as_convolution(stored.state[f"classifier.{i}.{kind}"], size)
-    width, fc = (max(1, *trunk[f"{name}.bias"].shape[:1]) for name in ("conv1_1", "fc6"))
+    width, fc = (max((1, *trunk[f"{name}.bias"].shape[:1])) for name in ("conv1_1", "fc6"))
     model = sized(stored.path, stated.num_classes, stated.variant, width, fc)
     he_normal(model, 0, only=("score_fr", "score_pool4", "score_pool3"))
     return Converted({**model.state_dict(), **trunk}, stated.variant, stated.learned_upscore, "stated")
