@@ -18,7 +18,9 @@ from fcn_deploy.spec import ModelSpec
 
 if TYPE_CHECKING:
     from fcn_deploy.bench.method import benchmark
+    from fcn_deploy.bench.results import BenchmarkResult
     from fcn_deploy.calibration.quantization import quantize
+    from fcn_deploy.evaluation import Evaluation, evaluate
     from fcn_deploy.export.onnx import export_onnx
     from fcn_deploy.export.tensorrt.engine import build_engine
     from fcn_deploy.runtimes.base import Segmentation
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "BenchmarkResult",
+    "Evaluation",
     "FcnDeployError",
     "ModelSpec",
     "Segmentation",
@@ -35,16 +39,20 @@ __all__ = [
     "__version__",
     "benchmark",
     "build_engine",
+    "evaluate",
     "export_onnx",
     "load",
     "quantize",
 ]
 
 _LAZY = {
+    "BenchmarkResult": "fcn_deploy.bench.results",
+    "Evaluation": "fcn_deploy.evaluation",
     "Segmentation": "fcn_deploy.runtimes.base",
     "Segmenter": "fcn_deploy.runtimes.segmenter",
     "benchmark": "fcn_deploy.bench.method",
     "build_engine": "fcn_deploy.export.tensorrt.engine",
+    "evaluate": "fcn_deploy.evaluation",
     "export_onnx": "fcn_deploy.export.onnx",
     "load": "fcn_deploy.runtimes.registry",
     "quantize": "fcn_deploy.calibration.quantization",
