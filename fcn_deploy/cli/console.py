@@ -181,7 +181,7 @@ def _plain(value: Any) -> Any:
 
 
 @contextmanager
-def progress(what: str, total: int | None = None) -> Iterator[Callable[[], None]]:
+def progress(what: str, total: int | None = None) -> Iterator[Callable[..., None]]:
     """A bar on stderr for work of more than two seconds; nothing where stderr is not a terminal.
 
     Args:
@@ -189,10 +189,10 @@ def progress(what: str, total: int | None = None) -> Iterator[Callable[[], None]
         total: how many steps; None where that is not known.
 
     Yields:
-        A function to call after each step.
+        A function to call after each step; it takes the number of steps where that is known only later.
     """
     if not sys.stderr.isatty():
-        yield lambda: None
+        yield lambda total=None: None
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -202,8 +202,8 @@ def progress(what: str, total: int | None = None) -> Iterator[Callable[[], None]
     task = bar.add_task(what, total=total)
     begun = time.monotonic()
 
-    def advance() -> None:
-        bar.advance(task)
+    def advance(total: int | None = None) -> None:
+        bar.update(task, advance=1, total=total)
         if not bar.live.is_started and time.monotonic() - begun > _PATIENCE:
             bar.start()
 

@@ -51,7 +51,7 @@ def gone(pid: int, within: float = 10.0) -> bool:
     return False
 
 
-def test_lines_of_libraries_do_not_disturb_the_answers(start: Callable[[str], WorkerProcess]) -> None:
+def test_lines_of_libraries_do_not_disturb_the_responses(start: Callable[[str], WorkerProcess]) -> None:
     noise = 'print("hello"); print("{broken"); print("[1]"); print(\'{"id": 99}\'); print("\\xff")'
     with start(ECHO.format(body=noise)) as worker:
         assert [worker.ask("echo", timeout=30, word=w)["said"] for w in ("a", "b")] == ["a", "b"]
@@ -60,7 +60,7 @@ def test_lines_of_libraries_do_not_disturb_the_answers(start: Callable[[str], Wo
 def test_endless_chatter_does_not_outlast_the_time_out(start: Callable[[str], WorkerProcess]) -> None:
     with (
         start('while True: print("chatter", flush=True)') as worker,
-        pytest.raises(InferenceError, match="did not answer within 1 s"),
+        pytest.raises(InferenceError, match="did not respond within 1 s"),
     ):
         worker.ask("echo", timeout=1)
 
@@ -69,7 +69,10 @@ def test_endless_chatter_does_not_outlast_the_time_out(start: Callable[[str], Wo
     ("code", "told"),
     [
         ("import sys; sys.exit(3)", "exit code 3"),
-        ("raise RuntimeError('no such kernel')", "exit code 1; its last words: RuntimeError: no such kernel"),
+        (
+            "raise RuntimeError('no such kernel')",
+            "exit code 1; the last line of its stderr: RuntimeError: no such kernel",
+        ),
         ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "SIGKILL.*memory"),
         ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "SIGSEGV"),
     ],
@@ -85,7 +88,7 @@ def test_a_process_that_hangs_is_ended(start: Callable[[str], WorkerProcess]) ->
     with start(ECHO.format(body="if request['do'] == 'hang': time.sleep(600)")) as worker:
         pid = worker.pid
         assert worker.ask("echo", timeout=30, word="here")["said"] == "here"
-        with pytest.raises(InferenceError, match=r"did not answer within 1 s \(hang\)"):
+        with pytest.raises(InferenceError, match=r"did not respond within 1 s \(hang\)"):
             worker.ask("hang", timeout=1)
         assert gone(pid)
         with pytest.raises(InferenceError):
@@ -95,7 +98,7 @@ def test_a_process_that_hangs_is_ended(start: Callable[[str], WorkerProcess]) ->
 def test_a_process_that_closes_its_stdout_is_ended(
     start: Callable[[str], WorkerProcess], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fcn_deploy.bench.process._PATIENCE", 0.5)
+    monkeypatch.setattr("fcn_deploy.bench.process._END_TIMEOUT", 0.5)
     with start("import os, time; os.close(1); time.sleep(600)") as worker:
         with pytest.raises(InferenceError, match="closed its stdout"):
             worker.ask("open", timeout=60)
@@ -160,7 +163,7 @@ def test_nothing_is_left_when_the_owner_is_killed(tmp_path: Path) -> None:
     from fcn_deploy.bench.process import WorkerProcess
     worker = WorkerProcess(pathlib.Path(sys.argv[1]), "worker", 1)
     try:
-        worker.ask("nothing", timeout=60)  # any answer: it is up
+        worker.ask("nothing", timeout=60)  # any response: it has started
     except Exception:
         pass
     worker.pause()
