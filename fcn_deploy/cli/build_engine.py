@@ -112,7 +112,7 @@ def build_engine(
     begun = time.monotonic()
     with console.steps() as step, tempfile.TemporaryDirectory(prefix="fcn-deploy-") as folder:
         graph = _in_precision(model, Path(folder), fp16, int8, calib, step)
-        sidecar = build(
+        result = build(
             graph,
             output,
             profiles=profile,
@@ -127,7 +127,7 @@ def build_engine(
             require_precision="fp16" if fp16 else "int8" if int8 else None,
             progress=step,
         )
-    _report(output, sidecar, time.monotonic() - begun, as_json)
+    _report(output, result.sidecar, time.monotonic() - begun, as_json)
 
 
 def _in_precision(
