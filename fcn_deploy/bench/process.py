@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-import os
 import queue
 import signal
 import subprocess
@@ -16,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+from fcn_deploy.child import OUT_OF_MEMORY, environment, last_line, signal_of
 from fcn_deploy.errors import InferenceError
 
 COMMAND = (sys.executable, "-m", "fcn_deploy.bench.worker")
@@ -47,7 +47,7 @@ class WorkerProcess:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
-                env=_environment(threads),
+                env=environment(dict.fromkeys(_THREAD_VARIABLES, str(threads))),
             )
         self._responses: queue.Queue[dict[str, Any] | None] = queue.Queue()
         """What was read; None where the process has closed its stdout."""
@@ -147,11 +147,10 @@ class WorkerProcess:
         except subprocess.TimeoutExpired:
             self.close()
             return "its process closed its stdout without a response and was ended"
-        lines = self._errors.read_text(errors="replace").strip().splitlines()
-        last = f"; the last line of its stderr: {lines[-1][:300]}" if lines else ""
-        if code < 0:
-            name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
-            hint = ", which the system sends where memory runs out" if name == "SIGKILL" else ""
+        said = last_line(self._errors)
+        last = f"; the last line of its stderr: {said}" if said else ""
+        if name := signal_of(code):
+            hint = ", which the system sends where memory runs out" if name == OUT_OF_MEMORY else ""
             return f"its process was ended by {name}{hint}{last}"
         return f"its process ended by itself with exit code {code}{last}"
 
@@ -168,11 +167,3 @@ def _parse(line: bytes) -> dict[str, Any]:
     except ValueError:
         return {}
     return response if isinstance(response, dict) and "id" in response else {}
-
-
-def _environment(threads: int) -> dict[str, str]:
-    """The child finds the same modules as its owner, and is told how many threads to use."""
-    path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
-    bounds = dict.fromkeys(_THREAD_VARIABLES, str(threads))
-    # Otherwise -m makes Python look for modules in the working folder first.
-    return {**os.environ, **bounds, "PYTHONPATH": path, "PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1"}

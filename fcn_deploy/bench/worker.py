@@ -11,11 +11,8 @@ ended before anything is timed.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
-import signal
-import sys
 import time
 import traceback
 from collections.abc import Callable
@@ -27,6 +24,7 @@ from numpy.typing import NDArray
 from fcn_deploy.bench.machine import memory_mb
 from fcn_deploy.bench.stats import is_steady
 from fcn_deploy.bench.subjects import STAGES, BenchSubject, open_bench_subject
+from fcn_deploy.child import follow_parent, take_stdout
 from fcn_deploy.errors import FcnDeployError
 from fcn_deploy.runtimes.base import first_line
 
@@ -158,21 +156,11 @@ def serve(requests: IO[bytes], responses: IO[bytes], worker: Worker) -> None:
 
 def main(worker: Worker | None = None) -> None:
     """Respond to the process that started this one, until it closes the pipe."""
-    # Ctrl-C reaches the whole foreground process group; the owner decides when this process ends.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _die_with_owner()
-    requests, responses = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    follow_parent()
+    requests, responses = os.fdopen(os.dup(0), "rb"), take_stdout()
     with open(os.devnull, "rb") as nothing:
         os.dup2(nothing.fileno(), 0)
-    os.dup2(2, 1)
     serve(requests, responses, worker or Worker())
-
-
-def _die_with_owner() -> None:
-    """On Linux: end when the owner ends, even where it is killed while this process is paused."""
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
 if __name__ == "__main__":
