@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from fcn_deploy.cli import console, options
-from fcn_deploy.describe import megabytes
+from fcn_deploy.describe import describe, megabytes
 from fcn_deploy.export.checkpoint import SUFFIXES, ExportResult, export_model
 
 
@@ -145,5 +145,7 @@ def _report(result: ExportResult, as_json: bool) -> None:
         return
     out = console.Printer()
     out.say(f"Wrote {result.path} ({megabytes(result.bytes)}) in {result.seconds:.1f} s")
-    out.pairs(result.rows()[1:], indent=2)
+    out.pairs(describe(result.spec), indent=2)
+    for sentence in result.assumptions:
+        out.say(f"  assumed: {sentence}")
     out.say(f"Next: fcn-deploy run {result.path} SOURCE --overlay overlay.mp4")

@@ -191,7 +191,7 @@ def _refuse(
 def _outputs(names: Sequence[str]) -> tuple[str, ...]:
     for name in names:
         if name not in OUTPUTS:
-            raise UsageError(f"unknown output {name or '(empty)'!r}; choose from {', '.join(OUTPUTS)}")
+            raise UsageError(f"--outputs {name or '(empty)'}: choose from {', '.join(OUTPUTS)}")
     # The labels are what the graph is for; they are always there.
     return tuple(name for name in OUTPUTS if name == "labels" or name in names)
 

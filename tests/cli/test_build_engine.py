@@ -77,7 +77,7 @@ def test_fp16_is_checked_and_made_of_an_fp32_file(cli, model: Path, frames: Path
     assert report["sidecar"] == json.loads(sidecar.to_json())
     assert (report["bytes"], report["sha256"]) == (output.stat().st_size, sidecar.engine_sha256)
     assert sidecar.precision["declared"]["layers"] == {"fp16": 18}
-    assert sidecar.spec.evidence["fp16_range"]["source"] == f"the folder {frames.name}"
+    assert sidecar.spec.evidence["fp16_range"]["source"] == frames.name
     assert sidecar.spec.evidence["fp16_range"]["frames"] == 2
     assert "parity" not in sidecar.spec.evidence
     assert [link["name"] for link in sidecar.spec.provenance][:2] == ["model.fp16.onnx", "model.onnx"]

@@ -14,8 +14,9 @@ import pytest
 from PIL import Image
 
 from fcn_deploy.classes import BUILTIN_CLASSES, default_palette, voc_palette
+from fcn_deploy.errors import ExportError
 from fcn_deploy.runtimes.artefact import read_spec
-from fcn_deploy.spec import CAFFE_MEAN_BGR, ModelSpec
+from fcn_deploy.spec import CAFFE_MEAN_BGR, Architecture, ModelSpec
 
 torch = pytest.importorskip("torch")
 
@@ -57,8 +58,9 @@ def test_options_become_the_description(make, tmp_path: Path) -> None:
     assert spec.palette == ((10, 20, 30), (255, 0, 0), (0, 0, 255))
     assert (spec.ignore_label, spec.mean, spec.std) == (7, (1, 2, 3), (4, 5, 6))
     assert (spec.color_order, spec.outputs) == ("rgb", ("labels", "confidence", "logits"))
-    assert (spec.max_height, spec.max_width, spec.learned_upscore) == (100, 200, True)
-    assert (spec.width, spec.fc_channels, spec.variant) == (2, 4, "fcn8s-lite")
+    assert (spec.max_height, spec.max_width) == (100, 200)
+    options = {"width": 2, "fc_channels": 4, "learned_upscore": True}
+    assert spec.architecture == Architecture("fcn8s-lite", options)
 
 
 def test_what_is_not_stated_has_the_papers_values(make) -> None:
@@ -153,16 +155,15 @@ def test_json_is_pure(cli, tmp_path: Path) -> None:
 def test_calibration_frames_reach_the_exporter_in_the_models_colour_order(
     cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import fcn_deploy.export.onnx as exporter
+    from fcn_deploy.export import fp16
 
     seen: dict[str, object] = {}
 
-    def export_onnx(model, spec, path, *, precision, calib, calib_source, keep_fp32, progress):
-        seen.update(frames=list(calib), source=calib_source, precision=precision, keep=keep_fp32)
-        path.write_bytes(b"graph")
-        return spec
+    def check(graph, spec, batches, source, *, keep_fp32):
+        seen.update(frames=list(batches), source=source, keep=keep_fp32)
+        raise ExportError("far enough")
 
-    monkeypatch.setattr(exporter, "export_onnx", export_onnx)
+    monkeypatch.setattr(fp16, "check_fp16_range", check)
     (tmp_path / "calib").mkdir()
     picture = Image.new("RGB", (6, 4), (250, 0, 10))
     picture.paste((0, 90, 200), (3, 0, 6, 4))  # one colour all over is refused
@@ -171,10 +172,10 @@ def test_calibration_frames_reach_the_exporter_in_the_models_colour_order(
         *("export", *TINY, "--color", "rgb", "--precision", "fp16", "--calib", tmp_path / "calib"),
         *("-o", tmp_path / "m.onnx", "--keep-fp32"),
     )
-    assert result.exit_code == 0, result.output
+    assert (result.exit_code, "far enough" in result.output) == (1, True), result.output
     (frame,) = seen["frames"]
     assert (frame.shape, frame.dtype, frame[0, 0, 0].tolist()) == ((1, 4, 6, 3), np.uint8, [250, 0, 10])
-    assert (seen["source"], seen["precision"], seen["keep"]) == ("calib", "fp16", True)
+    assert (seen["source"], seen["keep"]) == ("calib", True)
 
 
 RANDOM = ("--weights", "random", "-o", "{tmp}/m.onnx")

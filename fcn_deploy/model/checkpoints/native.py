@@ -13,7 +13,7 @@ from fcn_deploy.files import input_file, write_bytes
 from fcn_deploy.model.checkpoints.fitting import build
 from fcn_deploy.model.checkpoints.read import read
 from fcn_deploy.model.fcn8s import FCN8s
-from fcn_deploy.runtimes.safetensors_file import content_of
+from fcn_deploy.safetensors_content import content_of
 from fcn_deploy.spec import METADATA_KEY, ModelSpec
 
 

@@ -45,10 +45,7 @@ def assert_holds(model: FCN8s, state: State) -> None:
 def spec_for(model: FCN8s, **changes: Any) -> ModelSpec:
     fields = {
         "classes": tuple(f"class {i}" for i in range(model.num_classes)),
-        "variant": model.variant.name,
-        "width": model.width,
-        "fc_channels": model.fc_channels,
-        "learned_upscore": model.learned_upscore,
+        "architecture": model.architecture,
     }
     return ModelSpec(**{**fields, **changes})
 

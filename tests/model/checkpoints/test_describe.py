@@ -27,13 +27,16 @@ from fcn_deploy.model.checkpoints import (
     random_model,
     save_safetensors,
 )
-from fcn_deploy.spec import CAFFE_MEAN_BGR
+from fcn_deploy.model.checkpoints.describe import in_memory
+from fcn_deploy.spec import CAFFE_MEAN_BGR, Architecture
 
 
 def test_describe_states_what_the_weights_tell(tmp_path: Path) -> None:
     path = saved(tmp_path / "mine.pth", tiny_state(classes=21, channels=2, fc=3))
     spec = describe(*load_checkpoint(path, variant="fcn8s-atonce"))
-    assert (spec.variant, spec.width, spec.fc_channels, spec.num_classes) == ("fcn8s-atonce", 2, 3, 21)
+    options = {"width": 2, "fc_channels": 3, "learned_upscore": False}
+    assert (spec.architecture, spec.num_classes) == (Architecture("fcn8s-atonce", options), 21)
+    assert (spec.stride, spec.size_multiple) == (32, 1)
     assert spec.classes == neutral_names(21) and spec.ignore_label == 255
     assert spec.palette == voc_palette(21)
     assert spec.mean == CAFFE_MEAN_BGR and spec.std == (1.0, 1.0, 1.0) and spec.color_order == "bgr"
@@ -124,6 +127,14 @@ def test_describe_wants_a_name_for_each_class() -> None:
         describe(model, info, classes=("road", "rest"))
 
 
+def test_a_network_in_memory_is_its_own_parent(make_model: MakeModel) -> None:
+    model = make_model("fcn8s-lite")
+    spec = describe(model, in_memory(model))
+    assert spec.architecture == model.architecture
+    assert spec.provenance == ({"kind": "module", "name": "FCN8s in memory", "sha256": None},)
+    assert (str(spec.reference), spec.reference.known_by) == ("fcn8s-lite", "module")
+
+
 def test_info_links_to_its_file() -> None:
-    info = CheckpointInfo("checkpoint", "a.pth", "f" * 64)
+    info = CheckpointInfo("checkpoint", "a.pth", "f" * 64, "stated")
     assert info.link() == {"kind": "checkpoint", "name": "a.pth", "sha256": "f" * 64}

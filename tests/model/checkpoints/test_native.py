@@ -12,6 +12,7 @@ from checkpoint_files import MakeModel, assert_holds, saved, spec_for, tiny_stat
 from fcn_deploy.errors import ModelError, UsageError
 from fcn_deploy.model.checkpoints import describe, load_checkpoint, load_safetensors, save_safetensors
 from fcn_deploy.model.fcn8s import VARIANTS, FCN8s
+from fcn_deploy.safetensors_content import content_of_file
 from fcn_deploy.spec import METADATA_KEY
 
 
@@ -23,11 +24,13 @@ def test_round_trip(
 ) -> None:
     model, path = make_model(variant, learned_upscore=learned_upscore), tmp_path / "ours.safetensors"
     spec = spec_for(model, color_order="rgb", mean=(1.0, 2.0, 3.0), std=(4.0, 5.0, 6.0), note="tiny")
-    save_safetensors(model, spec, path, dtype=dtype)
+    written = save_safetensors(model, spec, path, dtype=dtype)
+    assert written.replace() == spec
+    assert written.describes(content_of_file(path))
 
     wanted = {k: v.half() if dtype == "fp16" else v for k, v in model.state_dict().items()}
     loaded, found = load_safetensors(path)
-    assert found == spec
+    assert found == written
     assert_holds(loaded, wanted)
     assert loaded.variant == model.variant and loaded.learned_upscore == learned_upscore
     assert not loaded.training
@@ -56,7 +59,7 @@ def test_learned_upscores_stay_learned_before_they_are_trained(variant: str, tmp
     assert load_safetensors(path)[0].learned_upscore
     loaded, info = load_checkpoint(path)
     assert loaded.learned_upscore
-    assert describe(loaded, info).learned_upscore
+    assert describe(loaded, info).architecture.options["learned_upscore"]
 
 
 def test_a_description_follows_what_was_asked_of_the_upscores(make_model: MakeModel, tmp_path: Path) -> None:
@@ -64,7 +67,7 @@ def test_a_description_follows_what_was_asked_of_the_upscores(make_model: MakeMo
     save_safetensors(model, spec_for(model), path)
     freed, info = load_checkpoint(path, learned_upscore=True)
     assert freed.learned_upscore
-    assert describe(freed, info).learned_upscore
+    assert describe(freed, info).architecture.options["learned_upscore"]
 
 
 def test_weights_that_fp16_cannot_hold_leave_the_old_file(make_model: MakeModel, tmp_path: Path) -> None:
