@@ -112,6 +112,25 @@ def test_the_sidecar_says_what_was_built(graph: InPrecision, tmp_path: Path) -> 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x.engine", "x.engine.json"]
 
 
+def test_the_result_is_short_to_read_and_whole_as_json(small: SmallGraph, tmp_path: Path) -> None:
+    output = tmp_path / "x.engine"
+    result = build_engine(small(), output, profiles=["1x8x8"], compute_capabilities=["8.9"], flavor="rtx")
+    size = output.stat().st_size
+    assert str(result) == (
+        f"{output}: fp32, {size / 1e6:.1f} MB, built by TensorRT-RTX {trt.__version__} for compute "
+        f"capability 8.9 in {result.seconds:.1f} s"
+    )
+    assert repr(result) == f"EngineResult(path={output!r}, seconds={result.seconds!r})"
+    assert result.to_dict() == {
+        "file": str(output),
+        "bytes": size,
+        "sha256": sha256_of(output),
+        "seconds": round(result.seconds, 2),
+        "sidecar": json.loads((tmp_path / "x.engine.json").read_text()),
+    }
+    assert result.seconds >= result.sidecar.build["seconds"] > 0
+
+
 def test_without_a_target_it_is_built_for_ampere_and_later(graph: InPrecision, tmp_path: Path) -> None:
     output = tmp_path / "x.engine"
     sidecar = build(graph(), output, profiles=[SMALL], flavor="rtx")
