@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from functools import cache, partial
@@ -128,6 +129,27 @@ def exported(traced_once: TracedOnce, tmp_path_factory: pytest.TempPathFactory) 
         return export(variant, learned, outputs, classes, color_order)
 
     return ask
+
+
+@pytest.fixture(scope="session")
+def gone() -> Callable[[int], bool]:
+    """``gone(pid)``: whether a process has ended, or ends within ten seconds."""
+
+    def ended(pid: int) -> bool:
+        status = Path(f"/proc/{pid}/stat")
+        end = time.monotonic() + 10
+        while time.monotonic() < end:
+            try:
+                os.kill(pid, 0)
+            except ProcessLookupError:
+                return True
+            # One that only waits to be collected has ended.
+            if status.exists() and status.read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
+            time.sleep(0.05)
+        return False
+
+    return ended
 
 
 @pytest.fixture(scope="session")

@@ -11,10 +11,8 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
 from fcn_deploy.calibration.quantization import quantize
 from fcn_deploy.errors import BackendUnavailable, EngineError, FcnDeployError, ModelError, UsageError
@@ -36,13 +34,13 @@ from fcn_deploy.runtimes.tensorrt.sidecar import (
     check_host,
     read_sidecar,
 )
-from fcn_deploy.spec import METADATA_KEY, Architecture, ModelSpec
 
 trt = pytest.importorskip("tensorrt_rtx")
 
 SMALL = "1x32x48:1x64x96:2x128x160"
 
 InPrecision = Callable[..., Path]
+SmallGraph = Callable[..., Path]
 
 
 def build(source: Path, output: Path, **arguments: object) -> Sidecar:
@@ -112,6 +110,25 @@ def test_the_sidecar_says_what_was_built(graph: InPrecision, tmp_path: Path) -> 
     assert sidecar.build["seconds"] > 0
     assert any(step.startswith("building: ") and "%" in step for step in steps)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x.engine", "x.engine.json"]
+
+
+def test_the_result_is_short_to_read_and_whole_as_json(small: SmallGraph, tmp_path: Path) -> None:
+    output = tmp_path / "x.engine"
+    result = build_engine(small(), output, profiles=["1x8x8"], compute_capabilities=["8.9"], flavor="rtx")
+    size = output.stat().st_size
+    assert str(result) == (
+        f"{output}: fp32, {size / 1e6:.1f} MB, built by TensorRT-RTX {trt.__version__} for compute "
+        f"capability 8.9 in {result.seconds:.1f} s"
+    )
+    assert repr(result) == f"EngineResult(path={output!r}, seconds={result.seconds!r})"
+    assert result.to_dict() == {
+        "file": str(output),
+        "bytes": size,
+        "sha256": sha256_of(output),
+        "seconds": round(result.seconds, 2),
+        "sidecar": json.loads((tmp_path / "x.engine.json").read_text()),
+    }
+    assert result.seconds >= result.sidecar.build["seconds"] > 0
 
 
 def test_without_a_target_it_is_built_for_ampere_and_later(graph: InPrecision, tmp_path: Path) -> None:
@@ -211,16 +228,14 @@ def test_a_graph_quantised_for_cpus_is_refused(graph: InPrecision, frames: Path,
         build_engine(source, tmp_path / "x.engine", flavor="rtx")
 
 
-def test_an_operator_that_tensorrt_has_not_is_named(tmp_path: Path) -> None:
-    source = tmp_path / "odd.onnx"
-    source.write_bytes(small_graph(odd="Det").SerializeToString())
+def test_an_operator_that_tensorrt_does_not_have_is_named(small: SmallGraph, tmp_path: Path) -> None:
+    source = small("odd.onnx", odd="Det")
     with pytest.raises(EngineError, match=r"does not accept .*odd\.onnx: node 'odd' \(Det\)"):
         build_engine(source, tmp_path / "x.engine", profiles=["1x8x8"], flavor="rtx")
 
 
-def test_a_graph_with_other_inputs_than_it_promises_is_refused(tmp_path: Path) -> None:
-    source = tmp_path / "named.onnx"
-    source.write_bytes(small_graph(image="picture").SerializeToString())
+def test_a_graph_with_other_inputs_than_it_promises_is_refused(small: SmallGraph, tmp_path: Path) -> None:
+    source = small("named.onnx", image="picture")
     with pytest.raises(ModelError, match=r"expected input image uint8 of rank 4, found picture uint8"):
         build_engine(source, tmp_path / "x.engine", profiles=["1x8x8"], flavor="rtx")
 
@@ -233,34 +248,6 @@ def test_a_damaged_onnx_file_is_refused(graph: InPrecision, tmp_path: Path, dama
     with pytest.raises(FcnDeployError, match=r"bad\.onnx"):
         build_engine(source, tmp_path / "x.engine", flavor="rtx")
     assert list(tmp_path.iterdir()) == [source]
-
-
-def small_graph(image: str = "image", odd: str | None = None) -> onnx.ModelProto:
-    """A deploy graph of a few operators, or one that breaks its promise."""
-    last = "float"
-    nodes = [helper.make_node("Cast", [image], ["float"], to=TensorProto.FLOAT)]
-    if odd is not None:
-        nodes.append(helper.make_node(odd, ["float"], ["odd"], name="odd"))
-        nodes.append(helper.make_node("Add", ["float", "odd"], ["sum"], name="sum"))
-        last = "sum"
-    nodes += [
-        helper.make_node("Transpose", [last], ["planes"], perm=[0, 3, 1, 2]),
-        helper.make_node("Conv", ["planes", "weight"], ["logits"]),
-        helper.make_node("ArgMax", ["logits"], ["winner"], axis=1, keepdims=0),
-        helper.make_node("Cast", ["winner"], ["labels"], to=TensorProto.UINT8),
-    ]
-    axes = ["n", "h", "w"]
-    made = helper.make_graph(
-        nodes,
-        "small",
-        [helper.make_tensor_value_info(image, TensorProto.UINT8, [*axes, 3])],
-        [helper.make_tensor_value_info("labels", TensorProto.UINT8, axes)],
-        [numpy_helper.from_array(np.ones((2, 3, 1, 1), np.float32), "weight")],
-    )
-    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    spec = ModelSpec(classes=("a", "b"), architecture=Architecture("fcn8s-lite"))
-    helper.set_model_props(model, {METADATA_KEY: spec.to_json()})
-    return model
 
 
 def test_a_full_disk_leaves_the_old_pair(

@@ -28,7 +28,7 @@ from fcn_deploy.model.checkpoints import (
     save_safetensors,
 )
 from fcn_deploy.model.checkpoints.describe import in_memory
-from fcn_deploy.spec import CAFFE_MEAN_BGR, Architecture
+from fcn_deploy.spec import CAFFE_MEAN_BGR, Architecture, Reference
 
 
 def test_describe_states_what_the_weights_tell(tmp_path: Path) -> None:
@@ -114,7 +114,8 @@ def test_describe_keeps_the_chain_and_takes_new_names(make_model: MakeModel, tmp
 
     kept = describe(loaded, info)
     assert [link["name"] for link in kept.provenance] == ["first.safetensors", "mine.pth"]
-    assert kept.replace(provenance=(original,)) == spec
+    assert kept.replace(provenance=(original,), reference=None) == spec
+    assert kept.reference == Reference("fcn8s-same", "description", info.sha256)
 
     renamed = describe(loaded, info, classes=("road", "rest"))
     assert renamed.classes == ("road", "rest")
