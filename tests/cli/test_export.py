@@ -215,7 +215,10 @@ SAME = (*KNOWN, "--variant", "fcn8s-same")
         ),
         ((*RANDOM, "--classes", "none.txt"), "none.txt does not exist"),
         ((*RANDOM, "--classes", "{tmp}/mixed.txt"), "mixed.txt, line 2: expected NAME as in line 1"),
-        ((*RANDOM, "--classes", "camvid", "--num-classes", "4"), "camvid names 11 classes, and --num-classes"),
+        (
+            (*RANDOM, "--classes", "camvid", "--num-classes", "4"),
+            "camvid names 11 classes, and --num",
+        ),
         ((*RANDOM, "--num-classes", "4", "--classes", "{tmp}/two.txt"), "names 2 classes, and --num-classes"),
         ((*SAME, "--classes", "{tmp}/two.txt"), "has 11 classes"),
         ((*SAME, "--num-classes", "5"), "has 11 classes, and --num-classes says 5"),

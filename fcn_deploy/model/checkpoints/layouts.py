@@ -213,7 +213,7 @@ def _torchvision_vgg16(stored: StoredWeights, stated: Stated) -> Converted:
             "must be given"
         )
     _require_vgg16_keys(stored)
-    trunk = {}
+    trunk: Keys = {}
     for kind in ("weight", "bias"):
         trunk |= {
             f"{name}.{kind}": stored.state[f"features.{i}.{kind}"] for i, name in _VGG16_FEATURES.items()

@@ -59,8 +59,8 @@ def graph(exported, tmp_path_factory: pytest.TempPathFactory) -> InPrecision:
             model, spec = read_model(source)
             write_model(to_fp16(model), spec.replace(precision="fp16"), path)
         else:
-            rest = "fp16" if precision == "int8+fp16" else "fp32"
-            quantize(source, path, calib=frames(folder), method="minmax", rest=rest)
+            float_precision = "fp16" if precision == "int8+fp16" else "fp32"
+            quantize(source, path, calib=frames(folder), method="minmax", float_precision=float_precision)
         return path
 
     return make
