@@ -66,7 +66,9 @@ def main() -> None:
             for target in ("tensorrt", "cpu"):
                 for method in METHODS:
                     quantised = folder / f"{target}.onnx"
-                    fcn_deploy.quantize(graph, quantised, target=target, method=method, rest="fp32", **source)
+                    fcn_deploy.quantize(
+                        graph, quantised, target=target, method=method, float_precision="fp32", **source
+                    )
                     source = {"table": table}
                     score(quantised, f"int8 {target} {method}")
             both = folder / "both.onnx"

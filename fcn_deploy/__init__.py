@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from fcn_deploy.bench.method import benchmark
     from fcn_deploy.bench.results import BenchmarkResult
     from fcn_deploy.building import build_engine
-    from fcn_deploy.calibration.quantization import QuantizationResult, quantize
+    from fcn_deploy.calibration.quantization import quantize
+    from fcn_deploy.calibration.result import QuantizationResult
     from fcn_deploy.evaluation import Evaluation, evaluate
     from fcn_deploy.export.checkpoint import ExportResult, export_model
     from fcn_deploy.export.tensorrt.result import EngineResult
@@ -54,7 +55,7 @@ _LAZY = {
     "EngineResult": "fcn_deploy.export.tensorrt.result",
     "Evaluation": "fcn_deploy.evaluation",
     "ExportResult": "fcn_deploy.export.checkpoint",
-    "QuantizationResult": "fcn_deploy.calibration.quantization",
+    "QuantizationResult": "fcn_deploy.calibration.result",
     "Segmentation": "fcn_deploy.runtimes.base",
     "Segmenter": "fcn_deploy.runtimes.segmenter",
     "benchmark": "fcn_deploy.bench.method",

@@ -18,6 +18,7 @@ from fcn_deploy.data.frames import Frame
 from fcn_deploy.draw import Picture, colorize, confusion_picture, strip
 from fcn_deploy.errors import SourceError, UsageError
 from fcn_deploy.metrics import ConfusionMatrix
+from fcn_deploy.results import Result, Rows
 from fcn_deploy.runtimes.base import Segmentation
 from fcn_deploy.runtimes.registry import load, read_spec
 from fcn_deploy.spec import ModelSpec
@@ -59,7 +60,7 @@ class ScoredFrame:
 
 
 @dataclass(frozen=True, repr=False)
-class Evaluation:
+class Evaluation(Result):
     """How well an artefact labels frames. Fractions are from 0 to 1."""
 
     artefact: str
@@ -131,25 +132,19 @@ class Evaluation:
         caption = f"{one.frame.name}: mean IU {one.mean_iu:.3f}   (frame, true labels, predicted labels)"
         return caption, [image, *maps]
 
-    def __repr__(self) -> str:
-        return (
-            f"Evaluation(artefact={self.artefact!r}, backend={self.backend!r}, mean_iu={self.mean_iu:.4f}, "
-            f"frames={self.frames}, problems={len(self.problems)})"
-        )
-
-    def __str__(self) -> str:
-        """The four metrics, IU by class, and how many frames could not be scored."""
+    def summary(self) -> Rows:
         by_class = ", ".join(
             f"{name} {'-' if iu is None else f'{iu:.4f}'}" for name, iu in self.iu_by_class.items()
         )
-        lines = [
-            f"{Path(self.artefact).name or 'open model'} ({self.backend}), frames scored: {self.frames}",
-            ", ".join(f"{title} {getattr(self, key):.4f}" for title, key in METRICS),
-            f"IU by class: {by_class}",
+        return [
+            ("artefact", self.artefact),
+            ("backend", self.backend),
+            ("frames", str(self.frames)),
+            *((title, f"{getattr(self, key):.4f}") for title, key in METRICS),
+            ("IU by class", by_class),
+            *(("warning", sentence) for sentence in self.warnings),
+            *(("not scored", sentence) for sentence in self.problems),
         ]
-        if self.problems:
-            lines.append(f"frames not scored: {len(self.problems)}; the first: {self.problems[0]}")
-        return "\n".join(lines)
 
 
 def evaluate(

@@ -13,7 +13,7 @@ class Result(ABC):
     """What a verb did. ``repr`` shows it in a few lines, :meth:`to_dict` gives all of it."""
 
     @abstractmethod
-    def rows(self) -> Rows:
+    def summary(self) -> Rows:
         """What a person wants to know of it."""
 
     @abstractmethod
@@ -22,6 +22,6 @@ class Result(ABC):
 
     @final
     def __repr__(self) -> str:
-        shown = [(name, value) for name, value in self.rows() if value]
+        shown = [(name, value) for name, value in self.summary() if value]
         width = max((len(name) for name, _ in shown), default=0)
         return "\n".join([type(self).__name__, *(f"  {name:<{width}}  {value}" for name, value in shown)])

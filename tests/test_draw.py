@@ -94,7 +94,9 @@ def test_one_overlay_draws_frames_of_any_size_one_after_the_other(sizes, alpha, 
 def test_one_overlay_heeds_a_change_of_classes_and_order():
     """Tables and legends are kept, each for its own classes."""
     image, labels = np.full((300, 300, 3), 90, np.uint8), np.zeros((300, 300), np.uint8)
-    other = ModelSpec(classes=("a", "b"), palette=((255, 0, 0), (0, 0, 255)), variant="fcn8s-lite")
+    other = ModelSpec(
+        classes=("a", "b"), palette=((255, 0, 0), (0, 0, 255)), architecture=Architecture("fcn8s-lite")
+    )
     draw = Overlay()
     for spec in (SPEC, other, RGB_SPEC, SPEC, other.replace(color_order="rgb"), other):
         assert (draw(image, labels, spec) == overlay(image, labels, spec)).all()

@@ -6,7 +6,7 @@ from fcn_deploy.results import Result, Rows
 
 
 class Made(Result):
-    def rows(self) -> Rows:
+    def summary(self) -> Rows:
         return [("file", "model.onnx"), ("precision", "fp32"), ("note", "")]
 
     def to_dict(self) -> dict[str, Any]:

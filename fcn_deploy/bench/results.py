@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fcn_deploy.bench.figures import number, share
+from fcn_deploy.results import Result, Rows
 
 SCHEMA_VERSION = 1
 
@@ -165,11 +166,10 @@ class Row:
         """Whether the other rows of this size and batch are compared with this one."""
         return self.ratio is not None and self.ratio.baseline == self.name
 
-    def __str__(self) -> str:
-        """One line: latency, throughput, speed against the baseline, and agreement."""
-        about = f"{self.name} at {self.case}"
+    def figures(self) -> str:
+        """Latency, throughput, speed against the baseline, and agreement, in a line."""
         if self.latency_ms is None:
-            return f"{about}: not measured: {self.failure}"
+            return f"not measured: {self.failure}"
         latency = self.latency_ms
         figures = [
             f"{number(latency.p50)} ms (p90 {number(latency.p90)}, p99 {number(latency.p99)})",
@@ -177,11 +177,11 @@ class Row:
         ]
         if self.ratio is not None and not self.is_baseline:
             figures.append(f"{self.ratio} times as fast as {self.ratio.baseline}")
-        return f"{about}: {', '.join(figures)}, labels equal to the reference: {share(self.agreement.share)}"
+        return f"{', '.join(figures)}, labels equal to the reference: {share(self.agreement.share)}"
 
 
 @dataclass(frozen=True, repr=False)
-class BenchmarkResult:
+class BenchmarkResult(Result):
     """One benchmark: its rows, and everything that the figures depend on."""
 
     rows: tuple[Row, ...]
@@ -206,12 +206,11 @@ class BenchmarkResult:
         plain: dict[str, Any] = _plain(dataclasses.asdict(self))
         return plain
 
-    def __repr__(self) -> str:
-        return f"BenchmarkResult({len(self.rows)} rows, {len(self.failed)} failed, {self.threads} threads)"
-
-    def __str__(self) -> str:
-        """One line a row, and the warnings."""
-        return "\n".join([*map(str, self.rows), *(f"Warning: {sentence}" for sentence in self.warnings)])
+    def summary(self) -> Rows:
+        return [
+            *((f"{row.name} at {row.case}", row.figures()) for row in self.rows),
+            *(("warning", sentence) for sentence in self.warnings),
+        ]
 
 
 def _plain(value: Any) -> Any:

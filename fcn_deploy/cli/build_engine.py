@@ -127,5 +127,5 @@ def build_engine(
     out = console.Printer()
     size = megabytes(result.bytes)
     out.say(f"Wrote {output} ({size}) and {output.name}.json in {result.seconds:.1f} s")
-    out.pairs(result.rows()[1:], indent=2)
+    out.pairs(result.summary()[1:], indent=2)
     out.say(f"Next, where it runs: fcn-deploy bench {output}")

@@ -44,7 +44,7 @@ class ExportResult(Result):
     assumptions: tuple[str, ...]
     """A sentence for each thing in the description that nobody stated."""
 
-    def rows(self) -> Rows:
+    def summary(self) -> Rows:
         file = f"{self.path} ({megabytes(self.bytes)}, {self.seconds:.1f} s)"
         return [("file", file), *describe(self.spec), *(("assumed", text) for text in self.assumptions)]
 

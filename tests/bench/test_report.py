@@ -164,14 +164,17 @@ def test_warnings_come_first_and_nothing_comes_twice() -> None:
 
 def test_a_result_is_shown_with_one_line_a_row() -> None:
     shown = result(row(), failed_row("no such kernel"), warnings=("the machine was busy",))
-    assert str(shown).splitlines() == [
-        "model.onnx · onnxruntime at 360x480, batch 1: 81 ms (p90 90, p99 123), 12.3 frames/s, "
-        "1.50 (1.40 to 1.60) times as fast as typical user code, labels equal to the reference: 100 %",
-        "model.onnx · onnxruntime at 360x480, batch 1: not measured: no such kernel",
-        "Warning: the machine was busy",
+    assert shown.summary() == [
+        (
+            "model.onnx · onnxruntime at 360x480, batch 1",
+            "81 ms (p90 90, p99 123), 12.3 frames/s, 1.50 (1.40 to 1.60) times as fast as typical user code, "
+            "labels equal to the reference: 100 %",
+        ),
+        ("model.onnx · onnxruntime at 360x480, batch 1", "not measured: no such kernel"),
+        ("warning", "the machine was busy"),
     ]
-    assert repr(shown) == "BenchmarkResult(2 rows, 1 failed, 2 threads)"
-    assert "times as fast" not in str(result(row(ratio=Ratio(row().name, 1, 1, 1))))
+    assert repr(shown).splitlines()[0] == "BenchmarkResult"
+    assert "times as fast" not in repr(result(row(ratio=Ratio(row().name, 1, 1, 1))))
 
 
 def test_json_has_the_documented_keys() -> None:

@@ -76,7 +76,7 @@ def test_parity_is_against_the_variant_as_stated_and_says_so(
         result = export_model(checkpoint, tmp_path / "m.onnx", variant="fcn8s-same")
     assert result.spec.reference is not None
     assert (result.spec.reference.name, result.spec.reference.known_by) == ("fcn8s-same", "stated")
-    line = next(value for name, value in result.rows() if name == "parity")
+    line = next(value for name, value in result.summary() if name == "parity")
     assert "sizes against fcn8s-same as stated: " in line
     assert any("nothing in the file confirms it" in sentence for sentence in result.assumptions)
 

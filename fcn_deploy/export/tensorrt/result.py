@@ -48,7 +48,7 @@ class EngineResult(Result):
             "sidecar": json.loads(self.sidecar.to_json()),
         }
 
-    def rows(self) -> Rows:
+    def summary(self) -> Rows:
         sidecar = self.sidecar
         declared, memory = sidecar.precision["declared"], sidecar.build["memory"]
         layers = ", ".join(f"{count} {kind}" for kind, count in sorted(declared["layers"].items()))

@@ -16,7 +16,7 @@ from fcn_deploy.export.graph.files import read_model, write_model
 from fcn_deploy.export.precision import to_fp16
 from fcn_deploy.export.tensorrt import engine, worker
 from fcn_deploy.export.tensorrt.request import BuildRequest, Built, Reporter
-from fcn_deploy.spec import METADATA_KEY, ModelSpec
+from fcn_deploy.spec import METADATA_KEY, Architecture, ModelSpec
 
 InPrecision = Callable[..., Path]
 
@@ -51,7 +51,7 @@ def graph(exported, frames: Path, tmp_path_factory: pytest.TempPathFactory) -> I
             write_model(to_fp16(model), spec.replace(precision="fp16"), path)
         else:
             rest = "fp16" if precision == "int8+fp16" else "fp32"
-            quantize(source, path, calib=frames, method="minmax", rest=rest)
+            quantize(source, path, calib=frames, method="minmax", float_precision=rest)
         return path
 
     return make
@@ -80,7 +80,7 @@ def small_graph(image: str = "image", odd: str | None = None) -> onnx.ModelProto
         [numpy_helper.from_array(np.ones((2, 3, 1, 1), np.float32), "weight")],
     )
     model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    spec = ModelSpec(classes=("a", "b"), variant="fcn8s-lite")
+    spec = ModelSpec(classes=("a", "b"), architecture=Architecture("fcn8s-lite"))
     helper.set_model_props(model, {METADATA_KEY: spec.to_json()})
     return model
 
