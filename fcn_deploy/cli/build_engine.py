@@ -196,7 +196,7 @@ def _report(output: Path, sidecar: Sidecar, seconds: float, as_json: bool) -> No
     out.say(f"Wrote {output} ({megabytes(sidecar.engine_bytes)}) and {output.name}.json in {seconds:.1f} s")
     out.pairs(
         [
-            ("built by", f"{sidecar.line} {sidecar.version}"),
+            ("built by", sidecar.built_by),
             ("runs on", _target_words(sidecar.target)),
             ("profiles", ", ".join(map(str, sidecar.profiles))),
             (

@@ -40,6 +40,7 @@ from fcn_deploy.runtimes.tensorrt.sidecar import (
     TENSORRT_RTX,
     EngineTarget,
     Sidecar,
+    product_name,
     sidecar_path,
     this_platform,
 )
@@ -67,7 +68,7 @@ class _Line:
 
     @property
     def called(self) -> str:
-        return f"{self.name} {self.trt.__version__}"
+        return f"{product_name(self.name)} {self.trt.__version__}"
 
 
 @dataclass(frozen=True)
@@ -316,7 +317,7 @@ class _Work:
 
     def _estimate(self) -> dict[str, Any]:
         """What the engine will take on its device, and a warning where that is more than is free."""
-        largest = {str(p): working_set(self.subject.graph, p.largest) for p in self.profiles}
+        largest = {str(p): working_set(self.subject.graph, p.max) for p in self.profiles}
         profile = max(largest, key=lambda name: largest[name])
         weights = self.subject.declared.weight_bytes
         free = free_memory() if self.line.gpu else None
@@ -404,7 +405,7 @@ class _Work:
         ).with_parent(kind="onnx", name=subject.path.name, sha256=parent)
         return Sidecar(
             spec=spec,
-            line=self.line.name,
+            flavor=self.line.name,
             version=self.line.trt.__version__,
             version_compatible=self.settings.version_compatible,
             target=self._target(),
