@@ -116,11 +116,11 @@ def build(folder: Path, precision: str, height: int, width: int) -> dict[str, An
 
 
 def sizes_of(profiles: tuple[Profile, ...]) -> list[tuple[int, int, int]]:
-    """Smallest, tuned and largest of each profile, and odd ones between."""
+    """Min, opt and max of each profile, and an odd size between min and opt."""
     found = []
     for p in profiles:
-        between = tuple((a + b) // 2 | 1 for a, b in zip(p.smallest, p.tuned, strict=True))
-        found += [p.smallest, p.tuned, p.largest, *([between] if p.fits(between) else [])]
+        between = tuple((a + b) // 2 | 1 for a, b in zip(p.min, p.opt, strict=True))
+        found += [p.min, p.opt, p.max, *([between] if p.fits(between) else [])]
     return list(dict.fromkeys(found))
 
 
@@ -170,7 +170,7 @@ def latency(engine: Path, size: tuple[int, int, int], calls: int) -> dict[str, A
 
 def trtexec(engine: Path, size: tuple[int, int, int]) -> dict[str, Any]:
     """NVIDIA's own figures for the same engine: CUDA graph on, transfers counted."""
-    rtx = read_sidecar(engine).line == TENSORRT_RTX
+    rtx = read_sidecar(engine).flavor == TENSORRT_RTX
     tool = next((found for name in TRTEXEC[rtx] if (found := shutil.which(name))), None)
     if tool is None:
         return {"ok": True, "skipped": f"none of {', '.join(TRTEXEC[rtx])} is installed"}
@@ -192,7 +192,7 @@ def leaks(engine: Path, binding: str, count: int) -> dict[str, Any]:
     with fcn_deploy.load(engine, cuda_binding=binding) as segmenter:
         for number in range(count):
             p = profiles[number % len(profiles)]
-            size = tuple(int(rng.integers(a, b + 1)) for a, b in zip(p.smallest, p.largest, strict=True))
+            size = tuple(int(rng.integers(a, b + 1)) for a, b in zip(p.min, p.max, strict=True))
             segmenter.infer(np.zeros((*size, 3), np.uint8))
             if number == min(99, count - 1):
                 middle = free_memory()
@@ -211,7 +211,7 @@ def leaks(engine: Path, binding: str, count: int) -> dict[str, Any]:
 
 def check(report: Report, engine: Path, onnx: Path, precision: str, args: argparse.Namespace) -> None:
     """Every step for one engine."""
-    size = read_sidecar(engine).profiles[0].tuned
+    size = read_sidecar(engine).profiles[0].opt
     report.step(f"{engine.name}: labels as ONNX Runtime's", lambda: parity(engine, onnx, precision))
     report.step(f"{engine.name}: latency", lambda: latency(engine, size, args.calls))
     report.step(f"{engine.name}: trtexec", lambda: trtexec(engine, size))

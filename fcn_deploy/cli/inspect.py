@@ -59,7 +59,7 @@ def _engine(path: Path) -> dict[str, Any]:
     sidecar = check_engine(path)
     target = sidecar.target
     return {
-        "tensorrt": f"{sidecar.line} {sidecar.version}",
+        "tensorrt": sidecar.built_by,
         "version_compatible": sidecar.version_compatible,
         "target": dataclasses.asdict(target),
         "profiles": [str(profile) for profile in sidecar.profiles],

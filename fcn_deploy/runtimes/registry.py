@@ -105,6 +105,8 @@ def backend_for(path: Path, name: str | None = None) -> Backend:
         listed = "; ".join(f"{e.name} reads {' and '.join(e.suffixes)}" for e in BACKENDS.values())
         raise UsageError(f"no backend of this release reads {path.name}: {listed}")
     if name is None:
+        if len(readers) == 1:
+            return readers[0]  # no choice, so nothing has to be imported or probed for it
         return next((entry for entry in readers if entry.unavailable() is None), readers[0])
     if BACKENDS[name] not in readers:
         raise UsageError(

@@ -46,7 +46,7 @@ def fetched(array: Any, binding: str) -> np.ndarray:
     size = int(np.prod(said["shape"])) * np.dtype(said["typestr"]).itemsize
     pinned = device.pinned(size)
     with device.current() as driver:
-        driver.copy_out(pinned.array, said["data"][0], stream.made)
+        driver.copy_out(pinned.array, said["data"][0], stream.native)
     stream.synchronize()
     found = pinned.array.copy().view(said["typestr"]).reshape(said["shape"])
     device.close()

@@ -24,7 +24,7 @@ def make_engine(
     onnx: Path,
     profiles: Sequence[tuple[Size, Size, Size]] = PROFILES,
     *,
-    line: str = TENSORRT,
+    flavor: str = TENSORRT,
     version: str = "10.3.0",
     compute_capability: str = "8.6",
     scratch: int = 4096,
@@ -40,7 +40,7 @@ def make_engine(
     described = Sidecar(
         **{
             "spec": spec.with_parent(kind="onnx", name=onnx.name, sha256=identity(onnx)),
-            "line": line,
+            "flavor": flavor,
             "version": version,
             "version_compatible": False,
             "target": EngineTarget(this_platform(), (compute_capability,)),

@@ -175,9 +175,7 @@ class Build:
 
     def _add(self, profile: Profile) -> None:
         shapes = self._builder.create_optimization_profile()
-        shapes.set_shape(
-            "image", *((*size, 3) for size in (profile.smallest, profile.tuned, profile.largest))
-        )
+        shapes.set_shape("image", *((*size, 3) for size in (profile.min, profile.opt, profile.max)))
         if self._config.add_optimization_profile(shapes) < 0:
             raise EngineError(f"{self._name} refuses the profile {profile}: {self._log.reason()}")
 

@@ -46,7 +46,7 @@ def describe(
     ).with_parent(kind="onnx", name=source.path.name, sha256=identity)
     return Sidecar(
         spec=spec,
-        line=built.flavor,
+        flavor=built.flavor,
         version=built.version,
         version_compatible=request.settings.version_compatible,
         target=_target(request, built),

@@ -150,7 +150,7 @@ def _profiles(given: Iterable[str | Profile] | None, spec: ModelSpec) -> tuple[P
 
 def _estimate(source: SourceGraph, profiles: Sequence[Profile]) -> dict[str, Any]:
     """What the engine will take on its device: bytes of weights, and of activations for the worst profile."""
-    largest = {str(p): working_set(source.graph, p.largest) for p in profiles}
+    largest = {str(p): working_set(source.graph, p.max) for p in profiles}
     profile = max(largest, key=lambda name: largest[name])
     return {
         "weights": source.declared.weight_bytes,

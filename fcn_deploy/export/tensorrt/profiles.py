@@ -60,9 +60,9 @@ def check_profiles(profiles: Sequence[Profile], spec: ModelSpec) -> tuple[Profil
     Raises:
         UsageError: one is larger than the model's limit, or two are the same.
     """
-    numbered = tuple(Profile(index, p.smallest, p.tuned, p.largest) for index, p in enumerate(profiles))
+    numbered = tuple(Profile(index, p.min, p.opt, p.max) for index, p in enumerate(profiles))
     for profile in numbered:
-        if profile.largest[1] > spec.max_height or profile.largest[2] > spec.max_width:
+        if profile.max[1] > spec.max_height or profile.max[2] > spec.max_width:
             raise UsageError(
                 f"the profile {profile} is larger than this model's limit of {spec.max_height}x"
                 f"{spec.max_width}; make it smaller, or export with a higher --max-size"
@@ -74,4 +74,4 @@ def check_profiles(profiles: Sequence[Profile], spec: ModelSpec) -> tuple[Profil
 
 def is_static(profiles: Sequence[Profile]) -> bool:
     """Whether the engine takes one size and no other."""
-    return len(profiles) == 1 and profiles[0].smallest == profiles[0].largest
+    return len(profiles) == 1 and profiles[0].min == profiles[0].max

@@ -55,7 +55,7 @@ class EngineResult(Result):
         needed = megabytes(memory["weights"] + memory["activations"])
         return [
             ("file", f"{self.path} ({megabytes(self.bytes)}, {self.seconds:.1f} s)"),
-            ("built by", f"{sidecar.line} {sidecar.version}"),
+            ("built by", sidecar.built_by),
             ("runs on", _target_words(sidecar.target)),
             ("profiles", ", ".join(map(str, sidecar.profiles))),
             (

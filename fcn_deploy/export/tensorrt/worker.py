@@ -36,7 +36,7 @@ from fcn_deploy.export.tensorrt.request import BuildRequest, Built, Reporter
 from fcn_deploy.files import require_space
 from fcn_deploy.lazy import import_tensorrt, installed
 from fcn_deploy.runtimes.cuda.gpus import Gpu, describe_gpu, free_memory, gpu_problem
-from fcn_deploy.runtimes.tensorrt.sidecar import NOT_CHECKED, TENSORRT, TENSORRT_RTX
+from fcn_deploy.runtimes.tensorrt.sidecar import NOT_CHECKED, TENSORRT, TENSORRT_RTX, product_name
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class _Flavor:
 
     @property
     def title(self) -> str:
-        return f"{self.name} {self.trt.__version__}"
+        return f"{product_name(self.name)} {self.trt.__version__}"
 
 
 def build(request: BuildRequest, reporter: Reporter) -> Built:

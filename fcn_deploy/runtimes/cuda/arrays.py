@@ -1,7 +1,7 @@
-"""Arrays that already lie on the GPU: whose frames are taken as they are, and what answers look like.
+"""Arrays in device memory: frames that are read without a copy, and results that stay on the GPU.
 
-Frames come from any library that speaks the CUDA Array Interface (PyTorch, CuPy, Numba,
-PyNvVideoCodec) or DLPack; answers offer the CUDA Array Interface. Nothing here copies, and nothing
+Frames come from any library that offers the CUDA Array Interface (PyTorch, CuPy, Numba,
+PyNvVideoCodec) or DLPack; results offer the CUDA Array Interface. Nothing here copies data, and none
 of those libraries is imported.
 
 Sources: https://numba.readthedocs.io/en/stable/cuda/cuda_array_interface.html (version 3) and
@@ -11,6 +11,7 @@ https://dmlc.github.io/dlpack/latest/ (unversioned capsules).
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Any, final
@@ -18,15 +19,13 @@ from typing import Any, final
 import numpy as np
 
 from fcn_deploy.errors import SourceError
-from fcn_deploy.runtimes.base import check_frame_shape
 from fcn_deploy.spec import ModelSpec
 
 ALIGNMENT = 256
-"""What engines may assume of an address, and what the driver's allocations have."""
-
+"""Bytes: engines may assume it of every address, and the driver aligns every allocation to it."""
 
 _DLPACK_CUDA = 2
-
+"""kDLCUDA."""
 
 _DLPACK_UINT8 = (1, 8, 1)
 """kDLUInt, bits, lanes."""
@@ -34,28 +33,28 @@ _DLPACK_UINT8 = (1, 8, 1)
 
 @dataclass(frozen=True)
 class DeviceFrames:
-    """uint8 ``[N, H, W, 3]`` frames in device memory, contiguous, checked."""
+    """uint8 frames in device memory, contiguous and aligned."""
 
     address: int
     shape: tuple[int, ...]
+    """``[N, H, W, 3]``, a batch axis being added to a single frame; not checked."""
     stream: int | None
-    """A stream whose work has to be done before they are read; None where they are ready."""
+    """CUstream whose work has to be done before they are read; None where they are ready."""
     owner: Any
     """Keeps the memory alive."""
 
 
-def device_frames(images: Any, spec: ModelSpec, index: int, stream: int) -> DeviceFrames:
-    """Frames on the GPU as they are.
+def device_frames(images: Any, index: int, stream: int) -> DeviceFrames:
+    """Frames on the GPU as they are. Their shape is not checked, only given a batch axis.
 
     Args:
         images: an object with ``__cuda_array_interface__`` or ``__dlpack__``, uint8 ``[H, W, 3]`` or
             ``[N, H, W, 3]``, contiguous, on the runtime's own GPU.
-        spec: whose limits hold.
         index: number of the runtime's GPU.
         stream: handle of the stream that will read them; DLPack's producers make it wait.
 
     Raises:
-        SourceError: another type, dtype, shape, layout or device; says what was expected.
+        SourceError: another type, dtype, layout or device; says what was expected.
     """
     if hasattr(images, "__cuda_array_interface__"):
         found = _from_interface(images)
@@ -64,17 +63,15 @@ def device_frames(images: Any, spec: ModelSpec, index: int, stream: int) -> Devi
     else:
         raise SourceError(
             "frames on the device need __cuda_array_interface__ or __dlpack__, which "
-            f"{type(images).__name__} has not; frames in host memory go to infer()"
+            f"{type(images).__name__} does not have; pass frames in host memory to infer()"
         )
     single = len(found.shape) == 3 and found.shape[-1] == 3
-    shape = (1, *found.shape) if single else found.shape
-    check_frame_shape(shape, spec)
     if found.address % ALIGNMENT:
         raise SourceError(
             f"frames on the device must begin at a multiple of {ALIGNMENT} bytes, as whole allocations do; "
             "copy the part of a larger array first: .clone() (PyTorch) or .copy() (CuPy)"
         )
-    return DeviceFrames(found.address, shape, found.stream, found.owner)
+    return dataclasses.replace(found, shape=(1, *found.shape)) if single else found
 
 
 @final
@@ -82,7 +79,13 @@ class DeviceArray:
     """A C-contiguous array in device memory that other libraries read without a copy.
 
     ``torch.as_tensor(array, device="cuda")`` and ``cupy.asarray(array)`` share its memory and keep
-    this object alive. The memory is used again once the last such reference is gone.
+    this object alive. The memory is reused once the last such reference is gone.
+
+    Args:
+        address: of its first element.
+        shape: of the array.
+        dtype: of its elements, as numpy takes it.
+        owner: kept alive as long as this array.
     """
 
     def __init__(self, address: int, shape: tuple[int, ...], dtype: Any, owner: Any) -> None:
@@ -107,7 +110,7 @@ class DeviceArray:
 @final
 @dataclass(frozen=True)
 class DeviceSegmentation:
-    """What :meth:`Segmenter.infer_device` answers: shapes and dtypes as in a Segmentation."""
+    """The result of :meth:`Segmenter.infer_device`: shapes and dtypes as in a Segmentation."""
 
     labels: DeviceArray
     spec: ModelSpec
@@ -117,19 +120,19 @@ class DeviceSegmentation:
 
 def _from_interface(images: Any) -> DeviceFrames:
     """Read a CUDA Array Interface of version 2 or 3."""
-    said = images.__cuda_array_interface__
-    shape, kind = tuple(said["shape"]), said["typestr"]
-    _require_uint8(kind.lstrip("|<>=") == "u1", kind)
-    strides = said.get("strides")
+    interface = images.__cuda_array_interface__
+    shape, typestr = tuple(interface["shape"]), interface["typestr"]
+    _require_uint8(typestr.lstrip("|<>=") == "u1", typestr)
+    strides = interface.get("strides")
     _require_contiguous(strides is None or _is_contiguous(shape, strides), shape, strides)
-    if said.get("mask") is not None:
-        raise SourceError("frames with a mask cannot be labelled; hand over the plain array")
+    if interface.get("mask") is not None:
+        raise SourceError("frames with a mask cannot be labelled; pass the plain array")
     # None means that there is nothing to wait for; 0 is not allowed, 1 and 2 are the default streams.
-    return DeviceFrames(int(said["data"][0]), shape, said.get("stream"), images)
+    return DeviceFrames(int(interface["data"][0]), shape, interface.get("stream"), images)
 
 
 class DlTensor(ctypes.Structure):
-    """DLTensor of dlpack.h, which a DLManagedTensor begins with."""
+    """DLTensor of dlpack.h, the first member of a DLManagedTensor."""
 
     _fields_ = (
         ("data", ctypes.c_void_p),
@@ -146,17 +149,17 @@ class DlTensor(ctypes.Structure):
 
 
 def _from_dlpack(images: Any, index: int, stream: int) -> DeviceFrames:
-    """Borrow a DLPack capsule: it is kept, never consumed, so its own destructor frees it."""
+    """Read a DLPack capsule. It is kept and not marked as used, so its own destructor frees it."""
     device = tuple(map(int, images.__dlpack_device__()))
     if device != (_DLPACK_CUDA, index):
         raise SourceError(
             f"frames must lie on cuda:{index}, where the engine runs, and these lie on DLPack's device "
-            f"{device}; move them there, or hand frames in host memory to infer()"
+            f"{device}; move them there, or pass frames in host memory to infer()"
         )
     capsule = images.__dlpack__(stream=stream)
     tensor = _tensor_in(capsule)
-    kind = (tensor.code, tensor.bits, tensor.lanes)
-    _require_uint8(kind == _DLPACK_UINT8, kind)
+    dtype = (tensor.code, tensor.bits, tensor.lanes)
+    _require_uint8(dtype == _DLPACK_UINT8, dtype)
     shape = tuple(tensor.shape[: tensor.ndim])
     strides = tuple(tensor.strides[: tensor.ndim]) if tensor.strides else None
     _require_contiguous(strides is None or _is_contiguous(shape, strides), shape, strides)
@@ -170,7 +173,8 @@ def _tensor_in(capsule: Any) -> DlTensor:
 
 
 def _is_contiguous(shape: tuple[int, ...], strides: Any) -> bool:
-    """Whether byte strides of uint8 elements are those of a C-contiguous array; axes of 1 are free."""
+    """Whether strides of uint8 elements are those of a C-contiguous array; those of axes of length 1 may
+    be anything."""
     return all(
         n == 1 or stride == math.prod(shape[axis + 1 :])
         for axis, (n, stride) in enumerate(zip(shape, strides, strict=True))

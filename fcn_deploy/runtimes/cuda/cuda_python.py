@@ -80,7 +80,7 @@ class CudaPython:
         self._call(self._cuda.cuMemFreeHost, memory)
 
     def create_stream(self) -> Any:
-        # Without this flag it would wait for the default stream, which PyTorch uses.
+        # Without this flag the stream would wait for the default stream, which PyTorch uses.
         return self._call(self._cuda.cuStreamCreate, self._cuda.CUstream_flags.CU_STREAM_NON_BLOCKING)
 
     def destroy_stream(self, stream: Any) -> None:
@@ -137,19 +137,19 @@ class CudaPython:
         self._call(self._cuda.cuGraphExecDestroy, graph)
 
     def _call(self, function: Any, *arguments: Any) -> Any:
-        """What a driver call answers behind its error code.
+        """What a driver call returns after its error code.
 
         Raises:
             DeviceLost: the code says that the context is gone.
             InferenceError: any other code but success.
         """
         try:
-            code, *answer = function(*arguments)
+            code, *results = function(*arguments)
         except RuntimeError as exc:  # the driver's library, or this call in it, is missing
             raise InferenceError(f"{function.__name__} cannot be called: {exc}") from exc
         if code != self._cuda.CUresult.CUDA_SUCCESS:
             _, text = self._cuda.cuGetErrorString(code)
-            told = text.decode() if text else "no text"
+            words = text.decode() if text else "no text"
             kind = DeviceLost if code.name in _LOST else InferenceError
-            raise kind(f"{function.__name__} failed: {code.name} ({told})")
-        return None if not answer else answer[0] if len(answer) == 1 else answer
+            raise kind(f"{function.__name__} failed: {code.name} ({words})")
+        return None if not results else results[0] if len(results) == 1 else results

@@ -1,7 +1,7 @@
-"""The CUDA driver calls that are needed, and the two bindings that offer them.
+"""The calls of the CUDA driver that are used, and the two Python bindings that offer them.
 
-Each binding is one module behind :class:`Driver`. Nothing here has run on a real GPU; the tests run both
-real packages on a simulated driver.
+Each binding is one module that implements :class:`Driver`. Nothing here has run on a real GPU yet; the
+tests run both real packages on a simulated driver.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ BINDINGS = {
 
 
 class DeviceLost(InferenceError):
-    """The GPU stopped answering; only a new process can use it again."""
+    """The GPU does not respond any more; only a new process can use it again."""
 
 
 class Driver(Protocol):
-    """The calls of the CUDA driver that are needed, with integers for handles and addresses.
+    """The calls of the CUDA driver that are used; addresses are integers, handles the binding's own objects.
 
     Every method but ``open`` is called with the context current. Each raises InferenceError where the
     driver refuses, :class:`DeviceLost` where it lost the device.

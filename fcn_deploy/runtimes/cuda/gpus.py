@@ -1,4 +1,4 @@
-"""What the NVIDIA driver says of this machine's GPUs, asked before a vendor's library is loaded."""
+"""What the NVIDIA driver says about this machine's GPUs, without any other library."""
 
 from __future__ import annotations
 
@@ -12,35 +12,26 @@ _MAJOR, _MINOR = 75, 76
 
 @dataclass(frozen=True)
 class Gpu:
-    """One GPU, as the driver names it."""
+    """One GPU, as the driver describes it."""
 
     name: str
     compute_capability: str
     """Such as ``8.7``."""
     memory: int
-    """Bytes in all."""
+    """Total device memory in bytes."""
 
 
 def gpu_problem(index: int = 0) -> str | None:
     """Why GPU number ``index`` cannot be used on this machine, in words; None where it can."""
-    try:
-        driver = ctypes.CDLL(_library())
-    except OSError:
-        return f"no NVIDIA driver is installed ({_library()} is not found)"
-    count = ctypes.c_int()
-    error = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
-    if error or not count.value:
-        return f"the NVIDIA driver finds no GPU (it answers {error})"
-    if index >= count.value:
-        return f"there is no cuda:{index}; the last GPU that the driver finds is cuda:{count.value - 1}"
-    return None
+    found = _probe(index)
+    return found if isinstance(found, str) else None
 
 
 def describe_gpu(index: int = 0) -> Gpu | None:
-    """GPU number ``index``, or None where it cannot be used. Makes no context on it."""
-    if gpu_problem(index):
+    """GPU number ``index``, or None where it cannot be used. Creates no context on it."""
+    driver = _probe(index)
+    if isinstance(driver, str):
         return None
-    driver = ctypes.CDLL(_library())
     device, name, memory = ctypes.c_int(), ctypes.create_string_buffer(128), ctypes.c_size_t()
     driver.cuDeviceGet(ctypes.byref(device), index)
     driver.cuDeviceGetName(name, len(name), device)
@@ -62,7 +53,7 @@ def describe_gpus() -> list[Gpu]:
 
 
 def driver_cuda() -> str:
-    """The newest CUDA that the driver, which is installed, can run, such as ``12.6``."""
+    """The newest CUDA version that the installed driver can run, such as ``12.6``."""
     version = ctypes.c_int()
     driver_library().cuDriverGetVersion(ctypes.byref(version))
     return f"{version.value // 1000}.{version.value % 1000 // 10}"
@@ -71,11 +62,11 @@ def driver_cuda() -> str:
 def free_memory(index: int = 0) -> int | None:
     """Bytes free on GPU number ``index``; None where it cannot be asked.
 
-    Retains the device's primary context for the question, which takes some memory itself.
+    Retains the device's primary context for the call, which takes some memory itself.
     """
-    if gpu_problem(index):
+    driver = _probe(index)
+    if isinstance(driver, str):
         return None
-    driver = ctypes.CDLL(_library())
     device, context = ctypes.c_int(), ctypes.c_void_p()
     free, total = ctypes.c_size_t(), ctypes.c_size_t()
     driver.cuDeviceGet(ctypes.byref(device), index)
@@ -90,10 +81,25 @@ def free_memory(index: int = 0) -> int | None:
     return None if error else free.value
 
 
+def driver_library() -> ctypes.CDLL:
+    """The installed driver, for calls that a binding does not offer."""
+    return ctypes.CDLL(_library())
+
+
+def _probe(index: int) -> ctypes.CDLL | str:
+    """The driver, initialised, or why GPU number ``index`` cannot be used."""
+    try:
+        driver = driver_library()
+    except OSError:
+        return f"no NVIDIA driver is installed ({_library()} is not found)"
+    count = ctypes.c_int()
+    error = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
+    if error or not count.value:
+        return "the NVIDIA driver finds no GPU" + (f" (CUDA error {error})" if error else "")
+    if index >= count.value:
+        return f"there is no cuda:{index}; the last GPU that the driver finds is cuda:{count.value - 1}"
+    return driver
+
+
 def _library() -> str:
     return "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
-
-
-def driver_library() -> ctypes.CDLL:
-    """The driver, which is installed: for what a binding cannot ask of it."""
-    return ctypes.CDLL(_library())

@@ -1,4 +1,4 @@
-"""The driver through pycuda: older devices have it, and much camera code is written with it."""
+"""The driver through pycuda, which older devices have and many camera programs use."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ _LOST = (
     *("hardware stack error", "launch failure", "timed out", "tensor memory not completely freed"),
     *("uncorrectable", "hardware error", "context is destroyed", "busy or unavailable", "unknown error"),
 )
-"""Words in the driver's text for errors after which every further call on the context fails."""
+"""Words in the driver's messages after which every further call on the context fails."""
 
 
 @final
-class _Held:
-    """pycuda's stream or event, which has no call that destroys it: it goes with the last name for it.
+class _SoleReference:
+    """The only reference to a stream or event of pycuda, which destroys it when the last reference goes.
 
-    So this has the only one. Otherwise an exception on its way would keep it, by the frames that it
-    came through, until after the device is closed, and then pycuda can destroy nothing.
+    pycuda has no call that destroys one. With more references, the traceback of an exception could keep
+    it until after the device is closed, and then pycuda cannot destroy it any more.
     """
 
-    def __init__(self, thing: Any) -> None:
-        self.it = thing
+    def __init__(self, value: Any) -> None:
+        self.value = value
 
 
 @final
@@ -46,7 +46,7 @@ class PyCuda:
         self.name = self.compute_capability = ""
 
     def open(self, index: int) -> None:
-        with self._words():
+        with self._mapped_errors():
             self._cuda.init()
             device = self._cuda.Device(index)
             self.name = device.name()
@@ -54,96 +54,96 @@ class PyCuda:
             self._context = device.retain_primary_context()
 
     def push(self) -> None:
-        with self._words():
+        with self._mapped_errors():
             self._context.push()
 
     def pop(self) -> None:
-        with self._words():
+        with self._mapped_errors():
             self._cuda.Context.pop()
 
     def release(self) -> None:
-        with self._words():
-            # pycuda lets go of it only in the thread that opened it, or where it is current.
+        with self._mapped_errors():
+            # pycuda releases it only in the thread that opened it, or where it is current.
             self._context.push()
             self._context.detach()
-        # It leaves the context on the driver's stack once more, out of its own reach.
+        # pycuda leaves the context on the driver's stack once more, and has no call to take it off.
         driver_library().cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p()))
 
     def memory_info(self) -> tuple[int, int]:
-        with self._words():
+        with self._mapped_errors():
             free, total = self._cuda.mem_get_info()
         return int(free), int(total)
 
     def allocate(self, nbytes: int) -> Any:
-        with self._words():
+        with self._mapped_errors():
             return self._cuda.mem_alloc(nbytes)
 
     def free(self, memory: Any) -> None:
-        with self._words():
+        with self._mapped_errors():
             memory.free()
 
     def address(self, memory: Any) -> int:
         return int(memory)
 
     def allocate_pinned(self, nbytes: int) -> tuple[Any, NDArray[np.uint8]]:
-        with self._words():
+        with self._mapped_errors():
             array: NDArray[np.uint8] = self._cuda.pagelocked_empty(nbytes, np.uint8)
         return array.base, array
 
     def free_pinned(self, memory: Any) -> None:
-        with self._words():
+        with self._mapped_errors():
             memory.free()
 
     def create_stream(self) -> Any:
-        with self._words():
-            return _Held(self._cuda.Stream(1))  # CU_STREAM_NON_BLOCKING: not to wait for PyTorch's stream
+        with self._mapped_errors():
+            return _SoleReference(self._cuda.Stream(1))  # CU_STREAM_NON_BLOCKING: see cuda_python.py
 
     def destroy_stream(self, stream: Any) -> None:
-        stream.it = None
+        stream.value = None
 
     def stream_handle(self, stream: Any) -> int:
-        return int(stream.it.handle)
+        return int(stream.value.handle)
 
     def synchronize(self, stream: Any) -> None:
-        with self._words():
-            stream.it.synchronize()
+        with self._mapped_errors():
+            stream.value.synchronize()
 
     def create_event(self) -> Any:
-        with self._words():
-            return _Held(self._cuda.Event())
+        with self._mapped_errors():
+            return _SoleReference(self._cuda.Event())
 
     def destroy_event(self, event: Any) -> None:
-        event.it = None
+        event.value = None
 
     def record(self, event: Any, stream: Any) -> None:
-        with self._words():
-            event.it.record(stream.it)
+        with self._mapped_errors():
+            event.value.record(stream.value)
 
     def record_foreign(self, event: Any, handle: int) -> None:
-        # pycuda cannot name a stream that it did not make: everything on the device is waited for instead.
-        with self._words():
+        # pycuda cannot record in a stream that it did not make: wait for all work on the device instead.
+        with self._mapped_errors():
             self._cuda.Context.synchronize()
-            event.it.record()
+            event.value.record()
 
     def wait(self, stream: Any, event: Any) -> None:
-        with self._words():
-            stream.it.wait_for_event(event.it)
+        with self._mapped_errors():
+            stream.value.wait_for_event(event.value)
 
     def synchronize_event(self, event: Any) -> None:
-        with self._words():
-            event.it.synchronize()
+        with self._mapped_errors():
+            event.value.synchronize()
 
     def elapsed_ms(self, start: Any, end: Any) -> float:
-        with self._words():
-            return float(end.it.time_since(start.it))
+        with self._mapped_errors():
+            return float(end.value.time_since(start.value))
 
     def copy_in(self, device: int, host: NDArray[np.uint8], stream: Any) -> None:
-        with self._words():
-            self._cuda.memcpy_htod_async(device, host, stream.it)
+        with self._mapped_errors():
+            self._cuda.memcpy_htod_async(device, host, stream.value)
 
     def copy_out(self, host: NDArray[np.uint8], device: int, stream: Any) -> None:
-        with self._words():
-            self._cuda.memcpy_dtoh_async(host, device, stream.it)
+        with self._mapped_errors():
+            self._cuda.memcpy_dtoh_async(host, device, stream.value)
 
     def begin_capture(self, stream: Any) -> None:
         raise InferenceError("pycuda cannot capture CUDA graphs")
@@ -158,8 +158,8 @@ class PyCuda:
         raise InferenceError("pycuda cannot capture CUDA graphs")
 
     @contextmanager
-    def _words(self) -> Iterator[None]:
-        """pycuda's errors as ours."""
+    def _mapped_errors(self) -> Iterator[None]:
+        """pycuda's errors as :class:`DeviceLost` or :class:`InferenceError`."""
         try:
             yield
         except self._cuda.Error as exc:

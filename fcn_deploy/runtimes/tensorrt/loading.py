@@ -1,8 +1,7 @@
-"""From the bytes of an engine to something that can be asked: TensorRT's side of the runtime.
+"""Deserialising an engine and making execution contexts of it.
 
-What TensorRT says goes to Python's logging under ``fcn_deploy.tensorrt``. It raises little: a call
-that fails returns None or False and logs why, so the last error of the calling thread is kept and
-becomes part of ours.
+TensorRT's log goes to Python's logging as ``fcn_deploy.tensorrt``. Its calls rarely raise: one that fails
+returns None or False and logs why, so the last error of the calling thread is kept for our message.
 """
 
 from __future__ import annotations
@@ -20,17 +19,14 @@ from fcn_deploy.runtimes.tensorrt.profiles import Profile
 from fcn_deploy.spec import ModelSpec
 
 _logger = logging.getLogger("fcn_deploy.tensorrt")
-
-
-_logger.addHandler(logging.NullHandler())  # silent until a program asks for it
-
+_logger.addHandler(logging.NullHandler())  # silent until a program configures it
 
 _last_error = threading.local()
 
 
 @functools.cache
 def log_for(trt: Any) -> Any:
-    """The one logger that TensorRT gets; it keeps the first that a process hands over for good."""
+    """The one logger of this process for TensorRT, which keeps the first one that it is given."""
     levels = {
         "VERBOSE": logging.DEBUG,
         "INFO": logging.INFO,
@@ -47,31 +43,31 @@ def log_for(trt: Any) -> Any:
             level = levels.get(severity.name, logging.ERROR)
             _logger.log(level, "%s", msg)
             if level >= logging.ERROR:
-                _last_error.last = msg
+                _last_error.message = msg
 
     return Log()
 
 
 def clear_last_error() -> None:
-    """Before a call: an older error shall not be blamed for it."""
-    _last_error.last = ""
+    """Forget an older error, before a call that might fail."""
+    _last_error.message = ""
 
 
 def last_error() -> str:
     """The last error that TensorRT logged in this thread since :func:`clear_last_error`."""
-    lines = str(getattr(_last_error, "last", "")).strip().splitlines()
-    return lines[0].rstrip(".") if lines else "it gave no last_error"
+    lines = str(getattr(_last_error, "message", "")).strip().splitlines()
+    return lines[0].rstrip(".") if lines else "it gave no reason"
 
 
-def require(answer: Any, what: str) -> Any:
-    """``answer`` unless it is None or False.
+def checked(returned: Any, what: str) -> Any:
+    """``returned``, unless it is None or False.
 
     Raises:
-        EngineError: names ``what`` was tried, with TensorRT's own last error.
+        EngineError: says ``what`` was tried, with TensorRT's own last error.
     """
-    if answer is None or answer is False:
+    if returned is None or returned is False:
         raise EngineError(f"TensorRT could not {what}: {last_error()}")
-    return answer
+    return returned
 
 
 def deserialize(trt: Any, path: Path, data: bytes, *, compatible: bool) -> tuple[Any, Any]:
@@ -80,8 +76,8 @@ def deserialize(trt: Any, path: Path, data: bytes, *, compatible: bool) -> tuple
     Args:
         trt: the module.
         path: the file, for messages.
-        data: its bytes, whose hash was checked: they may hold code.
-        compatible: whether it was built for later versions too; it then brings its own runtime.
+        data: its bytes. Their hash must have been checked, because they may hold code.
+        compatible: whether it was built for later versions too; it then contains its own runtime.
 
     Raises:
         EngineError: it is damaged, or not for this GPU, driver or version.
@@ -89,7 +85,7 @@ def deserialize(trt: Any, path: Path, data: bytes, *, compatible: bool) -> tuple
     clear_last_error()
     try:
         runtime = trt.Runtime(log_for(trt))
-    except TypeError as exc:  # what the bindings make of a runtime that could not be created
+    except TypeError as exc:  # raised by the bindings where no runtime could be created
         raise EngineError(f"TensorRT could not start its runtime: {last_error()}") from exc
     if compatible:
         runtime.engine_host_code_allowed = True
@@ -104,7 +100,11 @@ def deserialize(trt: Any, path: Path, data: bytes, *, compatible: bool) -> tuple
 
 
 def _check_validity(trt: Any, runtime: Any, data: bytes, path: Path) -> None:
-    """TensorRT-RTX reads the header and says what does not fit; TensorRT has no such call."""
+    """Ask TensorRT-RTX whether the engine's header fits this machine; TensorRT has no such call.
+
+    Raises:
+        EngineError: it does not.
+    """
     if not hasattr(runtime, "get_engine_validity"):
         return
     validity, diagnostics = runtime.get_engine_validity(data)
@@ -118,19 +118,19 @@ def _check_validity(trt: Any, runtime: Any, data: bytes, path: Path) -> None:
 
 
 def _problems(trt: Any, diagnostics: Any) -> str:
-    """The names of the bits that are set, in words."""
+    """The flags that are set, in words."""
     bits = int(diagnostics)
-    kinds = getattr(trt, "EngineInvalidityDiagnostics", None)
+    flags = getattr(trt, "EngineInvalidityDiagnostics", None)
     found = [
         name.lower().replace("_", " ")
-        for name, kind in getattr(kinds, "__members__", {}).items()
-        if bits & int(kind)
+        for name, flag in getattr(flags, "__members__", {}).items()
+        if bits & int(flag)
     ]
     return ", ".join(found) or last_error()
 
 
 def check_deploy_engine(engine: Any, spec: ModelSpec, path: Path) -> None:
-    """Names, directions, types and ranks against the contract of the deploy graph.
+    """Check names, directions, types and ranks of an engine's tensors against the deploy graph's contract.
 
     Raises:
         EngineError: says what was expected and found.
@@ -151,7 +151,7 @@ def check_deploy_engine(engine: Any, spec: ModelSpec, path: Path) -> None:
 
 
 def port(dtype: Any, shape: Any) -> Port:
-    """A tensor as TensorRT describes it, its element type in numpy's word."""
+    """A tensor as TensorRT describes it, its dtype as numpy names it."""
     name = dtype.name.lower()
     return Port("float32" if name == "float" else name, tuple(shape))
 
@@ -160,16 +160,17 @@ def profiles_of(engine: Any) -> list[Profile]:
     """The engine's optimization profiles, in its own order."""
     found = []
     for index in range(engine.num_optimization_profiles):
-        smallest, tuned, largest = (tuple(s)[:3] for s in engine.get_tensor_profile_shape("image", index))
-        found.append(Profile(index, smallest, tuned, largest))
+        shapes = engine.get_tensor_profile_shape("image", index)
+        found.append(Profile(index, *(tuple(shape)[:3] for shape in shapes)))
     return found
 
 
 class ContextFactory:
-    """Makes execution contexts of one engine, whose scratch memory is given to them.
+    """Makes execution contexts of one engine; their scratch memory is set by the caller.
 
-    TensorRT-RTX compiles kernels on the device and captures CUDA graphs on its own; both are asked
-    for here. What it compiled is kept beside the engine, so that the next start is quicker.
+    TensorRT-RTX compiles kernels on the device and captures CUDA graphs itself; both are configured here.
+    The compiled kernels are saved beside the engine as ``NAME.engine.cache``, so that the next start is
+    quicker.
     """
 
     def __init__(self, trt: Any, engine: Any, path: Path, *, rtx: bool) -> None:
@@ -191,20 +192,20 @@ class ContextFactory:
             EngineError: TensorRT could not make one.
         """
         clear_last_error()
-        how = self._config or self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
-        return require(self._engine.create_execution_context(how), "make an execution context")
+        strategy = self._config or self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        return checked(self._engine.create_execution_context(strategy), "make an execution context")
 
     def close(self) -> None:
-        """Keep what was compiled, where it is new, and let go of the engine.
+        """Save the compiled kernels, where there are new ones, and drop the engine.
 
-        A folder that cannot be written, or a device that was lost, costs time at the next start.
+        Raises nothing: where they cannot be saved, they are compiled again at the next start.
         """
         try:
             data = b"" if self._cache is None else bytes(self._cache.serialize())
             if data and data != self._cached:
                 write_bytes(self._cache_path, data)
         except Exception as exc:
-            _logger.warning("compiled kernels were not kept: %s", exc)
+            _logger.warning("compiled kernels were not saved: %s", exc)
         self._engine = self._config = self._cache = None
 
     def _read_cache(self) -> bytes:
@@ -214,20 +215,20 @@ class ContextFactory:
             return b""
         except OSError as exc:
             _logger.warning(
-                "%s cannot be read, so kernels are compiled anew: %s", self._cache_path, exc.strerror
+                "%s cannot be read, so kernels are compiled again: %s", self._cache_path, exc.strerror
             )
             return b""
 
     def _configure(self) -> None:
         trt = self._trt
-        self._config = require(self._engine.create_runtime_config(), "make a runtime configuration")
+        self._config = checked(self._engine.create_runtime_config(), "make a runtime configuration")
         self._config.set_execution_context_allocation_strategy(
             trt.ExecutionContextAllocationStrategy.USER_MANAGED
         )
         self._config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
-        self._cache = require(self._config.create_runtime_cache(), "make a runtime cache")
+        self._cache = checked(self._config.create_runtime_cache(), "make a runtime cache")
         self._cached = self._read_cache()
         if self._cached and not self._cache.deserialize(self._cached):
-            # Of another GPU, driver or version: written anew at the end.
+            # It is of another GPU, driver or version: close() replaces it.
             self._cached = b""
         self._config.set_runtime_cache(self._cache)

@@ -1,4 +1,4 @@
-"""Answers that stay on the device: memory lent with an answer, and used again when that is gone."""
+"""Results that stay on the device: their memory is reused once their user drops them."""
 
 from __future__ import annotations
 
@@ -17,90 +17,98 @@ from fcn_deploy.spec import ModelSpec
 
 @final
 class ResultMemory:
-    """Device memory for one answer of any size, with the event that says when it is there."""
+    """Device memory for one result of any size, with an event for when it is computed.
+
+    Raises:
+        InferenceError: there is not enough memory; what was allocated until then is freed.
+    """
 
     def __init__(self, device: Device, outputs: tuple[Output, ...], pixels: int) -> None:
         self._outputs = outputs
-        with ExitStack() as made:
+        with ExitStack() as stack:
             self.ready = device.event()
-            made.callback(self.ready.free)
-            self.memory: dict[str, Any] = {}
+            stack.callback(self.ready.free)
+            self._memory: dict[str, Any] = {}
             for output in outputs:
-                self.memory[output.name] = device.memory(output.bytes_for(pixels))
-                made.callback(self.memory[output.name].free)
-            self.made = made.pop_all()
+                self._memory[output.name] = device.memory(output.bytes_for(pixels))
+                stack.callback(self._memory[output.name].free)
+            self._allocations = stack.pop_all()
 
     def addresses(self) -> dict[str, int]:
-        """Where the engine writes."""
-        return {name: memory.address for name, memory in self.memory.items()}
+        """Tensor name -> device memory that the engine writes."""
+        return {name: memory.address for name, memory in self._memory.items()}
 
     def arrays(self, size: Size, owner: object) -> dict[str, DeviceArray]:
-        """The answer for frames of this size, each array keeping ``owner`` alive."""
+        """The result for frames of this size; each array keeps ``owner`` alive."""
         return {
             output.name: DeviceArray(
-                self.memory[output.name].address, output.shape(size), output.dtype, owner
+                self._memory[output.name].address, output.shape(size), output.dtype, owner
             )
             for output in self._outputs
         }
 
+    def free(self) -> None:
+        """Free everything."""
+        self._allocations.close()
 
-class _Loan:
-    """What all arrays of one answer hold on to; when it goes, the memory is given back."""
+
+class _Lease:
+    """What all arrays of one result refer to; when it is collected, the memory goes back to the pool."""
 
 
 @final
 class ResultPool:
-    """Lends memory for answers.
+    """Memory for results.
 
-    There is as much of it as answers were alive at once. What is out when the pool is closed is
-    freed when it comes back, and only then is ``last`` called.
+    There is as much of it as there were results in use at the same time. When the pool is closed, idle
+    memory is freed at once and the rest as it is released; then ``when_empty`` is called.
 
     Args:
-        make: makes memory for one answer.
-        last: called once, when the pool is closed and nothing is out.
+        create: allocates memory for one result.
+        when_empty: called once, when the pool is closed and nothing is in use any more.
     """
 
-    def __init__(self, make: Callable[[], ResultMemory], last: Callable[[], None]) -> None:
-        self._make = make
-        self._last = last
+    def __init__(self, create: Callable[[], ResultMemory], when_empty: Callable[[], None]) -> None:
+        self._create = create
+        self._when_empty = when_empty
         self._idle: list[ResultMemory] = []
-        self._out = 0
-        self._closed = self._ending = False
-        # The garbage collector may give memory back in the middle of any line below.
+        self._in_use = 0
+        self._closed = self._freeing = False
+        # Reentrant: the garbage collector may release memory in the middle of any line below.
         self._lock = threading.RLock()
 
-    def take(self) -> ResultMemory:
-        """Memory for an answer: used before, or new."""
+    def acquire(self) -> ResultMemory:
+        """Memory for a result: reused, or new. Raises InferenceError where there is not enough."""
         with self._lock:
-            memory = self._idle.pop() if self._idle else self._make()
-            self._out += 1
+            memory = self._idle.pop() if self._idle else self._create()
+            self._in_use += 1
             return memory
 
-    def give(self, memory: ResultMemory) -> None:
-        """Take memory back."""
+    def release(self, memory: ResultMemory) -> None:
+        """Return memory to the pool."""
         with self._lock:
-            self._out -= 1
+            self._in_use -= 1
             self._idle.append(memory)
-            self._end()
+            self._free_if_closed()
 
-    def lend(self, memory: ResultMemory, size: Size, spec: ModelSpec) -> DeviceSegmentation:
-        """The answer, whose memory comes back on its own."""
-        loan = _Loan()
-        weakref.finalize(loan, self.give, memory).atexit = False
-        return DeviceSegmentation(spec=spec, **memory.arrays(size, loan))
+    def result(self, memory: ResultMemory, size: Size, spec: ModelSpec) -> DeviceSegmentation:
+        """The result in ``memory``, which is released when the last of its arrays is collected."""
+        lease = _Lease()
+        weakref.finalize(lease, self.release, memory).atexit = False
+        return DeviceSegmentation(spec=spec, **memory.arrays(size, lease))
 
     def close(self) -> None:
-        """Free what is idle; the rest follows as it comes back."""
+        """Free what is idle; the rest is freed as it is released."""
         with self._lock:
             self._closed = True
-            self._end()
+            self._free_if_closed()
 
-    def _end(self) -> None:
-        if not self._closed or self._ending:
+    def _free_if_closed(self) -> None:
+        if not self._closed or self._freeing:
             return
-        self._ending = True  # what comes back meanwhile is taken by the loop
+        self._freeing = True  # memory that is released meanwhile is freed by this same loop
         while self._idle:
-            self._idle.pop().made.close()
-        self._ending = False
-        if self._out == 0:
-            self._last()
+            self._idle.pop().free()
+        self._freeing = False
+        if self._in_use == 0:
+            self._when_empty()

@@ -2,20 +2,21 @@
 
 How it works, top to bottom:
 
-* **Opening.** The sidecar and its hash are checked before a byte of the engine is executed, then
-  version, system and compute capability; TensorRT-RTX also checks the header itself.
+* **Opening.** The sidecar is read once. TensorRT's flavor and version, the system, the compute
+  capability and the engine's hash are checked before a byte of the engine is executed; TensorRT-RTX also
+  checks the engine's header itself.
 * **Contexts.** One execution context for each optimization profile, made when a frame first needs
-  it. They never compute at the same time - all computing is queued on one stream - so they share
-  one piece of scratch memory, as large as the largest profile wants.
-* **Frames.** A frame takes one of two slots (:mod:`~fcn_deploy.runtimes.tensorrt.slots`): copied into
-  pinned memory, then queued as copy in, compute, copy out, and waited for. Two threads may do this
-  at once, which is how ``submit()`` and ``stream()`` copy one frame while another is computed.
+  it. They never run at the same time, because all runs are enqueued in one stream, so they share one
+  piece of scratch memory, as large as the largest profile needs.
+* **Frames.** A frame acquires one of two slots (:mod:`~fcn_deploy.runtimes.tensorrt.slots`): it is copied
+  into pinned memory, then copy in, run and copy out are enqueued, and waited for. Two threads may do this
+  at the same time, which is how ``submit()`` and ``stream()`` copy one frame while another is computed.
 * **CUDA graphs.** The second frame of a size in a slot is captured and later ones are replayed;
-  the last 16 are kept. TensorRT-RTX captures by itself and is left to it.
-* **Device arrays.** :meth:`TensorRT.infer_device` reads frames where they lie and answers in
-  device memory that it lends until the answer is dropped.
+  the last 16 graphs are kept. TensorRT-RTX captures graphs itself.
+* **Device arrays.** :meth:`TensorRT.infer_device` reads frames where they lie and writes the result into
+  device memory that is reused once the result is dropped.
 
-None of this has run on a real GPU; the tests run it on a simulated driver (docs: what was proven).
+None of this has run on a real GPU yet; the tests run it on a simulated driver (docs/explanation/proven.md).
 """
 
 from __future__ import annotations
@@ -29,19 +30,30 @@ from numpy.typing import NDArray
 
 from fcn_deploy.errors import BackendUnavailable, InferenceError, MissingDependency
 from fcn_deploy.lazy import import_tensorrt
-from fcn_deploy.runtimes.base import DeviceRuntime, Frames, RuntimeOptions, cuda_index
+from fcn_deploy.runtimes.base import DeviceRuntime, Frames, RuntimeOptions, check_frame_shape, cuda_index
 from fcn_deploy.runtimes.cuda.arrays import DeviceSegmentation, device_frames
 from fcn_deploy.runtimes.cuda.device import Device, open_device
 from fcn_deploy.runtimes.cuda.driver import DeviceLost, binding_problem
-from fcn_deploy.runtimes.cuda.gpus import describe_gpu, gpu_problem
-from fcn_deploy.runtimes.tensorrt import loading as engine_loading
-from fcn_deploy.runtimes.tensorrt.loading import ContextFactory
+from fcn_deploy.runtimes.cuda.gpus import gpu_problem
+from fcn_deploy.runtimes.tensorrt.loading import (
+    ContextFactory,
+    check_deploy_engine,
+    deserialize,
+    profiles_of,
+)
 from fcn_deploy.runtimes.tensorrt.pool import ResourcePool
 from fcn_deploy.runtimes.tensorrt.profiles import Profile, Size, choose, max_batch, most_pixels
 from fcn_deploy.runtimes.tensorrt.queue import EngineQueue
 from fcn_deploy.runtimes.tensorrt.results import ResultMemory, ResultPool
-from fcn_deploy.runtimes.tensorrt.sidecar import TENSORRT_RTX, Host, Sidecar, load_engine, read_sidecar
-from fcn_deploy.runtimes.tensorrt.slots import SLOTS, Slot, outputs_of, settle
+from fcn_deploy.runtimes.tensorrt.sidecar import (
+    TENSORRT_RTX,
+    Host,
+    Sidecar,
+    check_host,
+    read_engine,
+    read_sidecar,
+)
+from fcn_deploy.runtimes.tensorrt.slots import SLOTS, Slot, outputs_of, synchronize_after_error
 
 
 @final
@@ -52,11 +64,11 @@ class TensorRT(DeviceRuntime):
         trt: TensorRT's module.
         path: the engine, for messages and for the cache beside it.
         data: its bytes, checked.
-        sidecar: its description.
+        sidecar: of this engine.
         device: where it runs; closed with the runtime.
 
     Raises:
-        EngineError: TensorRT refuses it, or it is no deploy graph.
+        EngineError: TensorRT refuses it, or it is not a deploy graph.
         InferenceError: there is not enough memory.
     """
 
@@ -66,15 +78,15 @@ class TensorRT(DeviceRuntime):
     def __init__(self, trt: Any, path: Path, data: bytes, sidecar: Sidecar, device: Device) -> None:
         super().__init__(sidecar.spec, f"cuda:{device.index}")
         self._device = device
-        self._tensorrt = f"{sidecar.line} {trt.__version__}"
+        self._tensorrt = f"{sidecar.product} {trt.__version__}"
         self._free_before = device.free_bytes()
         with device.current():
-            self._engine_runtime, self._engine = engine_loading.deserialize(
+            self._engine_runtime, self._engine = deserialize(
                 trt, path, data, compatible=sidecar.version_compatible
             )
-            engine_loading.check_deploy_engine(self._engine, self.spec, path)
-            self._profiles = engine_loading.profiles_of(self._engine)
-            self._factory = ContextFactory(trt, self._engine, path, rtx=sidecar.line == TENSORRT_RTX)
+            check_deploy_engine(self._engine, self.spec, path)
+            self._profiles = profiles_of(self._engine)
+            self._factory = ContextFactory(trt, self._engine, path, rtx=sidecar.flavor == TENSORRT_RTX)
         outputs = outputs_of(self.spec.outputs, self.spec.num_classes)
         pixels = most_pixels(self._profiles)
         self._queue = EngineQueue(device, self._engine, self._factory, outputs)
@@ -83,7 +95,7 @@ class TensorRT(DeviceRuntime):
             SLOTS,
             closed="this tensorrt runtime is closed; load the artefact again",
         )
-        self._answers = ResultPool(lambda: ResultMemory(device, outputs, pixels), last=device.close)
+        self._results = ResultPool(lambda: ResultMemory(device, outputs, pixels), when_empty=device.close)
         self._times: dict[str, float] = {}
 
     @classmethod
@@ -101,8 +113,9 @@ class TensorRT(DeviceRuntime):
         Raises:
             EngineError: the sidecar is missing or of another file, the engine is for another
                 TensorRT, system or GPU, or TensorRT refuses it.
-            BackendUnavailable: there is no GPU, no TensorRT of its line or no CUDA binding, or a CPU
-                was asked for.
+            UsageError: an option cannot be used.
+            BackendUnavailable: there is no GPU, no TensorRT of the engine's flavor or no CUDA binding, or
+                a CPU was asked for.
             InferenceError: there is not enough memory on the GPU.
         """
         if options.device == "cpu":
@@ -110,19 +123,16 @@ class TensorRT(DeviceRuntime):
                 f"{path} is an engine and runs on an NVIDIA GPU only; choose device cuda, or load the "
                 ".onnx file"
             )
-        index = cuda_index(options.device)
-        gpu = describe_gpu(index)
-        if gpu is None:
-            raise BackendUnavailable(f"{path} is an engine and cannot run here: {gpu_problem(index)}")
-        line = read_sidecar(path).line
-        trt = _import(line, path)
-        host = Host(line, trt.__version__, gpu.compute_capability, gpu.name)
-        data, sidecar = load_engine(path, host, options.expect_sha256)
-        with ExitStack() as opened:
-            device = open_device(index, options.cuda_binding)
-            opened.callback(device.close)
+        sidecar = read_sidecar(path)
+        trt = _import(sidecar, path)
+        with ExitStack() as stack:
+            device = _open_device(path, cuda_index(options.device), options.cuda_binding)
+            stack.callback(device.close)
+            host = Host(sidecar.flavor, trt.__version__, device.compute_capability, device.name)
+            check_host(path, sidecar, host)
+            data = read_engine(path, sidecar, options.expect_sha256)
             runtime = cls(trt, path, data, sidecar, device)
-            opened.pop_all()
+            stack.pop_all()
         return runtime
 
     @property
@@ -148,44 +158,39 @@ class TensorRT(DeviceRuntime):
     def _infer(self, images: Frames) -> dict[str, NDArray[Any]]:
         size: Size = images.shape[:3]
         profile = choose(self._profiles, size)
-        with self._watched():
-            slot: Slot = self._slots.take()
+        with self._lost_device_explained():
+            slot = self._slots.acquire()
             try:
-                return self._labelled(slot, images, size, profile)
+                return self._infer_in(slot, images, size, profile)
             except BaseException:
-                settle(self._queue.stream, slot.copies)
+                synchronize_after_error(self._queue.stream, slot.copies)
                 raise
             finally:
-                self._slots.give(slot)
+                self._slots.release(slot)
 
-    def _labelled(self, slot: Slot, images: Frames, size: Size, profile: Profile) -> dict[str, NDArray[Any]]:
+    def _infer_in(self, slot: Slot, images: Frames, size: Size, profile: Profile) -> dict[str, NDArray[Any]]:
         slot.load(images)
-        queue = self._queue
-        with queue.lock:
-            slot.start(size, queue.stream, lambda: queue.run(profile, size, slot.addresses(), slot.number))
-        answers = slot.finish(size)
+        self._queue.enqueue(slot, profile, size)
+        results = slot.wait_for_results(size)
         self._times = slot.times()
-        return answers
+        return results
 
     def _infer_device(self, images: Any) -> DeviceSegmentation:
         stream = self._queue.stream
-        frames = device_frames(images, self.spec, self._device.index, stream.handle)
+        frames = device_frames(images, self._device.index, stream.handle)
+        check_frame_shape(frames.shape, self.spec)
         size: Size = frames.shape[:3]  # type: ignore[assignment]
         profile = choose(self._profiles, size)
-        with self._watched():
-            memory = self._answers.take()
+        with self._lost_device_explained():
+            memory = self._results.acquire()
             try:
-                with self._queue.lock:
-                    if frames.stream is not None:
-                        stream.wait_for(frames.stream)
-                    self._queue.run(profile, size, {"image": frames.address, **memory.addresses()})
-                    memory.ready.record(stream)
+                self._queue.enqueue_on_device(frames, memory, profile, size)
                 memory.ready.synchronize()
             except BaseException:
-                settle(stream)
-                self._answers.give(memory)
+                synchronize_after_error(stream)
+                self._results.release(memory)
                 raise
-        return self._answers.lend(memory, size, self.spec)
+        return self._results.result(memory, size, self.spec)
 
     def _release(self) -> None:
         for slot in self._slots.close():
@@ -195,23 +200,23 @@ class TensorRT(DeviceRuntime):
                 current.enter_context(self._device.current())
             self._queue.free()
             self._factory.close()
-            # TensorRT wants what was made from a thing to go before it.
+            # TensorRT requires that contexts are freed before the engine, and the engine before the runtime.
             self._engine = self._engine_runtime = None
-        self._answers.close()
+        self._results.close()
 
     @contextmanager
-    def _watched(self) -> Iterator[None]:
-        """Says what can be done about a device that is lost."""
+    def _lost_device_explained(self) -> Iterator[None]:
+        """Where the device is lost, the error says what to do."""
         try:
             yield
         except DeviceLost as exc:
             raise DeviceLost(
-                f"{self.device} ({self._device.name}) stopped answering, and this process cannot use it any "
-                f"more; start the program again ({exc})"
+                f"{self.device} ({self._device.name}) does not respond any more, and this process cannot use "
+                f"it again; start the program again ({exc})"
             ) from exc
 
     def _memory_mb(self) -> float | None:
-        """What the GPU has less of since this was opened, in megabytes; None once that cannot be asked."""
+        """GPU memory taken since the engine was opened, in megabytes; None where that cannot be asked."""
         try:
             free = self._device.free_bytes()
         except InferenceError:
@@ -219,9 +224,19 @@ class TensorRT(DeviceRuntime):
         return round(max(self._free_before - free, 0) / 1e6, 1)
 
 
-def _import(line: str, path: Path) -> Any:
-    """TensorRT's module of the line that built an engine."""
+def _import(sidecar: Sidecar, path: Path) -> Any:
+    """The module of the TensorRT that built an engine."""
     try:
-        return import_tensorrt("rtx" if line == TENSORRT_RTX else "tensorrt")
+        return import_tensorrt(sidecar.flavor)
     except MissingDependency as exc:
-        raise BackendUnavailable(f"{path} was built by {line}, and {exc}") from exc
+        raise BackendUnavailable(f"{path} was built by {sidecar.product}, and {exc}") from exc
+
+
+def _open_device(path: Path, index: int, binding: str | None) -> Device:
+    """The GPU that an engine is to run on."""
+    try:
+        return open_device(index, binding)
+    except BackendUnavailable as exc:
+        raise BackendUnavailable(
+            f"{path} is an engine and cannot run here: {gpu_problem(index) or exc}"
+        ) from exc

@@ -1,8 +1,8 @@
-"""``NAME.engine.json``: what an engine is, and whether it may be loaded here.
+"""The sidecar ``NAME.engine.json``: what an engine is, and whether it may be loaded here.
 
-An engine is machine code for one version of TensorRT and for certain GPUs, and says neither in a way
-that can be read without loading it. The file beside it does, with the model's own description and the
-hash of the engine that it belongs to: a pair of which only one half was copied is refused.
+An engine is machine code for one version of TensorRT and for certain GPUs, and tells neither before it is
+loaded. The sidecar does, with the model's spec and the hash of the engine that it belongs to: an engine
+whose sidecar belongs to another one is refused.
 """
 
 from __future__ import annotations
@@ -22,15 +22,21 @@ from fcn_deploy.files import input_file
 from fcn_deploy.runtimes.tensorrt.profiles import Profile
 from fcn_deploy.spec import ModelSpec
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""Version 0.1 wrote schema 1, which is still read."""
 
+TENSORRT, TENSORRT_RTX = "tensorrt", "rtx"
+"""The two flavors, as ``--flavor`` takes them; neither opens the other's engines."""
 
-TENSORRT, TENSORRT_RTX = "TensorRT", "TensorRT-RTX"
-"""The two lines; neither opens the other's engines."""
-
+_PRODUCTS = {TENSORRT: "TensorRT", TENSORRT_RTX: "TensorRT-RTX"}
 
 NOT_CHECKED = "not checked: no device"
-"""What stands for the achieved precision where no GPU could be asked."""
+"""The achieved precision where there was no GPU to check it on."""
+
+
+def product_name(flavor: str) -> str:
+    """The name of a flavor in messages: ``TensorRT`` or ``TensorRT-RTX``."""
+    return _PRODUCTS[flavor]
 
 
 @dataclass(frozen=True)
@@ -44,32 +50,37 @@ class EngineTarget:
     later: bool = False
     """Whether GPUs newer than the last of them may run it too."""
     gpu: str | None = None
-    """The model whose kernels were chosen; None where any GPU of the compute capabilities will do."""
+    """The GPU model that kernels were chosen for; None where any of the compute capabilities will do."""
     dla_core: int | None = None
-    """The DLA core that layers were placed on; None for the GPU alone."""
+    """The DLA core that layers run on; None where all run on the GPU."""
 
 
 @dataclass(frozen=True)
 class Host:
-    """What would load an engine. None is not known, and not checked."""
+    """The machine that is to load an engine. What is None is not known, and not checked."""
 
-    line: str
+    flavor: str
     """:data:`TENSORRT` or :data:`TENSORRT_RTX`."""
     version: str
     """Of the library, such as ``10.3.0``."""
     compute_capability: str | None = None
     """Of the GPU, such as ``8.7``."""
     gpu: str | None = None
-    """Its name, as the driver gives it."""
+    """Its name, as the driver reports it."""
     platform: str = dataclasses.field(default_factory=lambda: this_platform())
+
+    @property
+    def product(self) -> str:
+        """The TensorRT that is installed, such as ``TensorRT-RTX``."""
+        return product_name(self.flavor)
 
 
 @dataclass(frozen=True)
 class Sidecar:
-    """Everything that is known of an engine without loading it."""
+    """Everything that is known about an engine without loading it."""
 
     spec: ModelSpec
-    line: str
+    flavor: str
     """:data:`TENSORRT` or :data:`TENSORRT_RTX`."""
     version: str
     """Of the library that built it."""
@@ -78,8 +89,8 @@ class Sidecar:
     target: EngineTarget
     profiles: tuple[Profile, ...]
     precision: dict[str, Any]
-    """``declared``: what the graph says, layer counts by type; ``achieved``: what the engine's inspector
-    found on a device, or :data:`NOT_CHECKED`."""
+    """``declared``: of the graph, with numbers of layers by type; ``achieved``: what TensorRT's engine
+    inspector found on a device, or :data:`NOT_CHECKED`."""
     engine_sha256: str
     engine_bytes: int
     onnx: dict[str, str]
@@ -88,17 +99,31 @@ class Sidecar:
     """``seconds``, the options and estimates, and a summary of TensorRT's log."""
     schema_version: int = SCHEMA_VERSION
 
+    @property
+    def product(self) -> str:
+        """The TensorRT that built it, such as ``TensorRT-RTX``."""
+        return product_name(self.flavor)
+
+    @property
+    def built_by(self) -> str:
+        """The TensorRT that built it, with its version, such as ``TensorRT-RTX 1.7.1``."""
+        return f"{self.product} {self.version}"
+
     def to_json(self) -> str:
-        """Indented JSON with sorted keys, for people to read as well."""
+        """Indented JSON with sorted keys, so that people can read it too."""
         return json.dumps(dataclasses.asdict(self), sort_keys=True, indent=1) + "\n"
 
     @classmethod
     def from_json(cls, text: str, source: str) -> Sidecar:
-        """Read what :meth:`to_json` wrote; ``source`` is the file, for messages.
+        """Read what :meth:`to_json` wrote, in this version or an older one.
+
+        Args:
+            text: the JSON.
+            source: the file that it comes from, for messages.
 
         Raises:
             EngineError: it is not JSON, damaged, or of a newer schema.
-            ModelError: the model's description in it cannot be used.
+            ModelError: the spec in it cannot be used.
         """
         try:
             data = json.loads(text)
@@ -108,6 +133,10 @@ class Sidecar:
                     f"{source} was written by a newer fcn-deploy (schema {schema}, this one reads up to "
                     f"{SCHEMA_VERSION}); upgrade with: pip install -U fcn-deploy"
                 )
+            if schema == 1:
+                data = _from_schema_1(data)
+            if data["schema_version"] != SCHEMA_VERSION or data["flavor"] not in _PRODUCTS:
+                raise ValueError("no such schema_version or flavor")
             target = data["target"]
             return cls(
                 **{
@@ -125,11 +154,26 @@ class Sidecar:
             ) from exc
 
 
+def _from_schema_1(data: dict[str, Any]) -> dict[str, Any]:
+    """Version 0.1 had other names for two things: the flavor, and the sizes of a profile."""
+    flavors = {product: flavor for flavor, product in _PRODUCTS.items()}
+    sizes = {"min": "smallest", "opt": "tuned", "max": "largest"}
+    return {
+        **{name: value for name, value in data.items() if name != "line"},
+        "schema_version": SCHEMA_VERSION,
+        "flavor": flavors[data["line"]],
+        "profiles": [
+            {"index": entry["index"], **{new: entry[old] for new, old in sizes.items()}}
+            for entry in data["profiles"]
+        ],
+    }
+
+
 def _profile(entry: dict[str, Any]) -> Profile:
-    bounds = {key: tuple(entry[key]) for key in ("smallest", "tuned", "largest")}
-    if any(len(bound) != 3 for bound in bounds.values()):
-        raise ValueError("a profile is three times batch, height and width")
-    return Profile(index=entry["index"], **bounds)
+    sizes = {name: tuple(entry[name]) for name in ("min", "opt", "max")}
+    if any(len(size) != 3 for size in sizes.values()):
+        raise ValueError("a profile has three sizes, each of batch, height and width")
+    return Profile(index=entry["index"], **sizes)
 
 
 def sidecar_path(engine: str | Path) -> Path:
@@ -144,19 +188,19 @@ def this_platform() -> str:
 
 
 def read_sidecar(engine: str | Path) -> Sidecar:
-    """What stands beside an engine; the engine itself is not read, only its size is looked at.
+    """The sidecar of an engine. The engine itself is not read, only its size is checked.
 
     Raises:
         UsageError: the engine is missing, empty or may not be read.
-        EngineError: it has no sidecar, a damaged one, or is not as long as that says.
-        ModelError: the model's description in it cannot be used.
+        EngineError: it has no sidecar, a damaged one, or another size than that says.
+        ModelError: the spec in the sidecar cannot be used.
     """
     found = input_file(engine, "engine")
     path = sidecar_path(found)
     if not path.is_file():
         raise EngineError(
-            f"{found} has no description beside it; copy {path.name} into the same folder, or build the "
-            "engine with fcn-deploy build-engine"
+            f"{found} has no sidecar beside it; copy {path.name} into the same folder, or build the engine "
+            "with fcn-deploy build-engine"
         )
     try:
         text = path.read_text(encoding="utf-8")
@@ -166,55 +210,58 @@ def read_sidecar(engine: str | Path) -> Sidecar:
     size = found.stat().st_size
     if size != sidecar.engine_bytes:
         raise EngineError(
-            f"{found} has {size:,} bytes and {path.name} was written for {sidecar.engine_bytes:,}: it was "
+            f"{found} has {size:,} bytes, and {path.name} was written for {sidecar.engine_bytes:,}: it was "
             "cut off, or one of the two was replaced; copy both again"
         )
     return sidecar
 
 
-def load_engine(
-    engine: str | Path, host: Host | None = None, expect_sha256: str | None = None
-) -> tuple[bytes, Sidecar]:
-    """The bytes of an engine, read once and checked before anything may execute them.
+def read_engine(engine: Path, sidecar: Sidecar, expect_sha256: str | None = None) -> bytes:
+    """The bytes of an engine, whose hash is checked before anything may execute them.
+
+    Args:
+        engine: the file.
+        sidecar: of this engine, as :func:`read_sidecar` returned it.
+        expect_sha256: the hash that the user knows from another place, 64 hexadecimal digits. The
+            sidecar's own finds files that were mixed up or cut off; only this one finds tampering.
+
+    Raises:
+        UsageError: ``expect_sha256`` is not a hash.
+        EngineError: the hash differs from one of the two.
+    """
+    data = engine.read_bytes()
+    _check_hash(engine, sidecar, hashlib.sha256(data).hexdigest(), expect_sha256)
+    return data
+
+
+def check_engine(engine: str | Path, host: Host | None = None, expect_sha256: str | None = None) -> Sidecar:
+    """The sidecar of an engine, checked with the engine's bytes.
 
     Args:
         engine: the file; its sidecar lies beside it.
-        host: what would load it; None checks the hashes alone.
-        expect_sha256: the hash that its user knows from elsewhere, 64 hexadecimal digits. The
-            sidecar's own catches mix-ups and truncation; only this one catches tampering.
+        host: the machine that is to load it; None checks the hashes only.
+        expect_sha256: as :func:`read_engine` takes it.
 
     Raises:
-        UsageError: the file cannot be read, or ``expect_sha256`` is no hash.
+        UsageError: the file cannot be read, or ``expect_sha256`` is not a hash.
         EngineError: no sidecar, another hash, another version or another GPU; says what to do.
-        ModelError: the model's description in the sidecar cannot be used.
+        ModelError: the spec in the sidecar cannot be used.
     """
     path = Path(engine)
     sidecar = read_sidecar(path)
     if host is not None:
         check_host(path, sidecar, host)
-    data = path.read_bytes()
-    check_hash(path, sidecar, hashlib.sha256(data).hexdigest(), expect_sha256)
-    return data, sidecar
+    read_engine(path, sidecar, expect_sha256)
+    return sidecar
 
 
-def check_engine(engine: str | Path, host: Host | None = None, expect_sha256: str | None = None) -> Sidecar:
-    """As :func:`load_engine`, without keeping the bytes."""
-    return load_engine(engine, host, expect_sha256)[1]
-
-
-def check_hash(engine: Path, sidecar: Sidecar, sha256: str, expected: str | None = None) -> None:
-    """Hold the hash of an engine's bytes against its sidecar and against what its user expects.
-
-    Raises:
-        UsageError: ``expected`` is no hash.
-        EngineError: one of them differs.
-    """
+def _check_hash(engine: Path, sidecar: Sidecar, sha256: str, expected: str | None) -> None:
     if expected is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", expected):
         raise UsageError(f"expected a SHA-256 of 64 hexadecimal digits, not {expected!r}")
     if expected is not None and sha256 != expected.lower():
         raise EngineError(
-            f"{engine} has the SHA-256 {sha256} and {expected.lower()} was expected; do not load it, get it "
-            "again from where the hash comes from"
+            f"{engine} has the SHA-256 {sha256}, expected {expected.lower()}; do not load it, get it again "
+            "from where the hash comes from"
         )
     if sha256 != sidecar.engine_sha256:
         raise EngineError(
@@ -227,44 +274,46 @@ def check_host(engine: Path, sidecar: Sidecar, host: Host) -> None:
     """Refuse an engine that was built for another TensorRT, system or GPU.
 
     Raises:
-        EngineError: says what it was built for, what is here, and what to do.
+        EngineError: says what it was built for, what this machine has, and what to do.
     """
-    for problem in (_line_problem, _version_problem, _platform_problem, _gpu_problem):
+    for problem in (_flavor_problem, _version_problem, _platform_problem, _gpu_problem):
         if reason := problem(sidecar, host):
             raise EngineError(
                 f"{engine} {reason}; build it here from its ONNX file with: fcn-deploy build-engine"
             )
 
 
-def _line_problem(sidecar: Sidecar, host: Host) -> str | None:
-    if sidecar.line == host.line:
+def _flavor_problem(sidecar: Sidecar, host: Host) -> str | None:
+    if sidecar.flavor == host.flavor:
         return None
-    return f"was built by {sidecar.line} and {host.line} does not open its engines"
+    return f"was built by {sidecar.product}, and {host.product} does not open its engines"
 
 
 def _version_problem(sidecar: Sidecar, host: Host) -> str | None:
     built, here = release(sidecar.version), release(host.version)
     if built == here or (sidecar.version_compatible and _loads_compatible(built, here)):
         return None
-    promise = " (or later, within what TensorRT promises)" if sidecar.version_compatible else ""
-    return f"was built by {sidecar.line} {sidecar.version}{promise} and {host.version} is installed here"
+    later = " for it and compatible later versions" if sidecar.version_compatible else ""
+    return f"was built by {sidecar.built_by}{later}, and {host.version} is installed here"
 
 
 def release(version: str) -> tuple[int, ...]:
-    """``10.3.0.26`` -> (10, 3, 0): packages give three numbers or four for the same release."""
+    """``10.3.0.26`` -> (10, 3, 0): packages give three or four numbers for the same release."""
     return tuple(int(part) for part in re.findall(r"\d+", version)[:3])
 
 
 def _loads_compatible(built: tuple[int, ...], here: tuple[int, ...]) -> bool:
-    """Source: TensorRT's support matrix, "Engine Portability": later versions of the same major, and 11
-    for engines of 10."""
+    """Whether a version-compatible engine runs on a later version: of the same major, or 11 for 10.
+
+    Source: "Engine Portability" in TensorRT's support matrix.
+    """
     return here >= built and (here[0] == built[0] or (built[0], here[0]) == (10, 11))
 
 
 def _platform_problem(sidecar: Sidecar, host: Host) -> str | None:
     if sidecar.target.platform in ("any", host.platform):
         return None
-    return f"was built for {sidecar.target.platform} and this is {host.platform}"
+    return f"was built for {sidecar.target.platform}, and this is {host.platform}"
 
 
 def _gpu_problem(sidecar: Sidecar, host: Host) -> str | None:
@@ -273,7 +322,7 @@ def _gpu_problem(sidecar: Sidecar, host: Host) -> str | None:
         newest = max(target.compute_capabilities, key=release)
         if not (target.later and release(here) > release(newest)):
             listed = ", ".join(target.compute_capabilities) + (" and later" if target.later else "")
-            return f"was built for compute capability {listed} and this GPU has {here}"
+            return f"was built for compute capability {listed}, and this GPU has {here}"
     if target.gpu is not None and host.gpu is not None and target.gpu != host.gpu:
-        return f"was built for the GPU {target.gpu!r} and this is {host.gpu!r}"
+        return f"was built for the GPU {target.gpu!r}, and this is {host.gpu!r}"
     return None

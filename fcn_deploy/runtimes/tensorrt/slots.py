@@ -1,14 +1,13 @@
-"""Where a frame lives while it is labelled: two slots, so that one is copied while the other is computed.
+"""The buffers of a frame while it is labelled: two slots, so that one copies while the other computes.
 
-A slot has pinned host memory, device memory for every input and output, a stream for its copies
-and the events that order them against the one stream on which all computing is done. Everything is
-sized once, for the largest batch of any optimization profile, and a frame uses the beginning of it.
+A slot has pinned host memory, device memory for every input and output, a stream for its copies, and
+events that order the copies against the one stream in which the engine runs. Everything is allocated
+once, for the largest batch of any optimization profile, and a frame uses the beginning of it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any, final
@@ -18,14 +17,15 @@ from numpy.typing import NDArray
 
 from fcn_deploy.errors import InferenceError
 from fcn_deploy.runtimes.base import Frames
-from fcn_deploy.runtimes.cuda.device import Device, Event, Stream
+from fcn_deploy.runtimes.cuda.device import Device
+from fcn_deploy.runtimes.cuda.streams import Event, Stream
 from fcn_deploy.runtimes.tensorrt.profiles import Size
 
 SLOTS = 2
-"""One being computed, one being copied."""
-
+"""One computes, one copies."""
 
 STAGES = ("copy_in", "compute", "copy_out")
+"""What is timed of each frame, in order."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,12 @@ class Output:
     """None for ``[N, H, W]``, a number for ``[N, channels, H, W]``."""
 
     def shape(self, size: Size) -> tuple[int, ...]:
-        """What is answered for frames of this size."""
+        """Of the result for frames of this size."""
         batch, height, width = size
         return (batch, height, width) if self.channels is None else (batch, self.channels, height, width)
 
     def bytes_for(self, pixels: int) -> int:
-        """Bytes of the answer for so many pixels in all."""
+        """Bytes of the result for so many pixels in all frames."""
         return pixels * (self.channels or 1) * self.dtype.itemsize
 
 
@@ -62,8 +62,8 @@ class Slot:
     """Memory, a stream for copies, and events, for one frame in flight.
 
     Args:
-        device: where.
-        number: tells slots apart where something is kept by slot.
+        device: where it is allocated.
+        number: tells slots apart where something is kept for each.
         outputs: of the engine.
         pixels: of the largest batch.
 
@@ -74,22 +74,22 @@ class Slot:
     def __init__(self, device: Device, number: int, outputs: tuple[Output, ...], pixels: int) -> None:
         self.number = number
         self._outputs = outputs
-        with ExitStack() as made:
+        with ExitStack() as stack:
 
-            def keep(thing: Any) -> Any:
-                made.callback(thing.free)
-                return thing
+            def freed_with_slot(resource: Any) -> Any:
+                stack.callback(resource.free)
+                return resource
 
-            self.copies: Stream = keep(device.stream())
-            self._events: list[Event] = [keep(device.event()) for _ in range(5)]
-            self._host_in = keep(device.pinned(pixels * 3))
-            self.device_in = keep(device.memory(pixels * 3))
-            self._host_out = {o.name: keep(device.pinned(o.bytes_for(pixels))) for o in outputs}
-            self.device_out = {o.name: keep(device.memory(o.bytes_for(pixels))) for o in outputs}
-            self._made = made.pop_all()
+            self.copies: Stream = freed_with_slot(device.stream())
+            self._events: list[Event] = [freed_with_slot(device.event()) for _ in range(5)]
+            self._host_in = freed_with_slot(device.pinned(pixels * 3))
+            self.device_in = freed_with_slot(device.memory(pixels * 3))
+            self._host_out = {o.name: freed_with_slot(device.pinned(o.bytes_for(pixels))) for o in outputs}
+            self.device_out = {o.name: freed_with_slot(device.memory(o.bytes_for(pixels))) for o in outputs}
+            self._allocations = stack.pop_all()
 
     def addresses(self) -> dict[str, int]:
-        """Where the engine reads and writes."""
+        """Tensor name -> device memory that the engine reads or writes."""
         return {
             "image": self.device_in.address,
             **{name: memory.address for name, memory in self.device_out.items()},
@@ -99,53 +99,56 @@ class Slot:
         """Copy contiguous uint8 ``[N, H, W, 3]`` frames into the slot's host memory."""
         np.copyto(self._host_in.array[: images.size].reshape(images.shape), images)
 
-    def start(self, size: Size, compute: Stream, run: Callable[[], None]) -> None:
-        """Queue all of it: frames in, ``run`` on the compute stream, answers out. Waits for nothing.
+    def enqueue_copy_in(self, size: Size, compute: Stream) -> None:
+        """Enqueue the copy of the loaded frames to the device; ``compute`` waits for it.
 
         Args:
             size: of the frames that were loaded.
-            compute: the stream of ``run``.
-            run: queues the engine on it.
+            compute: the stream in which the engine runs next.
         """
-        pixels = math.prod(size)
-        began, copied_in, ready, computed, finished = self._events
+        began, copied_in, ready, _, _ = self._events
         began.record(self.copies)
-        self.copies.copy_in(self.device_in, self._host_in, 3 * pixels)
+        self.copies.copy_in(self.device_in, self._host_in, 3 * math.prod(size))
         copied_in.record(self.copies)
         compute.wait(copied_in)
         ready.record(compute)
-        run()
+
+    def enqueue_copy_out(self, size: Size, compute: Stream) -> None:
+        """Enqueue the copies of the results to the host, which wait for what ``compute`` holds now."""
+        _, _, _, computed, finished = self._events
         computed.record(compute)
         self.copies.wait(computed)
         for output in self._outputs:
             self.copies.copy_out(
-                self._host_out[output.name], self.device_out[output.name], output.bytes_for(pixels)
+                self._host_out[output.name],
+                self.device_out[output.name],
+                output.bytes_for(math.prod(size)),
             )
         finished.record(self.copies)
 
-    def finish(self, size: Size) -> dict[str, NDArray[Any]]:
-        """Wait for what :meth:`start` queued, and take the answers out as arrays of their own."""
+    def wait_for_results(self, size: Size) -> dict[str, NDArray[Any]]:
+        """Wait until all that was enqueued is done, and copy the results into arrays of their own."""
         self._events[-1].synchronize()
-        return {output.name: self._answer(output, output.shape(size)) for output in self._outputs}
+        return {output.name: self._result(output, output.shape(size)) for output in self._outputs}
 
     def times(self) -> dict[str, float]:
-        """Milliseconds of the last frame's stages, between the events; after :meth:`finish`."""
+        """Milliseconds of the last frame's stages, by its events; after :meth:`wait_for_results`."""
         began, copied_in, ready, computed, finished = self._events
-        ends = ((began, copied_in), (ready, computed), (computed, finished))
-        return {stage: end.elapsed_ms(start) for stage, (start, end) in zip(STAGES, ends, strict=True)}
+        spans = ((began, copied_in), (ready, computed), (computed, finished))
+        return {stage: end.elapsed_ms(start) for stage, (start, end) in zip(STAGES, spans, strict=True)}
 
     def free(self) -> None:
-        """Give everything back."""
-        self._made.close()
+        """Free everything."""
+        self._allocations.close()
 
-    def _answer(self, output: Output, shape: tuple[int, ...]) -> NDArray[Any]:
+    def _result(self, output: Output, shape: tuple[int, ...]) -> NDArray[Any]:
         length = math.prod(shape) * output.dtype.itemsize
-        answer: NDArray[Any] = self._host_out[output.name].array[:length].view(output.dtype)
-        return answer.reshape(shape).copy()
+        result: NDArray[Any] = self._host_out[output.name].array[:length].view(output.dtype)
+        return result.reshape(shape).copy()
 
 
-def settle(*streams: Stream) -> None:
-    """After an error: wait until nothing queued can touch memory any more. Raises nothing."""
+def synchronize_after_error(*streams: Stream) -> None:
+    """Wait until no work in these streams can touch memory any more. Raises nothing."""
     for stream in streams:
-        with suppress(InferenceError):  # a lost device touches nothing either
+        with suppress(InferenceError):  # a lost device does not touch memory either
             stream.synchronize()

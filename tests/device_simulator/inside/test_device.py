@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 
 from fcn_deploy.errors import BackendUnavailable, InferenceError
-from fcn_deploy.runtimes.cuda.device import Device, DeviceMemory, Event, PinnedMemory, Stream, open_device
+from fcn_deploy.runtimes.cuda.device import Device, open_device
+from fcn_deploy.runtimes.cuda.memory import DeviceMemory, PinnedMemory
+from fcn_deploy.runtimes.cuda.streams import Event, Stream
 
 SLOW = 20_000
 """Microseconds before each piece of work: long enough that no answer is there by luck."""
@@ -28,7 +30,7 @@ def device(binding: str) -> Iterator[Device]:
 
 
 def filled(device: Device, nbytes: int, seed: int) -> PinnedMemory:
-    """PinnedMemory memory with random bytes in it."""
+    """Pinned memory with random bytes in it."""
     made = device.pinned(nbytes)
     made.array[:] = np.random.default_rng(seed).integers(0, 256, nbytes, dtype=np.uint8)
     return made

@@ -30,7 +30,7 @@ def test_a_lost_device_is_said_so_and_can_be_closed(
             segmenter.infer(frames(1, 24, 32))
     assert isinstance(caught.value, DeviceLost)
     assert str(caught.value).startswith(
-        "cuda:0 (Simulated GPU) stopped answering, and this process cannot use it any more; start the "
+        "cuda:0 (Simulated GPU) does not respond any more, and this process cannot use it again; start the "
         "program again ("
     )
     segmenter.details()
@@ -59,14 +59,14 @@ def test_use_after_free_is_seen(
     segmenter = load(engine, cuda_binding=binding)
     np.testing.assert_array_equal(segmenter.infer(images).labels, expected(images).labels)
     assert sim.violation == ""
-    finish = Slot.finish
+    wait_for_results = Slot.wait_for_results
 
-    def finish_and_free(self: Slot, size: Any) -> Any:
-        found = finish(self, size)
+    def wait_and_free(self: Slot, size: Any) -> Any:
+        found = wait_for_results(self, size)
         self.device_out["labels"].free()  # planted: the slot will be used again
         return found
 
-    monkeypatch.setattr(Slot, "finish", finish_and_free)
+    monkeypatch.setattr(Slot, "wait_for_results", wait_and_free)
     segmenter.infer(images)
     with pytest.raises(DeviceLost):
         segmenter.infer(images)

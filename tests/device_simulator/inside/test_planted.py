@@ -19,7 +19,7 @@ import tensorrt
 from device_frames import OnDevice
 
 from fcn_deploy.errors import InferenceError
-from fcn_deploy.runtimes.cuda.device import Stream
+from fcn_deploy.runtimes.cuda.streams import Stream
 from fcn_deploy.runtimes.registry import load
 from fcn_deploy.runtimes.tensorrt.runtime import TensorRT
 from fcn_deploy.runtimes.tensorrt.slots import Slot
@@ -39,7 +39,7 @@ def wrong(engine: Path, binding: str, frames: Make, expected: Any, sim: Any) -> 
             answers = list(segmenter.stream(clip))
             # What a mistake left in flight ends here: pycuda frees memory without letting go of Python,
             # which the simulated TensorRT needs to get on.
-            for stream in [r for r in segmenter._runtime._device._open if isinstance(r, Stream)]:
+            for stream in [r for r in segmenter._runtime._device._allocated if isinstance(r, Stream)]:
                 stream.synchronize()
         return sum(not np.array_equal(answer.labels, expected(images).labels) for images, answer in answers)
 
@@ -49,12 +49,12 @@ def wrong(engine: Path, binding: str, frames: Make, expected: Any, sim: Any) -> 
 def test_a_missing_synchronisation_gives_labels_that_are_not_there_yet(
     wrong: Callable[[], int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def finish(self: Slot, size: Any) -> Any:
+    def wait_for_results(self: Slot, size: Any) -> Any:
         # planted: self._events[-1].synchronize() is forgotten
-        return {output.name: self._answer(output, output.shape(size)) for output in self._outputs}
+        return {output.name: self._result(output, output.shape(size)) for output in self._outputs}
 
     assert wrong() == 0
-    monkeypatch.setattr(Slot, "finish", finish)
+    monkeypatch.setattr(Slot, "wait_for_results", wait_for_results)
     monkeypatch.setattr(Slot, "times", lambda self: {})
     assert wrong() > 0
 
@@ -80,30 +80,28 @@ def test_computing_that_does_not_wait_for_the_copy_answers_the_frame_before(
 def test_a_buffer_used_again_too_early_answers_another_frame(
     wrong: Callable[[], int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def labelled(self: TensorRT, slot: Slot, images: np.ndarray, size: Any, profile: Any) -> Any:
+    def infer_in(self: TensorRT, slot: Slot, images: np.ndarray, size: Any, profile: Any) -> Any:
         slot.load(images)
-        queue = self._queue
-        with queue.lock:
-            slot.start(size, queue.stream, lambda: queue.run(profile, size, slot.addresses(), slot.number))
-        self._slots.give(slot)  # planted: given back before the answer is there
+        self._queue.enqueue(slot, profile, size)
+        self._slots.release(slot)  # planted: released before the result is there
         try:
-            return slot.finish(size)
+            return slot.wait_for_results(size)
         finally:
             with suppress(ValueError):  # the next user has it already
                 self._slots._idle.remove(slot)
 
     assert wrong() == 0
-    monkeypatch.setattr(TensorRT, "_labelled", labelled)
-    monkeypatch.setattr("fcn_deploy.runtimes.tensorrt.pool.ResourcePool.take", take_shared)
+    monkeypatch.setattr(TensorRT, "_infer_in", infer_in)
+    monkeypatch.setattr("fcn_deploy.runtimes.tensorrt.pool.ResourcePool.acquire", acquire_shared)
     assert wrong() > 0
 
 
-def take_shared(self: Any) -> Any:
-    """Takes what is idle without minding that its last user is not done with it."""
+def acquire_shared(self: Any) -> Any:
+    """Takes what is idle, although its last user may still need it."""
     with self._changed:
-        if not self._idle and self._made < 1:
-            self._idle.append(self._make(0))
-            self._made = 1
+        if not self._idle and self._created < 1:
+            self._idle.append(self._create(0))
+            self._created = 1
         while not self._idle:
             self._changed.wait(0.01)
         return self._idle.pop()
@@ -146,7 +144,7 @@ def test_memory_not_given_back_after_an_error_outlives_the_segmenter(
         return sim.count("live_bytes")
 
     assert left() == 0
-    monkeypatch.setattr("fcn_deploy.runtimes.tensorrt.results.ResultPool.give", lambda self, memory: None)
+    monkeypatch.setattr("fcn_deploy.runtimes.tensorrt.results.ResultPool.release", lambda self, memory: None)
     assert left() > 0
 
 

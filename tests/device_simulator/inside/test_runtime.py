@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import hashlib
 import json
 import threading
 from collections.abc import Callable
@@ -26,9 +27,12 @@ from fcn_deploy.errors import (
     UsageError,
 )
 from fcn_deploy.runtimes.registry import load
-from fcn_deploy.runtimes.tensorrt import queue as engine_queue
+from fcn_deploy.runtimes.tensorrt import loading, queue
 from fcn_deploy.runtimes.tensorrt.runtime import TensorRT
 from fcn_deploy.runtimes.tensorrt.sidecar import TENSORRT_RTX, sidecar_path
+
+SIDECAR_0_1 = Path(__file__).parents[2] / "runtimes" / "tensorrt" / "frozen" / "sidecar-0.1.json"
+"""Of an engine of the same ONNX file that the simulated engines are made of."""
 
 Make = Callable[..., np.ndarray]
 SIZES = ((1, 24, 32), (2, 40, 48), (3, 64, 80), (1, 1, 1), (1, 7, 33), (4, 32, 48))
@@ -105,6 +109,46 @@ def test_an_answer_stays_as_it_was(engine: Path, binding: str, frames: Make, exp
     same(answer, expected(images))
 
 
+# --- opening ---------------------------------------
+
+
+def test_opening_reads_each_file_once_and_probes_the_gpu_once(
+    engine: Path, binding: str, sim: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads = []
+
+    def counted(read: Callable[..., Any]) -> Callable[..., Any]:
+        def reading(path: Path, *arguments: Any, **options: Any) -> Any:
+            reads.append(path.name)
+            return read(path, *arguments, **options)
+
+        return reading
+
+    monkeypatch.setattr(Path, "read_text", counted(Path.read_text))
+    monkeypatch.setattr(Path, "read_bytes", counted(Path.read_bytes))
+    calls = ("cuDeviceGetCount", "cuDevicePrimaryCtxRetain")
+    before = [sim.count(call) for call in calls]
+    with load(engine, cuda_binding=binding):
+        pass
+    assert sorted(name for name in reads if name.startswith(engine.name)) == [
+        "tiny.engine",
+        "tiny.engine.json",
+    ]
+    assert [sim.count(call) - count for call, count in zip(calls, before, strict=True)] == [1, 1]
+
+
+def test_an_engine_with_a_sidecar_of_version_0_1_opens(
+    tmp_path: Path, onnx: Path, binding: str, frames: Make, expected: Any
+) -> None:
+    path = make_engine(tmp_path / "old.engine", onnx, flavor=TENSORRT_RTX)
+    data = path.read_bytes()
+    frozen = json.loads(SIDECAR_0_1.read_text())
+    frozen.update(engine_bytes=len(data), engine_sha256=hashlib.sha256(data).hexdigest())
+    sidecar_path(path).write_text(json.dumps(frozen))
+    with load(path, cuda_binding=binding) as segmenter:
+        same(segmenter.infer(frames(1, 24, 32)), expected(frames(1, 24, 32)))
+
+
 # --- profiles ---------------------------------------
 
 
@@ -155,7 +199,7 @@ def test_the_second_frame_of_a_size_is_captured_and_later_ones_replayed(
 def test_graphs_are_few(
     engine: Path, binding: str, frames: Make, expected: Any, sim: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_queue, "GRAPHS", 3)
+    monkeypatch.setattr(queue, "GRAPHS", 3)
     with load(engine, cuda_binding=binding) as segmenter:
         for seed in range(30):
             images = frames(1, 1 + seed // 3, 5, seed=seed)
@@ -259,7 +303,7 @@ def test_frames_on_the_device_are_checked(engine: Path, binding: str, frames: Ma
             with pytest.raises(SourceError, match=told):
                 segmenter.infer_device(held.changed(**entries))
         with pytest.raises(
-            SourceError, match="need __cuda_array_interface__ or __dlpack__, which int has not"
+            SourceError, match="need __cuda_array_interface__ or __dlpack__, which int does not have"
         ):
             segmenter.infer_device(3)
     held.device.close()
@@ -448,10 +492,10 @@ def test_an_engine_of_another_graph_is_refused(tmp_path: Path, onnx: Path, bindi
 @pytest.mark.parametrize(
     ("fields", "told"),
     [
-        ({"version": "10.2.0"}, "was built by TensorRT 10.2.0 and 10.3.0 is installed here"),
-        ({"compute_capability": "8.7"}, "was built for compute capability 8.7 and this GPU has 8.6"),
+        ({"version": "10.2.0"}, "was built by TensorRT 10.2.0, and 10.3.0 is installed here"),
+        ({"compute_capability": "8.7"}, "was built for compute capability 8.7, and this GPU has 8.6"),
         ({"engine_sha256": "0" * 64}, "is not the engine that tiny.engine.json describes"),
-        ({"line": TENSORRT_RTX, "version": "1.2.0"}, "was built by TensorRT-RTX 1.2.0 and 1.7"),
+        ({"flavor": TENSORRT_RTX, "version": "1.2.0"}, "was built by TensorRT-RTX 1.2.0, and 1.7"),
     ],
 )
 def test_an_engine_for_something_else_is_refused_before_it_is_read(
@@ -472,7 +516,7 @@ def test_without_its_sidecar_cut_off_or_not_the_one_expected(engine: Path, bindi
         load(engine, cuda_binding=binding)
     engine.write_bytes(data)
     sidecar_path(engine).unlink()
-    with pytest.raises(EngineError, match="has no description beside it"):
+    with pytest.raises(EngineError, match="has no sidecar beside it"):
         load(engine, cuda_binding=binding)
 
 
@@ -490,7 +534,7 @@ def test_a_machine_without_tensorrt_says_so(
     def missing(flavor: str = "auto") -> None:
         raise MissingDependency(f"{flavor} is not installed")
 
-    monkeypatch.setattr("fcn_deploy.runtimes.tensorrt.import_tensorrt", missing)
+    monkeypatch.setattr("fcn_deploy.runtimes.tensorrt.runtime.import_tensorrt", missing)
     with pytest.raises(
         BackendUnavailable, match=r"reads tiny.engine, cannot run here: auto is not installed"
     ):
@@ -516,7 +560,7 @@ def test_an_engine_that_would_answer_another_shape_is_not_run(
     monkeypatch.setattr(tensorrt.IExecutionContext, "get_tensor_shape", lambda self, name: (1, 99, 99))
     with (
         load(engine, cuda_binding=binding) as segmenter,
-        pytest.raises(InferenceError, match=r"would answer labels of shape \(1, 99, 99\)"),
+        pytest.raises(InferenceError, match=r"would return labels of shape \(1, 99, 99\)"),
     ):
         segmenter.infer(frames(1, 24, 32))
 
@@ -526,7 +570,7 @@ def test_an_engine_that_would_answer_another_shape_is_not_run(
 
 @pytest.fixture
 def rtx(tmp_path: Path, onnx: Path) -> Path:
-    return make_engine(tmp_path / "rtx.engine", onnx, line=TENSORRT_RTX, version="1.7.1")
+    return make_engine(tmp_path / "rtx.engine", onnx, flavor=TENSORRT_RTX, version="1.7.1")
 
 
 def test_rtx_captures_by_itself_and_keeps_what_it_compiled(
@@ -549,15 +593,13 @@ def test_rtx_captures_by_itself_and_keeps_what_it_compiled(
 def test_rtx_in_a_folder_that_cannot_be_written_runs_all_the_same(
     rtx: Path, binding: str, frames: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from fcn_deploy.runtimes.tensorrt import loading as engine_loading
-
     def refuse(*_: object) -> None:
         raise UsageError("cannot write")
 
-    monkeypatch.setattr(engine_loading, "write_bytes", refuse)
+    monkeypatch.setattr(loading, "write_bytes", refuse)
     with load(rtx, cuda_binding=binding) as segmenter:
         segmenter.infer(frames(1, 24, 32))
-    assert "compiled kernels were not kept: cannot write" in caplog.text
+    assert "compiled kernels were not saved: cannot write" in caplog.text
 
 
 def test_rtx_with_a_cache_that_cannot_be_read_compiles_anew(
@@ -566,7 +608,7 @@ def test_rtx_with_a_cache_that_cannot_be_read_compiles_anew(
     rtx.with_name("rtx.engine.cache").mkdir()
     with load(rtx, cuda_binding=binding) as segmenter:
         segmenter.infer(frames(1, 24, 32))
-    assert "rtx.engine.cache cannot be read, so kernels are compiled anew: Is a directory" in caplog.text
+    assert "rtx.engine.cache cannot be read, so kernels are compiled again: Is a directory" in caplog.text
 
 
 def test_rtx_says_what_does_not_fit(rtx: Path, binding: str, caplog: pytest.LogCaptureFixture) -> None:

@@ -214,7 +214,7 @@ def test_tensorrt_on_its_own_gpu(
     monkeypatch.setattr(worker, "free_memory", lambda: 4 << 30)
     output = tmp_path / "x.engine"
     sidecar = build_engine(exported()[0], output, profiles=["1x64x64"], flavor="tensorrt").sidecar
-    assert sidecar.line == TENSORRT
+    assert sidecar.flavor == TENSORRT
     assert sidecar.target == EngineTarget(this_platform(), ("8.7",), gpu="Orin")
     assert sidecar.precision["achieved"] == {"fp16": 1}
     assert check_engine(output) == sidecar

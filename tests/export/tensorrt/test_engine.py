@@ -28,6 +28,7 @@ from fcn_deploy.runtimes.cuda.gpus import Gpu
 from fcn_deploy.runtimes.tensorrt.sidecar import (
     NOT_CHECKED,
     TENSORRT,
+    TENSORRT_RTX,
     Host,
     Sidecar,
     check_engine,
@@ -101,7 +102,7 @@ def test_the_sidecar_says_what_was_built(graph: InPrecision, tmp_path: Path) -> 
     )
     assert sidecar.engine_sha256 == sha256_of(output)
     assert sidecar.engine_bytes == output.stat().st_size
-    assert (sidecar.line, sidecar.version) == ("TensorRT-RTX", trt.__version__)
+    assert (sidecar.flavor, sidecar.version) == (TENSORRT_RTX, trt.__version__)
     assert sidecar.target.compute_capabilities == ("8.9", "12.0")
     assert not sidecar.target.later
     assert [str(p) for p in sidecar.profiles] == [SMALL, "1x200x300:1x200x300:1x200x300"]
@@ -137,7 +138,7 @@ def test_without_a_target_it_is_built_for_ampere_and_later(graph: InPrecision, t
     assert sidecar.target.later
     assert sidecar.target.compute_capabilities == RTX_PORTABLE
     with pytest.raises(EngineError, match=r"this GPU has 7\.5"):
-        check_host(output, sidecar, Host(sidecar.line, sidecar.version, "7.5"))
+        check_host(output, sidecar, Host(sidecar.flavor, sidecar.version, "7.5"))
 
 
 def test_the_default_profile_takes_all_that_the_model_does(graph: InPrecision, tmp_path: Path) -> None:
@@ -455,7 +456,7 @@ def test_an_engine_that_does_not_do_what_was_asked_is_not_written(
     monkeypatch.setattr(worker, "achieved_precision", lambda *_: {"fp32": 2, "fp16": 16})
     sidecar = build(graph(precision="fp16"), tmp_path / "x.engine", flavor="tensorrt")
     assert sidecar.precision["achieved"] == {"fp32": 2, "fp16": 16}
-    assert (sidecar.line, sidecar.target.gpu) == (TENSORRT, "Orin")
+    assert (sidecar.flavor, sidecar.target.gpu) == (TENSORRT, "Orin")
     portable = build(
         graph(), tmp_path / "x.engine", flavor="tensorrt", hardware_compatible=True, version_compatible=True
     )

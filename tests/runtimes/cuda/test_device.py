@@ -21,9 +21,10 @@ import numpy as np
 import pytest
 
 from fcn_deploy.errors import BackendUnavailable, InferenceError, UsageError
-from fcn_deploy.runtimes.cuda.device import Device, PinnedMemory, open_device
+from fcn_deploy.runtimes.cuda.device import Device, open_device
 from fcn_deploy.runtimes.cuda.driver import BINDINGS, binding_problem
 from fcn_deploy.runtimes.cuda.gpus import gpu_problem
+from fcn_deploy.runtimes.cuda.memory import PinnedMemory
 
 INSIDE = control.HERE / "inside"
 ROOT = control.HERE.parents[1]
@@ -185,7 +186,7 @@ def test_it_lives_beside_pytorch_and_reads_its_memory(device: Device) -> None:
     back, stream = device.pinned(4096), device.stream()
     stream.wait_for(torch.cuda.current_stream().cuda_stream)
     with device.current() as driver:
-        driver.copy_out(back.array, wanted.data_ptr(), stream.made)
+        driver.copy_out(back.array, wanted.data_ptr(), stream.native)
     stream.synchronize()
     assert back.array.tolist() == list(range(256)) * 16
     device.close()

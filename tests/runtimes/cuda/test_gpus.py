@@ -57,8 +57,8 @@ ASK = (
     [
         ({"count": 2}, "1", "None"),
         ({"count": 2}, "2", "there is no cuda:2; the last GPU that the driver finds is cuda:1"),
-        ({"count": 0}, "0", "the NVIDIA driver finds no GPU (it answers 0)"),
-        ({"init": 100}, "0", "the NVIDIA driver finds no GPU (it answers 100)"),
+        ({"count": 0}, "0", "the NVIDIA driver finds no GPU"),
+        ({"init": 100}, "0", "the NVIDIA driver finds no GPU (CUDA error 100)"),
     ],
 )
 def test_what_the_driver_finds(with_driver: Python, driver: dict[str, int], index: str, told: str) -> None:
@@ -66,10 +66,10 @@ def test_what_the_driver_finds(with_driver: Python, driver: dict[str, int], inde
 
 
 def test_a_machine_without_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fcn_deploy.runtimes.cuda import gpus as nvidia
+    from fcn_deploy.runtimes.cuda import gpus
 
-    monkeypatch.setattr(nvidia.sys, "platform", "win32")  # its nvcuda.dll is not here
-    assert nvidia.gpu_problem() == "no NVIDIA driver is installed (nvcuda.dll is not found)"
+    monkeypatch.setattr(gpus.sys, "platform", "win32")  # its nvcuda.dll is not here
+    assert gpus.gpu_problem() == "no NVIDIA driver is installed (nvcuda.dll is not found)"
 
 
 DESCRIBED = """

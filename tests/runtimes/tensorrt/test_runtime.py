@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fcn_deploy.errors import BackendUnavailable, InferenceError, SourceError, UsageError
-from fcn_deploy.runtimes.cuda import gpus as nvidia
+from fcn_deploy.runtimes.cuda import gpus
 from fcn_deploy.runtimes.registry import BACKENDS, backend_for, load
 from fcn_deploy.runtimes.tensorrt.pool import ResourcePool
 from fcn_deploy.runtimes.tensorrt.profiles import Profile, choose, max_batch, most_pixels
@@ -87,7 +87,7 @@ def test_engines_go_to_it() -> None:
 def test_without_a_gpu_it_says_why(
     tmp_path: Path, tiny_outputs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(nvidia, "_library", lambda: "libnothing.so.1")
+    monkeypatch.setattr(gpus, "_library", lambda: "libnothing.so.1")
     path = make_engine(tmp_path / "x.engine", tiny_outputs)
     with pytest.raises(BackendUnavailable, match="cannot run here: "):
         load(path)
@@ -106,7 +106,7 @@ def profiles(draw: st.DrawFn) -> list[Profile]:
 
 
 @given(profiles(), SIZE)
-def test_the_chosen_profile_fits_and_none_that_fits_is_tuned_nearer(
+def test_the_chosen_profile_fits_and_no_other_has_a_nearer_opt(
     found: list[Profile], size: tuple[int, int, int]
 ) -> None:
     fitting = [profile for profile in found if profile.fits(size)]
@@ -155,41 +155,41 @@ def test_buffers_hold_every_frame_that_fits(found: list[Profile], size: tuple[in
             assert needed == output.bytes_for(math.prod(size)) <= output.bytes_for(most_pixels(found))
 
 
-def test_a_lender_makes_no_more_than_its_limit_and_gives_the_last_one_first() -> None:
-    lender = ResourcePool(lambda number: f"slot {number}", 2, closed="it is closed")
-    first, second = lender.take(), lender.take()
+def test_a_pool_creates_no_more_than_its_limit_and_hands_out_the_last_one_first() -> None:
+    pool = ResourcePool(lambda number: f"slot {number}", 2, closed="it is closed")
+    first, second = pool.acquire(), pool.acquire()
     assert (first, second) == ("slot 0", "slot 1")
     got: list[str] = []
-    waiting = threading.Thread(target=lambda: got.append(lender.take()))
+    waiting = threading.Thread(target=lambda: got.append(pool.acquire()))
     waiting.start()
     time.sleep(0.02)
     assert got == []
-    lender.give(first)
+    pool.release(first)
     waiting.join(5)
     assert got == [first]
-    lender.give(second)
-    assert lender.take() == second
+    pool.release(second)
+    assert pool.acquire() == second
 
 
-def test_closing_a_lender_wakes_who_waits_and_waits_for_what_is_out() -> None:
-    lender = ResourcePool(lambda number: number, 1, closed="it is closed")
-    out = lender.take()
+def test_closing_a_pool_wakes_who_waits_and_waits_for_what_is_in_use() -> None:
+    pool = ResourcePool(lambda number: number, 1, closed="it is closed")
+    out = pool.acquire()
     told: list[str] = []
 
     def ask() -> None:
         try:
-            lender.take()
+            pool.acquire()
         except InferenceError as exc:
             told.append(str(exc))
 
     waiting = threading.Thread(target=ask)
     waiting.start()
     closed: list[list[int]] = []
-    closing = threading.Thread(target=lambda: closed.append(lender.close()))
+    closing = threading.Thread(target=lambda: closed.append(pool.close()))
     closing.start()
     waiting.join(5)
     assert told == ["it is closed"] and closed == []
-    lender.give(out)
+    pool.release(out)
     closing.join(5)
     assert closed == [[0]]
 

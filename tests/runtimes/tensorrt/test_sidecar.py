@@ -23,7 +23,7 @@ from fcn_deploy.runtimes.tensorrt.sidecar import (
     Sidecar,
     check_engine,
     check_host,
-    load_engine,
+    read_engine,
     read_sidecar,
     release,
     sidecar_path,
@@ -40,7 +40,7 @@ PORTABLE = EngineTarget("any", ("8.0", "8.6", "8.9", "12.0"), later=True)
 def sidecar(build) -> Sidecar:
     return Sidecar(
         spec=build.spec,
-        line=TENSORRT,
+        flavor=TENSORRT,
         version="10.3.0",
         version_compatible=False,
         target=ORIN,
@@ -64,12 +64,12 @@ def engine(tmp_path: Path, sidecar: Sidecar) -> Path:
 def test_what_was_written_is_read(engine: Path, sidecar: Sidecar, build) -> None:
     assert read_sidecar(engine) == sidecar
     assert read_spec(engine) == build.spec
-    assert load_engine(engine) == (BYTES, sidecar)
+    assert read_engine(engine, sidecar) == BYTES
 
 
 def test_an_engine_without_a_sidecar(engine: Path) -> None:
     sidecar_path(engine).unlink()
-    with pytest.raises(EngineError, match=r"no description beside it; copy street\.engine\.json"):
+    with pytest.raises(EngineError, match=r"no sidecar beside it; copy street\.engine\.json"):
         read_sidecar(engine)
 
 
@@ -102,9 +102,41 @@ def test_a_newer_schema_asks_for_an_upgrade(engine: Path, sidecar: Sidecar) -> N
         read_sidecar(engine)
 
 
+FROZEN = Path(__file__).parent / "frozen" / "sidecar-0.1.json"
+"""Written by version 0.1 beside an engine that TensorRT-RTX 1.7.1 built."""
+
+
+def test_a_sidecar_of_version_0_1_is_read() -> None:
+    read = Sidecar.from_json(FROZEN.read_text(), FROZEN.name)
+    assert (read.flavor, read.built_by) == (TENSORRT_RTX, "TensorRT-RTX 1.7.1.116")
+    assert read.profiles == (
+        Profile(0, (1, 1, 1), (1, 24, 32), (2, 40, 48)),
+        Profile(1, (1, 32, 48), (1, 48, 64), (4, 64, 80)),
+    )
+    assert read.target == PORTABLE
+    assert read.engine_bytes == 1446860
+    assert read.spec.classes == ("blue", "green", "red", "dark")
+
+
+def test_what_is_written_has_the_names_of_schema_2() -> None:
+    read = Sidecar.from_json(FROZEN.read_text(), FROZEN.name)
+    written = json.loads(read.to_json())
+    assert (written["schema_version"], written["flavor"]) == (2, "rtx")
+    assert written["profiles"][0] == {"index": 0, "min": [1, 1, 1], "opt": [1, 24, 32], "max": [2, 40, 48]}
+    assert "line" not in written
+    assert Sidecar.from_json(read.to_json(), "x.engine.json") == read
+
+
+@pytest.mark.parametrize("change", [{"schema_version": 0}, {"flavor": "TensorRT"}])
+def test_an_unknown_schema_or_flavor_is_damage(sidecar: Sidecar, change: dict[str, object]) -> None:
+    text = dataclasses.replace(sidecar, **change).to_json()
+    with pytest.raises(EngineError, match="is damaged"):
+        Sidecar.from_json(text, "x.engine.json")
+
+
 def test_an_engine_that_was_cut_off_is_known_by_its_size(engine: Path) -> None:
     engine.write_bytes(BYTES[:-1])
-    with pytest.raises(EngineError, match=r"has 11 bytes and street\.engine\.json was written for 12"):
+    with pytest.raises(EngineError, match=r"has 11 bytes, and street\.engine\.json was written for 12"):
         read_spec(engine)
 
 
@@ -116,7 +148,7 @@ def test_another_engine_of_the_same_size_is_known_by_its_hash(engine: Path) -> N
 
 def test_the_hash_that_its_user_expects(engine: Path, sidecar: Sidecar) -> None:
     assert check_engine(engine, expect_sha256=sidecar.engine_sha256.upper()) == sidecar
-    with pytest.raises(EngineError, match="was expected; do not load it"):
+    with pytest.raises(EngineError, match=r"expected 0{64}; do not load it"):
         check_engine(engine, expect_sha256="0" * 64)
     with pytest.raises(UsageError, match="64 hexadecimal digits, not 'abc'"):
         check_engine(engine, expect_sha256="abc")
@@ -129,11 +161,11 @@ def test_the_machine_it_was_built_on_may_load_it(engine: Path, sidecar: Sidecar)
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"line": TENSORRT_RTX}, "was built by TensorRT and TensorRT-RTX does not open"),
-        ({"version": "10.4.0"}, "by TensorRT 10.3.0 and 10.4.0 is installed here"),
-        ({"platform": "linux-x86_64"}, "for linux-aarch64 and this is linux-x86_64"),
-        ({"compute_capability": "8.6"}, "for compute capability 8.7 and this GPU has 8.6"),
-        ({"gpu": "Orin Nano"}, "for the GPU 'Orin' and this is 'Orin Nano'"),
+        ({"flavor": TENSORRT_RTX}, "was built by TensorRT, and TensorRT-RTX does not open"),
+        ({"version": "10.4.0"}, "by TensorRT 10.3.0, and 10.4.0 is installed here"),
+        ({"platform": "linux-x86_64"}, "for linux-aarch64, and this is linux-x86_64"),
+        ({"compute_capability": "8.6"}, "for compute capability 8.7, and this GPU has 8.6"),
+        ({"gpu": "Orin Nano"}, "for the GPU 'Orin', and this is 'Orin Nano'"),
     ],
 )
 def test_any_other_machine_is_told_what_to_do(engine: Path, change: dict[str, str], told: str) -> None:
@@ -163,7 +195,7 @@ def test_version_compatible_engines_go_forward(sidecar: Sidecar, built: str, her
     if loads:
         check_host(Path("x.engine"), compatible, host)
     else:
-        with pytest.raises(EngineError, match=f"{built} .* and {here} is installed"):
+        with pytest.raises(EngineError, match=f"{built} .*, and {here} is installed"):
             check_host(Path("x.engine"), compatible, host)
 
 
@@ -174,12 +206,12 @@ def test_version_compatible_engines_go_forward(sidecar: Sidecar, built: str, her
 def test_a_portable_engine_runs_on_what_it_names_and_on_what_is_newer(
     sidecar: Sidecar, capability: str, loads: bool
 ) -> None:
-    portable = dataclasses.replace(sidecar, line=TENSORRT_RTX, version="1.7.1.116", target=PORTABLE)
+    portable = dataclasses.replace(sidecar, flavor=TENSORRT_RTX, version="1.7.1.116", target=PORTABLE)
     host = Host(TENSORRT_RTX, "1.7.1.116", capability, "any GPU")
     if loads:
         check_host(Path("x.engine"), portable, host)
     else:
-        with pytest.raises(EngineError, match=r"8\.0, 8\.6, 8\.9, 12\.0 and later and this GPU has"):
+        with pytest.raises(EngineError, match=r"8\.0, 8\.6, 8\.9, 12\.0 and later, and this GPU has"):
             check_host(Path("x.engine"), portable, host)
 
 
