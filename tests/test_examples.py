@@ -81,7 +81,7 @@ def test_ctrl_c_stops_the_pipeline_to_start_from(artefact: Path) -> None:
     )
     with process:
         assert process.stderr is not None and process.stdout is not None
-        assert "trying again until it is there" in process.stderr.readline()
+        assert "trying again until it is connected" in process.stderr.readline()
         process.send_signal(signal.SIGINT)
         began = time.monotonic()
         assert process.stdout.readline().startswith("0 delivered")

@@ -88,7 +88,7 @@ def bench(
             console.write_json(found.to_dict(), json_file)
         if report:
             write_html(found, report, draw_pictures(artefacts, sizes[0], frames, cuda_binding=cuda_binding))
-    out = console.Printer(aside=options.is_stdout(json_file))
+    out = console.Printer(to_stderr=options.is_stdout(json_file))
     _show(found, out)
     for place in (json_file, report):
         if place and not options.is_stdout(place):

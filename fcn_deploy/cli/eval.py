@@ -92,7 +92,7 @@ def evaluate(
     _draw(found[0], confusion, worst_out)
     if json_file:
         console.write_json({"results": [evaluation.to_dict() for evaluation in found]}, json_file)
-    out = console.Printer(aside=options.is_stdout(json_file))
+    out = console.Printer(to_stderr=options.is_stdout(json_file))
     _show(found, data, out)
     for place in (json_file, confusion, worst_out):
         if place and not options.is_stdout(place):
