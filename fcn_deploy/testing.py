@@ -1,4 +1,4 @@
-"""A runtime that answers from a rule, so that camera code can be tested without a model.
+"""A runtime that labels by a rule, so that camera code can be tested without a model.
 
 >>> import numpy as np
 >>> from fcn_deploy.testing import FakeRuntime
@@ -12,15 +12,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, NoReturn, final
+from typing import Any, final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fcn_deploy.classes import CAMVID_CLASSES, CAMVID_PALETTE
 from fcn_deploy.errors import UsageError
-from fcn_deploy.runtimes.base import Frames, Runtime, RuntimeOptions
+from fcn_deploy.runtimes.base import Frames, Runtime
 from fcn_deploy.spec import ModelSpec
 
 Rule = Callable[[Frames], NDArray[np.uint8]]
@@ -30,12 +29,12 @@ InferenceError."""
 
 @final
 class FakeRuntime(Runtime):
-    """Frames are checked as by any other runtime; then the rule answers.
+    """Frames are checked as by any other runtime, and labelled by a rule.
 
     Args:
         rule: a function of the frames, or one label for every pixel.
-        spec: what the pretended model expects and answers; None takes CamVid's 11 classes.
-        delay: seconds that each answer takes at least.
+        spec: description of the model that it stands for; None takes CamVid's 11 classes.
+        delay: seconds that each call takes at least.
         max_batch: frames that one call takes at most, as with an engine; None for any number.
 
     Raises:
@@ -67,14 +66,6 @@ class FakeRuntime(Runtime):
         self._rule = rule
         self._delay = delay
         self._max_batch = max_batch
-
-    @classmethod
-    def unavailable(cls) -> str | None:
-        return None
-
-    @classmethod
-    def open(cls, path: Path, options: RuntimeOptions) -> NoReturn:
-        raise UsageError("a fake runtime opens no file; make one with FakeRuntime(rule)")
 
     @property
     def max_batch(self) -> int | None:

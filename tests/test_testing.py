@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from fcn_deploy.errors import InferenceError, SourceError, UsageError
-from fcn_deploy.runtimes.base import RuntimeOptions
 from fcn_deploy.runtimes.segmenter import Segmenter
 from fcn_deploy.spec import ModelSpec
 from fcn_deploy.testing import FakeRuntime
@@ -55,6 +53,3 @@ def test_wrong_use_is_told() -> None:
         FakeRuntime(11)
     with pytest.raises(UsageError, match=r"0 seconds or more, not -1"):
         FakeRuntime(0, delay=-1)
-    with pytest.raises(UsageError, match=r"FakeRuntime\(rule\)"):
-        FakeRuntime.open(Path("fake"), RuntimeOptions())
-    assert FakeRuntime.unavailable() is None

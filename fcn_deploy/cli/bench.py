@@ -25,8 +25,9 @@ def bench(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="pytorch or onnxruntime or tensorrt or openvino; repeat it for several.",
-            show_default="by each file's suffix",
+            help="pytorch or onnxruntime or tensorrt or openvino, or one that another package installs; "
+            "repeat it for several.",
+            show_default="the first that reads each artefact and can run",
         ),
     ] = None,
     size: Annotated[
@@ -113,29 +114,32 @@ def _show(found: BenchReport, out: console.Printer) -> None:
 
 
 def _pictures(
-    artefacts: list[Path], frames: Path | None, size: tuple[int, int], cuda_binding: str | None
+    artefacts: list[str], frames: Path | None, size: tuple[int, int], cuda_binding: str | None
 ) -> dict[str, bytes | str]:
     """What each artefact answers for one of the measured frames: caption -> PNG.
 
     One that cannot answer is left out; its row says why.
     """
     from fcn_deploy.bench.frames import make_frames
+    from fcn_deploy.runtimes.location import short_name
 
     pool = make_frames(frames, *size)
     pictures: dict[str, bytes | str] = {}
     for artefact in artefacts:
         with suppress(FcnDeployError):
-            pictures[artefact.name] = _picture(artefact, pool[len(pool) // 2], cuda_binding)
+            pictures[short_name(artefact)] = _picture(artefact, pool[len(pool) // 2], cuda_binding)
     return pictures
 
 
-def _picture(artefact: Path, image: NDArray[np.uint8], cuda_binding: str | None) -> bytes:
+def _picture(artefact: str, image: NDArray[np.uint8], cuda_binding: str | None) -> bytes:
     """A PNG of the labels drawn over a frame, uint8 ``[H, W, 3]`` in B, G, R."""
     from fcn_deploy.draw import overlay
     from fcn_deploy.lazy import require
-    from fcn_deploy.runtimes.registry import load
+    from fcn_deploy.runtimes.location import locate
+    from fcn_deploy.runtimes.registry import backend_for, load
 
-    with load(artefact, cuda_binding=cuda_binding) as segmenter:
+    options = backend_for(locate(artefact)).own_options({"cuda_binding": cuda_binding})
+    with load(artefact, **options) as segmenter:
         ordered = image if segmenter.spec.color_order == "bgr" else image[..., ::-1]
         drawn = overlay(ordered, segmenter.infer(ordered).labels[0], segmenter.spec)
         rgb = drawn[..., ::-1] if segmenter.spec.color_order == "bgr" else drawn

@@ -40,7 +40,7 @@ def evaluate(
     device: options.Device = None,
     provider: options.Provider = None,
     threads: options.Threads = None,
-    allow_fallback: options.AllowFallback = False,
+    allow_fallback: options.AllowFallback = None,
     cuda_binding: options.CudaBinding = None,
     expect_sha256: options.ExpectSha256 = None,
     ignore_label: Annotated[
@@ -94,7 +94,7 @@ def evaluate(
                 expect_sha256=expect_sha256,
             ) as segmenter,
         ):
-            scored = _score(segmenter, str(artefact), data, ignore_label, worst or 0)
+            scored = _score(segmenter, artefact, data, ignore_label, worst or 0)
             if opened != artefact:
                 scored = replace(scored, backend=f"{scored.backend}, fp16 simulated")
             found.append(scored)
@@ -112,16 +112,19 @@ def evaluate(
 
 
 @contextmanager
-def _simulated(artefact: Path, wanted: bool) -> Iterator[Path]:
+def _simulated(artefact: str, wanted: bool) -> Iterator[str | Path]:
     """The artefact, or a temporary one that rounds as fp16 does where it is wanted and there is fp16."""
     from fcn_deploy.runtimes.artefact import read_spec
+    from fcn_deploy.runtimes.location import locate
+    from fcn_deploy.runtimes.onnx_format import is_onnx_file
 
-    if not (wanted and artefact.suffix.lower() == ".onnx" and "fp16" in read_spec(artefact).precision):
+    location = locate(artefact)
+    if not (wanted and is_onnx_file(location) and "fp16" in read_spec(artefact).precision):
         yield artefact
         return
     from fcn_deploy.export.rounding import simulated_artefact
 
-    with simulated_artefact(artefact) as path:
+    with simulated_artefact(Path(artefact)) as path:
         yield path
 
 
@@ -130,9 +133,10 @@ def _score(
 ) -> Evaluation:
     from fcn_deploy import evaluation as scoring
     from fcn_deploy.data.folders import LabelledFolder
+    from fcn_deploy.runtimes.location import short_name
 
     folder = LabelledFolder(data, color_order=segmenter.spec.color_order)
-    with console.progress(Path(name).name, len(folder)) as advance:
+    with console.progress(short_name(name), len(folder)) as advance:
         found = scoring.evaluate(
             segmenter,
             folder,
@@ -166,7 +170,9 @@ def _draw(found: Evaluation, segmenter: Segmenter, confusion: Path | None, worst
 
 
 def _show(found: list[Evaluation], data: Path, out: console.Printer) -> None:
-    names = [f"{Path(one.artefact).name} ({one.backend})" for one in found]
+    from fcn_deploy.runtimes.location import short_name
+
+    names = [f"{short_name(one.artefact)} ({one.backend})" for one in found]
     rows = [[title, *(f"{getattr(one, key):.4f}" for one in found)] for title, key in _METRICS]
     rows.append(["frames", *(str(one.frames) for one in found)])
     out.table([str(data), *names], rows)

@@ -149,7 +149,7 @@ def run(
     device: options.Device = None,
     provider: options.Provider = None,
     threads: options.Threads = None,
-    allow_fallback: options.AllowFallback = False,
+    allow_fallback: options.AllowFallback = None,
     cuda_binding: options.CudaBinding = None,
     expect_sha256: options.ExpectSha256 = None,
     as_json: options.Json = False,
@@ -232,28 +232,28 @@ def _refuse(sources: list[str], wanted: Wanted, as_json: bool) -> None:
         raise UsageError("two outputs have the same place; give each its own")
 
 
-def _require_confidence(artefact: Path, segmenter: Segmenter, wanted: Wanted) -> None:
+def _require_confidence(artefact: str, segmenter: Segmenter, wanted: Wanted) -> None:
     if wanted.confidence and "confidence" not in segmenter.spec.outputs:
         raise UsageError(
-            f"{artefact} has no confidence output (it answers {', '.join(segmenter.spec.outputs)}); "
+            f"{artefact} has no confidence output (its outputs are {', '.join(segmenter.spec.outputs)}); "
             "export it again with --outputs labels,confidence"
         )
 
 
 def _warn_of_files(cameras: list[Source], **asked: object) -> None:
-    """Options that only cameras can heed."""
+    """Warn of options that have an effect on cameras only."""
     from fcn_deploy.camera.sources.recorded import FileSource
 
-    unheeded = [f"--{name.replace('_', '-')}" for name, value in asked.items() if value is not None]
+    ignored = [f"--{name.replace('_', '-')}" for name, value in asked.items() if value is not None]
     for camera in cameras:
-        if unheeded and isinstance(camera, FileSource):
+        if ignored and isinstance(camera, FileSource):
             console.warn(
-                f"{camera.name} is a file and keeps what it has: {', '.join(unheeded)} is for cameras"
+                f"{camera.name} is a file, for which {', '.join(ignored)} has no effect: it is for cameras"
             )
 
 
 def _expected(cameras: list[Source], max_frames: int | None) -> int | None:
-    """How many frames will be delivered; None where nobody knows."""
+    """How many frames will be delivered; None where that is not known."""
     lengths = [None if camera.live else camera.length for camera in cameras]
     if any(length is None for length in lengths):
         return max_frames
@@ -284,7 +284,7 @@ def _run(
 
 
 def _report(
-    artefact: Path, cameras: list[Source], segmenter: Segmenter, done: _Done, wanted: Wanted, as_json: bool
+    artefact: str, cameras: list[Source], segmenter: Segmenter, done: _Done, wanted: Wanted, as_json: bool
 ) -> None:
     if as_json:
         console.write_json(_facts(artefact, cameras, segmenter, done, wanted))
@@ -292,7 +292,7 @@ def _report(
     now = done.statistics
     out = console.Printer(aside=str(wanted.raw) == "-")
     if done.stopped.signal is not None:
-        out.say("Interrupted; what was made until then is complete.")
+        out.say("Interrupted; what was written until then is complete.")
     infer = now.stages.get("infer")
     out.say(
         f"{now.delivered} frame{'s' * (now.delivered != 1)} in {now.seconds:.1f} s "
@@ -312,11 +312,11 @@ def _report(
 
 
 def _facts(
-    artefact: Path, cameras: list[Source], segmenter: Segmenter, done: _Done, wanted: Wanted
+    artefact: str, cameras: list[Source], segmenter: Segmenter, done: _Done, wanted: Wanted
 ) -> dict[str, Any]:
     now = done.statistics
     return {
-        "artefact": str(artefact),
+        "artefact": artefact,
         "sources": [{"name": camera.name, **camera.state.properties} for camera in cameras],
         "backend": segmenter.backend,
         "device": segmenter.device,

@@ -109,7 +109,7 @@ def test_what_is_asked_of_a_camera_does_nothing_to_a_file_and_that_is_said(
 ) -> None:
     result = cli("run", artefact, clip, "--size", "16x16", "--fps", "5")
     assert result.exit_code == 0
-    assert "clip.avi is a file and keeps what it has: --size, --fps is for cameras" in result.stderr
+    assert "clip.avi is a file, for which --size, --fps has no effect: it is for cameras" in result.stderr
 
 
 def test_a_camera_that_is_given_up_ends_the_run(fails, artefact: Path) -> None:

@@ -29,11 +29,12 @@ from numpy.typing import NDArray
 
 from fcn_deploy.errors import BackendUnavailable, InferenceError, MissingDependency
 from fcn_deploy.lazy import import_tensorrt
-from fcn_deploy.runtimes.base import DeviceRuntime, Frames, RuntimeOptions, cuda_index
+from fcn_deploy.runtimes.base import Frames, cuda_index
 from fcn_deploy.runtimes.cuda.arrays import DeviceSegmentation, device_frames
 from fcn_deploy.runtimes.cuda.device import Device, open_device
-from fcn_deploy.runtimes.cuda.driver import DeviceLost, binding_problem
+from fcn_deploy.runtimes.cuda.driver import DeviceLost
 from fcn_deploy.runtimes.cuda.gpus import describe_gpu, gpu_problem
+from fcn_deploy.runtimes.device import DeviceRuntime
 from fcn_deploy.runtimes.tensorrt import loading as engine_loading
 from fcn_deploy.runtimes.tensorrt.loading import ContextFactory
 from fcn_deploy.runtimes.tensorrt.pool import ResourcePool
@@ -87,15 +88,13 @@ class TensorRT(DeviceRuntime):
         self._times: dict[str, float] = {}
 
     @classmethod
-    def unavailable(cls) -> str | None:
-        try:
-            import_tensorrt()
-        except MissingDependency as exc:
-            return str(exc)
-        return gpu_problem() or binding_problem()
-
-    @classmethod
-    def open(cls, path: Path, options: RuntimeOptions) -> TensorRT:
+    def open(
+        cls,
+        path: Path,
+        device: str | None = None,
+        cuda_binding: str | None = None,
+        expect_sha256: str | None = None,
+    ) -> TensorRT:
         """Open an engine that ``fcn-deploy build-engine`` built for this GPU.
 
         Raises:
@@ -105,23 +104,23 @@ class TensorRT(DeviceRuntime):
                 was asked for.
             InferenceError: there is not enough memory on the GPU.
         """
-        if options.device == "cpu":
+        if device == "cpu":
             raise BackendUnavailable(
                 f"{path} is an engine and runs on an NVIDIA GPU only; choose device cuda, or load the "
                 ".onnx file"
             )
-        index = cuda_index(options.device)
+        index = cuda_index(device)
         gpu = describe_gpu(index)
         if gpu is None:
             raise BackendUnavailable(f"{path} is an engine and cannot run here: {gpu_problem(index)}")
         line = read_sidecar(path).line
         trt = _import(line, path)
         host = Host(line, trt.__version__, gpu.compute_capability, gpu.name)
-        data, sidecar = load_engine(path, host, options.expect_sha256)
+        data, sidecar = load_engine(path, host, expect_sha256)
         with ExitStack() as opened:
-            device = open_device(index, options.cuda_binding)
-            opened.callback(device.close)
-            runtime = cls(trt, path, data, sidecar, device)
+            gpu_device = open_device(index, cuda_binding)
+            opened.callback(gpu_device.close)
+            runtime = cls(trt, path, data, sidecar, gpu_device)
             opened.pop_all()
         return runtime
 
