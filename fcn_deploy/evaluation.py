@@ -19,8 +19,11 @@ from fcn_deploy.draw import Picture, colorize, confusion_picture, strip
 from fcn_deploy.errors import SourceError, UsageError
 from fcn_deploy.metrics import ConfusionMatrix
 from fcn_deploy.results import Result, Rows
+from fcn_deploy.runtimes.artefact import read_spec
 from fcn_deploy.runtimes.base import Segmentation
-from fcn_deploy.runtimes.registry import load, read_spec
+from fcn_deploy.runtimes.location import locate
+from fcn_deploy.runtimes.onnx_format import is_onnx_file
+from fcn_deploy.runtimes.registry import load
 from fcn_deploy.spec import ModelSpec
 
 METRICS = (
@@ -188,11 +191,11 @@ def evaluate(
         raise UsageError(f"keep_worst must be 0 or more, not {keep_worst}")
     if isinstance(artefact, (str, Path)):
         with (
-            _simulated(Path(artefact), simulate_fp16) as file,
-            load(file, backend=backend, device=device, **options) as model,
+            _simulated(artefact, simulate_fp16) as opened,
+            load(opened, backend=backend, device=device, **options) as model,
         ):
             found = _evaluate(model, data, ignore_label, keep_worst, progress)
-        suffix = "" if file == Path(artefact) else ", fp16 simulated"
+        suffix = "" if opened == artefact else ", fp16 simulated"
         return replace(found, artefact=str(artefact), backend=found.backend + suffix)
     if backend or device or options or simulate_fp16:
         raise UsageError("backend, device and other options are for a file; this model is already open")
@@ -200,14 +203,15 @@ def evaluate(
 
 
 @contextmanager
-def _simulated(file: Path, wanted: bool) -> Iterator[Path]:
-    """The file, or a temporary one that rounds as fp16 does where that is wanted and the file holds fp16."""
-    if not (wanted and file.suffix.lower() == ".onnx" and "fp16" in read_spec(file).precision):
-        yield file
+def _simulated(artefact: str | Path, wanted: bool) -> Iterator[str | Path]:
+    """The artefact, or a temporary file that rounds as fp16 does where that is wanted and it holds fp16."""
+    location = locate(artefact)
+    if not (wanted and is_onnx_file(location) and "fp16" in read_spec(location).precision):
+        yield artefact
         return
     from fcn_deploy.export.rounding import simulated_artefact
 
-    with simulated_artefact(file) as temporary:
+    with simulated_artefact(Path(location)) as temporary:
         yield temporary
 
 

@@ -49,6 +49,16 @@ def installed(module: str) -> bool:
         return False
 
 
+def version_of(package: str) -> str | None:
+    """The version of an installed package, by the name that pip knows; None where it is not installed."""
+    from importlib import metadata
+
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
 def import_tensorrt(flavor: str = "auto") -> ModuleType:
     """TensorRT's Python module, or TensorRT-RTX's.
 

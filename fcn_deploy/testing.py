@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, final
+from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from fcn_deploy.classes import CAMVID_CLASSES, CAMVID_PALETTE
 from fcn_deploy.errors import UsageError
 from fcn_deploy.lazy import require
-from fcn_deploy.runtimes.base import Frames, Runtime, RuntimeOptions
+from fcn_deploy.runtimes.base import Frames, Runtime
 from fcn_deploy.spec import Architecture, ModelSpec
 
 if TYPE_CHECKING:
@@ -34,11 +34,11 @@ InferenceError."""
 
 @final
 class FakeRuntime(Runtime):
-    """Frames are checked as by any other runtime; then the rule gives the labels.
+    """Frames are checked as by any other runtime, and labelled by a rule.
 
     Args:
         rule: a function of the frames, or one label for every pixel.
-        spec: description of the pretended model; None takes CamVid's 11 classes.
+        spec: description of the model that it stands for; None takes CamVid's 11 classes.
         delay: seconds that each call takes at least.
         max_batch: frames that one call takes at most, as with an engine; None for any number.
 
@@ -71,14 +71,6 @@ class FakeRuntime(Runtime):
         self._rule = rule
         self._delay = delay
         self._max_batch = max_batch
-
-    @classmethod
-    def unavailable(cls) -> str | None:
-        return None
-
-    @classmethod
-    def open(cls, path: Path, options: RuntimeOptions) -> NoReturn:
-        raise UsageError("a fake runtime opens no file; make one with FakeRuntime(rule)")
 
     @property
     def max_batch(self) -> int | None:

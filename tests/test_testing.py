@@ -10,7 +10,6 @@ import onnx
 import pytest
 
 from fcn_deploy.errors import InferenceError, SourceError, UsageError
-from fcn_deploy.runtimes.base import RuntimeOptions
 from fcn_deploy.runtimes.segmenter import Segmenter
 from fcn_deploy.spec import Architecture, ModelSpec
 from fcn_deploy.testing import FakeRuntime, onnxruntime_session, openvino_model
@@ -56,9 +55,6 @@ def test_wrong_use_is_told() -> None:
         FakeRuntime(11)
     with pytest.raises(UsageError, match=r"0 seconds or more, not -1"):
         FakeRuntime(0, delay=-1)
-    with pytest.raises(UsageError, match=r"FakeRuntime\(rule\)"):
-        FakeRuntime.open(Path("fake"), RuntimeOptions())
-    assert FakeRuntime.unavailable() is None
 
 
 @pytest.fixture

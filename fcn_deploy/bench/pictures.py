@@ -15,7 +15,8 @@ from fcn_deploy.bench.frames import make_frames
 from fcn_deploy.draw import overlay
 from fcn_deploy.errors import FcnDeployError
 from fcn_deploy.lazy import require
-from fcn_deploy.runtimes.registry import load
+from fcn_deploy.runtimes.location import locate, short_name
+from fcn_deploy.runtimes.registry import backend_for, load
 
 
 def draw_pictures(
@@ -32,10 +33,10 @@ def draw_pictures(
         artefacts: those that were measured.
         size: height and width of the frame, in pixels.
         frames: what was measured on: an image, a folder of images or a video; None takes the synthetic clip.
-        options: as :func:`fcn_deploy.load` takes them.
+        options: as :func:`fcn_deploy.load` takes them; each artefact gets those that its backend has.
 
     Returns:
-        File name -> PNG.
+        File name or URL -> PNG.
 
     Raises:
         SourceError: the frames cannot be read.
@@ -44,13 +45,14 @@ def draw_pictures(
     pictures = {}
     for artefact in artefacts:
         with suppress(FcnDeployError):
-            pictures[Path(artefact).name] = _picture(artefact, clip[len(clip) // 2], options)
+            pictures[short_name(locate(artefact))] = _picture(artefact, clip[len(clip) // 2], options)
     return pictures
 
 
 def _picture(artefact: str | Path, image: NDArray[np.uint8], options: dict[str, Any]) -> bytes:
     """A PNG of the labels drawn over a frame, uint8 ``[H, W, 3]`` in B, G, R."""
-    with load(artefact, **options) as segmenter:
+    chosen = backend_for(locate(artefact))
+    with load(artefact, **chosen.own_options(options)) as segmenter:
         spec = segmenter.spec
         ordered = image if spec.color_order == "bgr" else image[..., ::-1]
         drawn = overlay(ordered, segmenter.infer(ordered).labels[0], spec)

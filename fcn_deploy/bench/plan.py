@@ -7,18 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fcn_deploy.errors import UsageError
+from fcn_deploy.runtimes.artefact import read_spec
 from fcn_deploy.runtimes.cuda.driver import BINDINGS
-from fcn_deploy.runtimes.registry import BACKENDS, backend_for, read_spec
+from fcn_deploy.runtimes.location import Location, locate, short_name
+from fcn_deploy.runtimes.registry import backend_for, check_name, readers
+from fcn_deploy.runtimes.registry import backends as all_backends
 from fcn_deploy.spec import ModelSpec
 
 
 @dataclass(frozen=True)
 class Artefact:
-    """A file to measure, with the description that it carries."""
+    """A file or URL to measure, with the description that it carries."""
 
     name: str
     """A bare file name, with its folder or a number where two are the same."""
-    path: Path
+    path: Location
     spec: ModelSpec
 
 
@@ -54,22 +57,30 @@ def check_binding(name: str | None) -> None:
 
 def open_specs(paths: Iterable[str | Path]) -> list[Artefact]:
     """Read the description of each. Raises UsageError and ModelError as read_spec does."""
-    files = [Path(path) for path in paths]
-    if not files:
+    found = [locate(path) for path in paths]
+    if not found:
         raise UsageError("no artefact was given; name at least one .onnx or .safetensors file")
-    specs = [read_spec(file) for file in files]
-    return [Artefact(*one) for one in zip(_names(files), files, specs, strict=True)]
+    specs = [read_spec(location) for location in found]
+    return [Artefact(*one) for one in zip(_names(found), found, specs, strict=True)]
 
 
-def _names(files: list[Path]) -> list[str]:
-    """Bare file names; where two are equal, with the folder or, for the same file again, with a number."""
+def _names(found: list[Location]) -> list[str]:
+    """Bare file names, told apart by their folder or, for the same file again, by a number."""
     names: list[str] = []
-    for index, file in enumerate(files):
-        namesakes = {other.resolve() for other in files if other.name == file.name}
-        name = file.name if len(namesakes) == 1 else f"{file.resolve().parent.name}/{file.name}"
-        before = sum(other.resolve() == file.resolve() for other in files[:index])
-        names.append(f"{name} ({before + 1})" if before else name)
-    return names
+    for location in found:
+        name = short_name(location)
+        namesakes = {_resolved(other) for other in found if short_name(other) == name}
+        if isinstance(location, Path) and len(namesakes) > 1:
+            name = f"{location.resolve().parent.name}/{name}"
+        names.append(name)
+    return [
+        f"{name} ({names[:index].count(name) + 1})" if name in names[:index] else name
+        for index, name in enumerate(names)
+    ]
+
+
+def _resolved(location: Location) -> Location:
+    return location.resolve() if isinstance(location, Path) else location
 
 
 def check_sizes(found: list[Artefact], sizes: Sequence[tuple[int, int]]) -> None:
@@ -93,24 +104,19 @@ def pair(
         UsageError: a backend is unknown, or nothing is left to measure.
     """
     if backends is not None and not backends:
-        raise UsageError(f"backends is empty; choose from {', '.join(BACKENDS)}, or leave it out")
-    if unknown := [name for name in backends or () if name not in BACKENDS]:
-        raise UsageError(f"unknown backend {unknown[0]!r}; choose one of {', '.join(BACKENDS)}")
+        raise UsageError(f"backends is empty; choose from {', '.join(all_backends())}, or leave it out")
+    for name in backends or ():
+        check_name(name)
     pairs, warnings = [], []
     for artefact in found:
-        readers = _readers(artefact.path)
         if backends is None:
-            # Which of several can run here is only asked where there is a choice: asking imports them.
-            chosen = readers if len(readers) == 1 else [backend_for(artefact.path).name]
+            chosen = [backend_for(artefact.path).name]
         else:
-            chosen = [name for name in dict.fromkeys(backends) if name in readers]
+            known = [reader.name for reader in readers(artefact.path)]
+            chosen = [name for name in dict.fromkeys(backends) if name in known]
         pairs += [(artefact, name) for name in chosen]
         if not chosen:
             warnings.append(f"{artefact.name} was left out: {' and '.join(backends or ())} cannot read it")
     if not pairs:
         raise UsageError(f"no row is left to measure: {'; '.join(warnings)}")
     return pairs, warnings
-
-
-def _readers(path: Path) -> list[str]:
-    return [entry.name for entry in BACKENDS.values() if path.suffix.lower() in entry.suffixes]

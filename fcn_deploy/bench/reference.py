@@ -19,6 +19,7 @@ import numpy as np
 from fcn_deploy.errors import ModelError, UsageError
 from fcn_deploy.files import input_file, sha256_of
 from fcn_deploy.runtimes.artefact import read_spec
+from fcn_deploy.runtimes.location import Location
 from fcn_deploy.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def named_reference(name: str, spec: ModelSpec) -> Reference:
     return _reference("bundled" if name == "bundled" else path.name, path, "named as the reference", spec)
 
 
-def chain_reference(path: Path, spec: ModelSpec, given: Iterable[Path]) -> Reference:
+def chain_reference(path: Location, spec: ModelSpec, given: Iterable[Location]) -> Reference:
     """The fp32 checkpoint that an artefact was made from.
 
     An fp32 safetensors artefact is its own reference. Otherwise it is the nearest checkpoint in the
@@ -87,7 +88,7 @@ def chain_reference(path: Path, spec: ModelSpec, given: Iterable[Path]) -> Refer
     Raises:
         ModelError: says why there is none.
     """
-    if path.suffix == ".safetensors" and _is_fp32(path):
+    if isinstance(path, Path) and path.suffix == ".safetensors" and _is_fp32(path):
         return _reference(path.name, path, "its own weights", spec)
     for link in spec.provenance:
         if link.get("kind") in _GRAPHS:
@@ -164,11 +165,12 @@ def _reference(name: str, path: Path | None, why: str, spec: ModelSpec, trained_
     return Reference(name, None if path is None else str(path.resolve()), why, bare.to_json(), trained_on)
 
 
-def _find(link: dict[str, Any], artefacts: list[Path]) -> Path | None:
+def _find(link: dict[str, Any], artefacts: list[Location]) -> Path | None:
     """The file with the link's SHA-256; files with its name are tried first, because hashing is slow."""
     beside = {
         file.resolve()
         for artefact in artefacts
+        if isinstance(artefact, Path)
         for file in artefact.parent.iterdir()
         if file.suffix in _CHECKPOINTS and file.is_file()
     }

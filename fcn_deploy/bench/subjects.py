@@ -7,16 +7,17 @@ For an artefact the deploy graph does nearly all of the work. Outside it are che
 from __future__ import annotations
 
 import time
-from pathlib import Path
-from typing import Any, NoReturn, Protocol, final
+from typing import Any, Protocol, final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fcn_deploy.errors import BackendUnavailable
 from fcn_deploy.lazy import require
-from fcn_deploy.runtimes.base import Frames, Runtime, RuntimeOptions
-from fcn_deploy.runtimes.registry import backend_for
+from fcn_deploy.runtimes.base import Frames, Runtime
+from fcn_deploy.runtimes.location import locate
+from fcn_deploy.runtimes.onnxruntime import OnnxRuntimeOptions, wanted_provider
+from fcn_deploy.runtimes.registry import backend_for, unavailable
 from fcn_deploy.runtimes.segmenter import Segmenter
 from fcn_deploy.spec import ModelSpec
 
@@ -58,11 +59,13 @@ def open_artefact(
     Raises:
         FcnDeployError: the backend cannot run here, or refuses the file.
     """
-    entry = backend_for(Path(path), backend)
-    if reason := entry.unavailable():
-        raise BackendUnavailable(f"the {entry.name} backend cannot run here: {reason}")
-    chosen = RuntimeOptions(threads=threads, spinning=spinning, cuda_binding=cuda_binding)
-    return ArtefactSubject(entry.runtime().open(Path(path), chosen))
+    location = locate(path)
+    chosen = backend_for(location, backend)
+    if reason := unavailable(chosen):
+        raise BackendUnavailable(f"the {chosen.name} backend cannot run here: {reason}")
+    conditions = {"threads": threads, "spinning": spinning, "cuda_binding": cuda_binding}
+    options = chosen.options(**chosen.own_options(conditions))
+    return ArtefactSubject(chosen.open(location, options))
 
 
 @final
@@ -106,14 +109,6 @@ class Stopwatch(Runtime):
         self._inner = inner
         self.began = self.ended = 0.0
 
-    @classmethod
-    def unavailable(cls) -> str | None:
-        return None
-
-    @classmethod
-    def open(cls, path: Path, options: RuntimeOptions) -> NoReturn:
-        raise BackendUnavailable("a stopwatch opens no file; it is put around a runtime")
-
     def details(self) -> dict[str, Any]:
         return self._inner.details()
 
@@ -142,8 +137,6 @@ class TypicalSubject:
     """
 
     def __init__(self, path: str, spec: str, threads: int, spinning: bool) -> None:
-        from fcn_deploy.runtimes.onnxruntime import wanted_provider
-
         ort = require("onnxruntime", extra="cpu")
         self._cv2 = require("cv2", extra="opencv")
         self._cv2.setNumThreads(threads)
@@ -151,7 +144,7 @@ class TypicalSubject:
         options.intra_op_num_threads = threads
         options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
         providers = ["CPUExecutionProvider"]
-        if wanted_provider(ort, RuntimeOptions()) == "cuda":
+        if wanted_provider(ort, OnnxRuntimeOptions()) == "cuda":
             providers.insert(0, "CUDAExecutionProvider")
         self._session = ort.InferenceSession(path, options, providers=providers)
         self._input = self._session.get_inputs()[0].name

@@ -19,8 +19,9 @@ def bench(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="pytorch or onnxruntime or tensorrt or openvino; repeat it for several.",
-            show_default="by each file's suffix",
+            help="pytorch or onnxruntime or tensorrt or openvino, or one that another package installs; "
+            "repeat it for several.",
+            show_default="the first that reads each artefact and can run",
         ),
     ] = None,
     size: Annotated[

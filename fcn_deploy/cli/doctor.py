@@ -1,8 +1,8 @@
 """``fcn-deploy doctor``: what this machine can run, and why not the rest.
 
-Versions come from the packages' own records, the GPU is asked through the driver's C library. Only
-the backends are really imported, each in a process of its own: a broken library may end that one.
-A check that fails says so in its own line; none of them ends the others.
+Versions come from package metadata, and the GPU is asked through the driver's C library. Libraries of
+backends are imported in a process of their own each, which a broken library may crash. A check that
+fails is a line in the report and does not end the others.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from fcn_deploy.cli import console, options
 from fcn_deploy.lazy import installed, require
 
 _PACKAGES = (
-    *("numpy", "pillow", "safetensors", "torch", "torchvision", "onnx", "onnxscript"),
-    *("onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx", "cuda-python", "pycuda"),
+    *("numpy", "pillow", "safetensors", "onnx", "onnxscript"),
     *("opencv-python", "opencv-python-headless", "opencv-contrib-python"),
 )
+"""Those that no backend names as its own."""
 _FLAGS = {
     "avx2": "AVX2",
     "avx512f": "AVX-512",
@@ -31,16 +31,13 @@ _FLAGS = {
     "asimddp": "dot product",
     "i8mm": "int8 matrix product",
 }
-"""What decides how fast fp32 and INT8 run on a CPU: flag of the kernel -> name that people know."""
-
-_NOT_RTX = ("8.7", "9.0", "10.0", "10.3", "11.0")
-"""Compute capabilities of Jetsons and data-centre GPUs, which TensorRT-RTX leaves to TensorRT."""
+"""What decides how fast fp32 and INT8 run on a CPU: the kernel's flag -> its common name."""
 
 _PROBE = """
 import json, sys
 sys.path[:] = json.loads(sys.argv[2])
-from fcn_deploy.runtimes.registry import BACKENDS
-print(json.dumps(BACKENDS[sys.argv[1]].unavailable()))
+from fcn_deploy.runtimes.registry import diagnose
+print(json.dumps(diagnose(sys.argv[1])))
 """
 _PROBE_SECONDS = 60.0
 
@@ -48,42 +45,46 @@ _PROBE_SECONDS = 60.0
 def doctor(as_json: options.Json = False) -> None:
     """Say what this machine can run, and why not the rest."""
     with console.steps() as step:
-        step("looking around")
+        step("checking this machine")
         report = examine()
     if as_json:
-        console.write_json(report)
+        console.write_json({**report, "backends": _without_rows(report["backends"])})
     else:
         _show(report, console.Printer())
 
 
 def examine() -> dict[str, Any]:
-    """Everything that doctor knows, as JSON has it."""
+    """The whole report, as ``--json`` prints it."""
     from fcn_deploy.bench.machine import describe_machine, versions
 
-    packages = versions(_PACKAGES)
-    gpu = _told(_gpu)
+    packages = versions(dict.fromkeys([*_PACKAGES, *_packages_of_backends()]))
     return {
-        "machine": _told(describe_machine),
-        "gpu": gpu,
-        "backends": _told(_backends),
-        "opencv": _told(_opencv),
-        "video": _told(_video),
-        "tensorrt": _tensorrt(packages, gpu),
+        "machine": _checked(describe_machine),
+        "gpu": _checked(_gpu),
+        "backends": _checked(_backends),
+        "opencv": _checked(_opencv),
+        "video": _checked(_video),
         "versions": packages,
-        "warnings": _warnings(packages, bool(gpu.get("devices"))),
+        "warnings": _warnings(packages),
     }
 
 
-def _told(check: Callable[[], Any]) -> Any:
-    """The answer of a check, or in words why there is none."""
+def _packages_of_backends() -> list[str]:
+    from fcn_deploy.runtimes.registry import backends
+
+    return [package for backend in backends().values() for package in backend.packages]
+
+
+def _checked(check: Callable[[], Any]) -> Any:
+    """The result of a check, or ``error``: why there is none."""
     try:
         return check()
     except Exception as exc:
-        return {"error": f"could not be found out ({type(exc).__name__}: {exc})"}
+        return {"error": f"could not be checked ({type(exc).__name__}: {exc})"}
 
 
 def _gpu() -> dict[str, Any]:
-    """NVIDIA GPUs as the driver's own library names them."""
+    """NVIDIA GPUs as the driver describes them."""
     from fcn_deploy.runtimes.cuda.gpus import describe_gpus, driver_cuda, gpu_problem
 
     if reason := gpu_problem():
@@ -92,11 +93,13 @@ def _gpu() -> dict[str, Any]:
 
 
 def _backends() -> list[dict[str, Any]]:
-    from fcn_deploy.runtimes.registry import BACKENDS
+    """What each backend says of this machine, and why an installed one cannot be loaded."""
+    from fcn_deploy.runtimes.registry import backends, problems
 
-    started = {name: _start_probe(name) for name in BACKENDS}
-    reasons = {name: _reason(process) for name, process in started.items()}
-    return [{"name": name, "usable": reason is None, "reason": reason} for name, reason in reasons.items()]
+    started = {name: _start_probe(name) for name in backends()}
+    found = [(name, _probed(process)) for name, process in started.items()]
+    found += [(name, _failed(reason)) for name, reason in problems()]
+    return [{"name": name, "usable": one["reason"] is None, **one} for name, one in found]
 
 
 def _start_probe(name: str) -> subprocess.Popen[str]:
@@ -109,24 +112,36 @@ def _start_probe(name: str) -> subprocess.Popen[str]:
     )
 
 
-def _reason(process: subprocess.Popen[str]) -> str | None:
-    """Why a backend cannot run, in words; None where it can."""
+def _probed(process: subprocess.Popen[str]) -> dict[str, Any]:
+    """As :func:`fcn_deploy.runtimes.registry.diagnose`, whatever happens to its process."""
     try:
-        told, complaint = process.communicate(timeout=_PROBE_SECONDS)
+        printed, errors = process.communicate(timeout=_PROBE_SECONDS)
     except subprocess.TimeoutExpired:
         process.kill()
         process.communicate()
-        return f"its library did not load within {_PROBE_SECONDS:.0f} s"
+        return _failed(f"its library did not load within {_PROBE_SECONDS:.0f} s")
     if process.returncode < 0:
-        return f"its library crashes while it loads (signal {-process.returncode}); reinstall it"
+        return _failed(f"its library crashes while it loads (signal {-process.returncode}); reinstall it")
     if process.returncode:
-        return f"its library fails while it loads ({(complaint.strip().splitlines() or ['no reason'])[-1]})"
-    reason: str | None = json.loads(told.splitlines()[-1])
-    return reason
+        last = (errors.strip().splitlines() or ["no reason"])[-1]
+        return _failed(f"its library fails while it loads ({last})")
+    found: dict[str, Any] = json.loads(printed.splitlines()[-1])
+    return found
+
+
+def _without_rows(backends: Any) -> Any:
+    """For JSON, which has ``details`` instead."""
+    if isinstance(backends, dict):  # the check failed
+        return backends
+    return [{key: value for key, value in one.items() if key != "rows"} for one in backends]
+
+
+def _failed(reason: str) -> dict[str, Any]:
+    return {"reason": reason, "details": {}, "rows": [], "warnings": []}
 
 
 def _opencv() -> dict[str, Any]:
-    """cv2 as it is, because JetPack's own build is no pip package."""
+    """cv2 as it is imported, because JetPack's build is no pip package."""
     if not installed("cv2"):
         return {"version": None, "reason": "not installed; run: pip install 'fcn-deploy[opencv]'"}
     cv2 = require("cv2", extra="opencv")
@@ -141,52 +156,14 @@ def _opencv() -> dict[str, Any]:
 
 
 def _video() -> dict[str, str | None]:
-    """What reads video here: name -> why it cannot, None where it can."""
+    """What can read video here: name -> why it cannot, None where it can."""
     from fcn_deploy.camera.sources.opencv import video_backends
 
     return video_backends()
 
 
-def _tensorrt(packages: dict[str, str], gpu: dict[str, Any]) -> list[dict[str, str | None]]:
-    """The TensorRT lines that are installed, and what each builds and runs here."""
-    lines = []
-    for module, line in (("tensorrt", "TensorRT"), ("tensorrt_rtx", "TensorRT-RTX")):
-        if installed(module):
-            version = packages.get(module.replace("_", "-"))
-            lines.append({"line": line, "version": version, **_tensorrt_here(line, gpu)})
-    return lines
-
-
-def _tensorrt_here(line: str, gpu: dict[str, Any]) -> dict[str, str]:
-    """What a line builds and runs on this machine, in words."""
-    device = next(iter(gpu.get("devices", ())), None)
-    without = str(gpu.get("reason") or "the GPU could not be asked")
-    if line == "TensorRT":
-        if device is None:
-            return {"builds": f"nothing, it builds on the GPU itself ({without})", "runs": f"no: {without}"}
-        named = f"{device['name']} (compute capability {device['compute_capability']})"
-        return {"builds": f"for {named}", "runs": f"on {named}"}
-    builds = "for GeForce and RTX GPUs, Turing and later, on any machine"
-    if device is None:
-        return {"builds": builds, "runs": f"no: {without}"}
-    capability = device["compute_capability"]
-    if capability in _NOT_RTX:
-        return {"builds": builds, "runs": f"no: it does not cover compute capability {capability}"}
-    return {"builds": builds, "runs": f"on {device['name']} (compute capability {capability})"}
-
-
-def _warnings(packages: dict[str, str], gpu: bool) -> list[str]:
+def _warnings(packages: dict[str, str]) -> list[str]:
     found = []
-    if "onnxruntime" in packages and "onnxruntime-gpu" in packages:
-        found.append(
-            "onnxruntime and onnxruntime-gpu overwrite each other's files; run: pip uninstall "
-            "onnxruntime onnxruntime-gpu, and install one of them"
-        )
-    elif gpu and "onnxruntime" in packages:
-        found.append(
-            "this onnxruntime is the CPU package; run: pip uninstall onnxruntime, and then "
-            "pip install 'fcn-deploy[gpu]'"
-        )
     if len([name for name in packages if name.startswith("opencv-")]) > 1:
         found.append("several OpenCV packages overwrite each other's files; keep one of them")
     return found
@@ -201,7 +178,6 @@ def _show(report: dict[str, Any], out: console.Printer) -> None:
             ("GPU", _gpu_words(report["gpu"])),
             ("OpenCV", _opencv_words(report["opencv"])),
             *_video_words(report["video"]),
-            *_tensorrt_words(report["tensorrt"]),
         ]
     )
     out.say()
@@ -210,14 +186,20 @@ def _show(report: dict[str, Any], out: console.Printer) -> None:
     if isinstance(backends, dict):
         out.say(f"  {backends['error']}")
     else:
-        out.pairs(
-            ((b["name"], "usable" if b["usable"] else f"no: {b['reason']}") for b in backends), indent=2
-        )
+        out.pairs((row for backend in backends for row in _backend_rows(backend)), indent=2)
     out.say()
     out.say("Packages")
     out.say("  " + ", ".join(f"{name} {version}" for name, version in versions.items()))
     for warning in report["warnings"]:
         console.warn(warning)
+    for backend in backends if isinstance(backends, list) else []:
+        for warning in backend["warnings"]:
+            console.warn(warning)
+
+
+def _backend_rows(backend: dict[str, Any]) -> list[tuple[str, str]]:
+    own = [(f"  {name}", value) for name, value in backend["rows"]]
+    return [(backend["name"], "usable" if backend["usable"] else f"no: {backend['reason']}"), *own]
 
 
 def _machine_words(machine: dict[str, Any]) -> list[tuple[str, str]]:
@@ -272,17 +254,3 @@ def _video_words(video: dict[str, str | None]) -> list[tuple[str, str]]:
     if not readable:  # without OpenCV, which the line above says
         return [("video", "none")]
     return [("video", "; ".join(readable)), *missing]
-
-
-def _tensorrt_words(lines: list[dict[str, str | None]]) -> list[tuple[str, str]]:
-    if not lines:
-        return [("TensorRT", "not installed; run: pip install 'fcn-deploy[tensorrt-rtx]' (or [tensorrt])")]
-    return [
-        row
-        for line in lines
-        for row in (
-            ("TensorRT", f"{line['line']} {line['version'] or '(version unknown)'}"),
-            ("  builds", str(line["builds"])),
-            ("  runs", str(line["runs"])),
-        )
-    ]

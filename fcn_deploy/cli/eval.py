@@ -30,7 +30,7 @@ def evaluate(
     device: options.Device = None,
     provider: options.Provider = None,
     threads: options.Threads = None,
-    allow_fallback: options.AllowFallback = False,
+    allow_fallback: options.AllowFallback = None,
     cuda_binding: options.CudaBinding = None,
     expect_sha256: options.ExpectSha256 = None,
     ignore_label: Annotated[
@@ -68,10 +68,11 @@ def evaluate(
         if place:
             options.check_output(option, place, options.PICTURES)
     from fcn_deploy.evaluation import evaluate as score
+    from fcn_deploy.runtimes.location import short_name
 
     found = []
     for index, artefact in enumerate(artefacts):
-        with console.progress(artefact.name) as advance:
+        with console.progress(short_name(artefact)) as advance:
             found.append(
                 score(
                     artefact,
@@ -113,8 +114,9 @@ def _draw(found: Evaluation, confusion: Path | None, worst_out: Path | None) -> 
 
 def _show(found: list[Evaluation], data: Path, out: console.Printer) -> None:
     from fcn_deploy.evaluation import METRICS
+    from fcn_deploy.runtimes.location import short_name
 
-    names = [f"{Path(one.artefact).name} ({one.backend})" for one in found]
+    names = [f"{short_name(one.artefact)} ({one.backend})" for one in found]
     rows = [[title, *(f"{getattr(one, key):.4f}" for one in found)] for title, key in METRICS]
     rows.append(["frames", *(str(one.frames) for one in found)])
     out.table([str(data), *names], rows)

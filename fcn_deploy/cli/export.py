@@ -26,7 +26,7 @@ def export(
         typer.Option("-o", "--output", metavar="FILE", help="model.onnx or model.safetensors."),
     ],
     variant: Annotated[
-        options.Variant | None,
+        options.VariantChoice | None,
         typer.Option(help="The network; needed where the checkpoint does not say it."),
     ] = None,
     num_classes: Annotated[

@@ -1,4 +1,4 @@
-"""Options that several commands share, and the words they accept."""
+"""Options that several commands share, and their choices."""
 
 from __future__ import annotations
 
@@ -12,25 +12,21 @@ import typer
 
 from fcn_deploy.errors import UsageError
 
-Artefact = Annotated[
-    Path,
-    typer.Argument(metavar="ARTEFACT", help=".onnx, .safetensors or .engine.", show_default=False),
-]
-Artefacts = Annotated[
-    list[Path],
-    typer.Argument(metavar="ARTEFACT", help=".onnx, .safetensors or .engine.", show_default=False),
-]
+_ARTEFACT_HELP = ".onnx, .safetensors, .engine, or a file or URL that an installed backend reads."
+
+Artefact = Annotated[str, typer.Argument(metavar="ARTEFACT", help=_ARTEFACT_HELP, show_default=False)]
+Artefacts = Annotated[list[str], typer.Argument(metavar="ARTEFACT", help=_ARTEFACT_HELP, show_default=False)]
 Backend = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="pytorch or onnxruntime or tensorrt or openvino.",
-        show_default="by the file's suffix",
+        help="pytorch or onnxruntime or tensorrt or openvino, or one that another package installs.",
+        show_default="the first that reads the artefact and can run",
     ),
 ]
 Device = Annotated[
     str | None,
-    typer.Option(metavar="NAME", help="cpu, cuda or cuda:N.", show_default="the best that is there"),
+    typer.Option(metavar="NAME", help="cpu, cuda or cuda:N.", show_default="the best available"),
 ]
 Provider = Annotated[
     str | None,
@@ -52,11 +48,14 @@ CudaBinding = Annotated[
 ]
 ExpectSha256 = Annotated[
     str | None,
-    typer.Option(metavar="HEX", help="Refuse an engine whose SHA-256 is another one.", show_default=False),
+    typer.Option(metavar="HEX", help="Refuse an engine that has another SHA-256.", show_default=False),
 ]
+# None and not False, as for the other options of a backend: what is not given is not passed to one.
 AllowFallback = Annotated[
-    bool,
-    typer.Option("--allow-fallback", help="Use the CPU where the device asked for cannot run."),
+    bool | None,
+    typer.Option(
+        "--allow-fallback", help="Use the CPU where the device asked for cannot run.", show_default=False
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]
 JsonFile = Annotated[
@@ -69,8 +68,8 @@ PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 """Suffixes of pictures that Pillow writes."""
 
 
-class Variant(str, Enum):
-    """The variants of the network, as ``fcn_deploy.model.fcn8s`` has them (it needs torch)."""
+class VariantChoice(str, Enum):
+    """Names of ``fcn_deploy.model.fcn8s.VARIANTS``, which needs torch."""
 
     FCN8S = "fcn8s"
     ATONCE = "fcn8s-atonce"
@@ -121,11 +120,11 @@ def parse_channels(text: str, option: str) -> tuple[float, float, float]:
 
 
 def check_output(option: str, path: Path, suffixes: tuple[str, ...] = ()) -> None:
-    """Refuse a place that cannot be written before the work begins rather than after it.
+    """Refuse a file that cannot be written before the work begins.
 
     Raises:
         UsageError: the suffix is none of ``suffixes``, it is a folder, or its folder is missing or
-            may not be written.
+            cannot be written.
     """
     if suffixes and path.suffix.lower() not in suffixes:
         raise UsageError(f"{option} {path}: the name must end in {' or '.join(suffixes)}")
@@ -138,16 +137,16 @@ def check_output(option: str, path: Path, suffixes: tuple[str, ...] = ()) -> Non
 
 
 def unknown_choice(option: str, found: str, choices: tuple[str, ...]) -> UsageError:
-    """The error for a word that is none of the choices."""
+    """The error for a value that is none of the choices."""
     return UsageError(f"{option} {found}: choose from {', '.join(choices)}")
 
 
 def is_stdout(path: Path | None) -> bool:
-    """Whether a place for JSON is ``-``."""
+    """Whether JSON goes to stdout: ``-``."""
     return path is not None and str(path) == "-"
 
 
 def check_json(path: Path | None) -> None:
-    """As :func:`check_output`, for a place that may be stdout."""
+    """As :func:`check_output`, for a file or stdout."""
     if path is not None and not is_stdout(path):
         check_output("--json", path)

@@ -203,7 +203,7 @@ class Outputs:
         if len(set(paths)) < len(paths):
             raise UsageError("two outputs have the same place; give each its own")
 
-    def check_artefact(self, artefact: Path, spec: ModelSpec) -> None:
+    def check_artefact(self, artefact: str, spec: ModelSpec) -> None:
         """Refuse an output that the artefact cannot give.
 
         Raises:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from contextlib import ExitStack
 from dataclasses import dataclass
 from enum import Enum
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -130,7 +129,7 @@ def run(
     device: options.Device = None,
     provider: options.Provider = None,
     threads: options.Threads = None,
-    allow_fallback: options.AllowFallback = False,
+    allow_fallback: options.AllowFallback = None,
     cuda_binding: options.CudaBinding = None,
     expect_sha256: options.ExpectSha256 = None,
     as_json: options.Json = False,
@@ -240,7 +239,7 @@ def _run_until_stopped(
 
 
 def _report(
-    artefact: Path, cameras: list[Source], segmenter: Segmenter, done: _Done, outputs: Outputs, as_json: bool
+    artefact: str, cameras: list[Source], segmenter: Segmenter, done: _Done, outputs: Outputs, as_json: bool
 ) -> None:
     if as_json:
         console.write_json(_facts(artefact, cameras, segmenter, done, outputs))
@@ -268,11 +267,11 @@ def _report(
 
 
 def _facts(
-    artefact: Path, cameras: list[Source], segmenter: Segmenter, done: _Done, outputs: Outputs
+    artefact: str, cameras: list[Source], segmenter: Segmenter, done: _Done, outputs: Outputs
 ) -> dict[str, Any]:
     now = done.statistics
     return {
-        "artefact": str(artefact),
+        "artefact": artefact,
         "sources": [{"name": camera.name, **camera.state.properties} for camera in cameras],
         "backend": segmenter.backend,
         "device": segmenter.device,

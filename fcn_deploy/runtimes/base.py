@@ -1,60 +1,28 @@
-"""What every backend is: a Runtime that checks frames once and delegates one short ``_infer``.
-
-A backend is one module with one final class. It says whether it can run here
-(:meth:`Runtime.unavailable`), opens an artefact (its constructor) and answers
-(:meth:`Runtime._infer`); everything a caller may get wrong is caught here, the same for all.
-"""
+"""An opened artefact: a Runtime checks frames, the same for all backends, and calls one ``_infer``."""
 
 from __future__ import annotations
 
 import os
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, final
+from typing import Any, ClassVar, final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fcn_deploy.errors import FcnDeployError, InferenceError, SourceError, UsageError
+from fcn_deploy.errors import FcnDeployError, InferenceError, SourceError
 from fcn_deploy.spec import ModelSpec
-
-if TYPE_CHECKING:
-    from fcn_deploy.runtimes.cuda.arrays import DeviceSegmentation
 
 Frames = NDArray[np.uint8]
 """uint8 ``[N, H, W, 3]`` in the colour order that the spec names."""
 
 
 @dataclass(frozen=True)
-class RuntimeOptions:
-    """How an artefact is opened. Not every backend has a use for every option."""
-
-    device: str | None = None
-    """``cpu``, ``cuda`` or ``cuda:N``; None takes the best that is available."""
-    threads: int | None = None
-    """Threads of a CPU backend; None takes every core that this process may use."""
-    provider: str | None = None
-    """ONNX Runtime's provider: ``cpu``, ``cuda`` or ``tensorrt``; None follows ``device``."""
-    allow_fallback: bool = False
-    """Accept the CPU where the device or provider asked for cannot run."""
-    optimization: str = "all"
-    """ONNX Runtime's graph optimisation: ``none``, ``basic``, ``extended`` or ``all``."""
-    spinning: bool = True
-    """Whether idle threads of ONNX Runtime spin: lower latency, and a core kept busy."""
-    cuda_binding: str | None = None
-    """How an engine reaches the GPU: ``cuda-python`` or ``pycuda``; None takes the first installed."""
-    expect_sha256: str | None = None
-    """Hash that an engine must have, 64 hexadecimal digits known from elsewhere; None trusts the sidecar."""
-
-
-@dataclass(frozen=True)
 class Segmentation:
-    """What a runtime answers for a batch of frames."""
+    """The result for a batch of frames."""
 
     labels: NDArray[np.uint8]
     """Class ids, uint8 ``[N, H, W]``."""
@@ -68,7 +36,7 @@ class Segmentation:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> Segmentation:
-        """The answer for one frame, still with a batch axis of length 1."""
+        """The result for one frame, still with a batch axis of length 1."""
         if not -len(self) <= index < len(self):
             raise IndexError(f"frame {index} of a batch of {len(self)}")
         one = slice(index % len(self), index % len(self) + 1)
@@ -84,10 +52,9 @@ class Runtime(ABC):
     """One artefact, opened on one device. Not thread-safe; a Segmenter around it is."""
 
     backend: ClassVar[str]
-    """The name in the registry."""
+    """The backend's name, for messages and reports."""
     concurrency: ClassVar[int] = 1
-    """How many threads may be in ``infer`` at once; a backend that copies one frame while another is
-    computed says 2."""
+    """How many threads may call ``infer`` at once: 2 where one frame is copied while another is computed."""
 
     def __init__(self, spec: ModelSpec, device: str) -> None:
         self.spec = spec
@@ -96,19 +63,9 @@ class Runtime(ABC):
         self.precision = spec.precision
         self._closed = False
 
-    @classmethod
-    @abstractmethod
-    def unavailable(cls) -> str | None:
-        """Why this backend cannot run on this machine, in words; None where it can."""
-
-    @classmethod
-    @abstractmethod
-    def open(cls, path: Path, options: RuntimeOptions) -> Runtime:
-        """Open an artefact. Raises an :class:`FcnDeployError` that names the file."""
-
     @abstractmethod
     def _infer(self, images: Frames) -> dict[str, NDArray[Any]]:
-        """Answer checked, contiguous frames: output name -> array, as in the deploy graph."""
+        """Label checked, contiguous frames: output name -> array, as in the deploy graph."""
 
     @abstractmethod
     def _release(self) -> None:
@@ -124,7 +81,7 @@ class Runtime(ABC):
         return {}
 
     def device_times(self) -> dict[str, float]:
-        """Milliseconds that the device spent on the last answer, by stage; empty where it does not tell."""
+        """Milliseconds that the device spent on the last batch, by stage; empty where they are not known."""
         return {}
 
     @final
@@ -137,7 +94,7 @@ class Runtime(ABC):
 
         Raises:
             SourceError: the array has another dtype, shape or a size outside the spec's limits.
-            InferenceError: the backend failed, answered another size than it was asked for, or the
+            InferenceError: the backend failed, returned another size than that of the frames, or the
                 runtime is closed.
         """
         self._require_open()
@@ -147,7 +104,7 @@ class Runtime(ABC):
         labels = outputs["labels"]
         if labels.shape != checked.shape[:3] or labels.dtype != np.uint8:
             raise InferenceError(
-                f"{self.backend} answered {labels.dtype} labels of shape {labels.shape} for frames of shape "
+                f"{self.backend} returned {labels.dtype} labels of shape {labels.shape} for frames of shape "
                 f"{checked.shape}; expected uint8 {checked.shape[:3]}"
             )
         return Segmentation(
@@ -170,7 +127,7 @@ class Runtime(ABC):
 
     @contextmanager
     def _mapped_errors(self, what: str) -> Iterator[None]:
-        """A vendor's error of any class is one InferenceError to the caller."""
+        """Turns an error of any other class into an InferenceError."""
         try:
             yield
         except FcnDeployError:
@@ -190,21 +147,6 @@ class Runtime(ABC):
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-
-class DeviceRuntime(Runtime):
-    """A runtime that also takes frames that lie on its device already."""
-
-    @abstractmethod
-    def _infer_device(self, images: Any) -> DeviceSegmentation:
-        """As :meth:`Segmenter.infer_device` says; frames are not checked yet."""
-
-    @final
-    def infer_device(self, images: Any) -> DeviceSegmentation:
-        """As :meth:`Segmenter.infer_device`, which see."""
-        self._require_open()
-        with self._mapped_errors("frames on the device"):
-            return self._infer_device(images)
 
 
 def check_frames(images: Any, spec: ModelSpec) -> Frames:
@@ -254,26 +196,6 @@ def _shape_hint(shape: tuple[int, ...]) -> str:
 def first_line(error: BaseException) -> str:
     """The first line of an error's text, or its class where it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-def check_options(options: RuntimeOptions) -> None:
-    """Raises :class:`UsageError` where an option is out of range or two contradict each other."""
-    if options.device is not None and not re.fullmatch(r"cpu|cuda(:\d+)?", options.device):
-        raise UsageError(f"unknown device {options.device!r}; choose cpu, cuda or cuda:N")
-    if options.threads is not None and options.threads < 1:
-        raise UsageError(f"threads must be at least 1, not {options.threads}")
-    if options.provider not in (None, "cpu", "cuda", "tensorrt"):
-        raise UsageError(f"unknown provider {options.provider!r}; choose cpu, cuda or tensorrt")
-    if None not in (options.device, options.provider) and (
-        (options.device == "cpu") != (options.provider == "cpu")
-    ):
-        raise UsageError(
-            f"device {options.device} and provider {options.provider} contradict each other; give one of them"
-        )
-    if options.optimization not in ("none", "basic", "extended", "all"):
-        raise UsageError(
-            f"unknown optimization {options.optimization!r}; choose none, basic, extended or all"
-        )
 
 
 def cuda_index(device: str | None) -> int:

@@ -1,8 +1,8 @@
 """ONNX Runtime: the deploy graph on a CPU, on CUDA, or through TensorRT.
 
-The provider is the one asked for or the best that this machine has, and the one that really
-runs is reported: where ONNX Runtime would quietly take the CPU instead of a GPU, opening fails
-unless the fall-back is allowed.
+The provider is the one asked for or the best that this machine has, and the one that is really used
+is reported: where ONNX Runtime would silently take the CPU instead of a GPU, opening fails unless the
+fall-back is allowed.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import ctypes
 import io
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
@@ -19,13 +20,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcn_deploy.contract import Port, check_deploy_graph
-from fcn_deploy.errors import BackendUnavailable, MissingDependency, ModelError
-from fcn_deploy.lazy import require
-from fcn_deploy.runtimes.artefact import read_spec
-from fcn_deploy.runtimes.base import Frames, Runtime, RuntimeOptions, cuda_index, first_line, usable_cores
+from fcn_deploy.errors import BackendUnavailable, MissingDependency, ModelError, UsageError
+from fcn_deploy.lazy import installed, require, version_of
+from fcn_deploy.runtimes.backend import Description, FallbackOptions
+from fcn_deploy.runtimes.base import Frames, Runtime, cuda_index, first_line, usable_cores
 from fcn_deploy.runtimes.cpu import check_int8
 from fcn_deploy.runtimes.cuda.gpus import gpu_problem
+from fcn_deploy.runtimes.location import Location
 from fcn_deploy.runtimes.onnx_file import check_external_data
+from fcn_deploy.runtimes.onnx_format import OnnxFormat, read_onnx_spec
 from fcn_deploy.spec import ModelSpec
 
 _PROVIDERS = {
@@ -42,11 +45,67 @@ _OPTIMIZATION = {
     "all": "ORT_ENABLE_ALL",
 }
 WRONG_OPTIMIZERS = ["WeightBiasQuantization"]
-"""Passes that change answers. This one divides fp16 biases by a scale in fp16, where the quotient becomes
+"""Passes that change results. This one divides fp16 biases by a scale in fp16, where the quotient becomes
 infinite: 2 points of mean IU in an INT8+fp16 graph (seen in 1.31.1). Versions without it ignore the name."""
 _WARNING, _FATAL = 2, 4
 _WRONG_FILE = ("InvalidGraph", "InvalidProtobuf", "NotImplemented")
 _DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
+
+
+@dataclass(frozen=True)
+class OnnxRuntimeOptions(FallbackOptions):
+    """How a session is made.
+
+    Raises:
+        UsageError: an option is out of range, or two contradict each other.
+    """
+
+    provider: str | None = None
+    """``cpu``, ``cuda`` or ``tensorrt``; None follows ``device``."""
+    optimization: str = "all"
+    """Graph optimisation: ``none``, ``basic``, ``extended`` or ``all``."""
+    spinning: bool = True
+    """Whether idle threads spin: lower latency, and a core kept busy."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.provider not in (None, *_PROVIDERS):
+            raise UsageError(f"unknown provider {self.provider!r}; choose cpu, cuda or tensorrt")
+        if None not in (self.device, self.provider) and (self.device == "cpu") != (self.provider == "cpu"):
+            raise UsageError(
+                f"device {self.device} and provider {self.provider} contradict each other; give one of them"
+            )
+        if self.optimization not in _OPTIMIZATION:
+            raise UsageError(
+                f"unknown optimization {self.optimization!r}; choose none, basic, extended or all"
+            )
+
+
+@final
+class OnnxRuntimeBackend(OnnxFormat[OnnxRuntimeOptions]):
+    """ONNX files on whatever ONNX Runtime has a provider for."""
+
+    name = "onnxruntime"
+    packages = ("onnxruntime", "onnxruntime-gpu")
+    options = OnnxRuntimeOptions
+
+    def unavailable(self) -> str | None:
+        try:
+            require("onnxruntime", extra="cpu")
+        except MissingDependency as exc:
+            return str(exc)
+        return None
+
+    def open(self, location: Location, options: OnnxRuntimeOptions) -> Runtime:
+        return OnnxRuntime.open(Path(location), options)
+
+    def diagnose(self) -> Description:
+        """Its providers, and packages that do not fit."""
+        if not installed("onnxruntime"):
+            return Description()
+        available = require("onnxruntime", extra="cpu").get_available_providers()
+        known = [name for name, provider in _PROVIDERS.items() if provider in available]
+        return Description({"providers": known}, [("built with", ", ".join(known))], _package_warnings())
 
 
 @final
@@ -59,22 +118,14 @@ class OnnxRuntime(Runtime):
         super().__init__(spec, device)
         self._details = details
         self._names = [output.name for output in session.get_outputs()]
-        self._answer: Callable[[Frames], list[NDArray[Any]]] = (
+        self._run: Callable[[Frames], list[NDArray[Any]]] = (
             _on_cpu(session, self._names)
             if device == "cpu"
             else BoundSession(session, self._names, "cuda", cuda_index(device))
         )
 
     @classmethod
-    def unavailable(cls) -> str | None:
-        try:
-            require("onnxruntime", extra="cpu")
-        except MissingDependency as exc:
-            return str(exc)
-        return None
-
-    @classmethod
-    def open(cls, path: Path, options: RuntimeOptions) -> OnnxRuntime:
+    def open(cls, path: Path, options: OnnxRuntimeOptions) -> OnnxRuntime:
         """Open an ONNX file that fcn-deploy exported.
 
         Raises:
@@ -84,7 +135,7 @@ class OnnxRuntime(Runtime):
                 instructions that this CPU lacks.
         """
         ort = require("onnxruntime", extra="cpu")
-        spec = read_spec(path)
+        spec = read_onnx_spec(path)
         check_external_data(path)
         session, provider = _open(ort, path, options, wanted_provider(ort, options))
         if provider == "cpu":  # asked for, or fallen back to
@@ -105,10 +156,10 @@ class OnnxRuntime(Runtime):
         return dict(self._details)
 
     def _infer(self, images: Frames) -> dict[str, NDArray[Any]]:
-        return dict(zip(self._names, self._answer(images), strict=True))
+        return dict(zip(self._names, self._run(images), strict=True))
 
     def _release(self) -> None:
-        del self._answer
+        del self._run
 
 
 class BoundSession:
@@ -130,11 +181,11 @@ class BoundSession:
         self._binding.synchronize_inputs()
         self._session.run_with_iobinding(self._binding)
         self._binding.synchronize_outputs()
-        answers: list[NDArray[Any]] = self._binding.copy_outputs_to_cpu()
-        return answers
+        outputs: list[NDArray[Any]] = self._binding.copy_outputs_to_cpu()
+        return outputs
 
     def _bind(self, shape: tuple[int, ...]) -> None:
-        """Start afresh: outputs of a former size stay bound otherwise, and the run is refused."""
+        """Make a new binding: outputs of the former size stay bound otherwise, and the run is refused."""
         ort = require("onnxruntime", extra="cpu")
         frames = ort.OrtValue.ortvalue_from_shape_and_type(shape, np.uint8, self._device, self._index)
         binding = self._session.io_binding()
@@ -144,10 +195,10 @@ class BoundSession:
         self._input, self._binding, self._shape = frames, binding, shape
 
 
-def wanted_provider(ort: Any, options: RuntimeOptions) -> str:
+def wanted_provider(ort: Any, options: OnnxRuntimeOptions) -> str:
     """``tensorrt``, ``cuda`` or ``cpu``: the one asked for, else the best that this machine has.
 
-    Without a wish it is CUDA where this ONNX Runtime was built with it and the driver finds a
+    Where none is asked for it is CUDA, if this ONNX Runtime was built with it and the driver finds a
     GPU. TensorRT builds an engine for each new frame size, so it is only taken when asked for.
     """
     wanted = options.provider or (options.device or "").partition(":")[0]
@@ -162,14 +213,14 @@ def _ports(values: list[Any]) -> dict[str, Port]:
 
 
 def _on_cpu(session: Any, names: list[str]) -> Callable[[Frames], list[NDArray[Any]]]:
-    def answer(images: Frames) -> list[NDArray[Any]]:
-        answers: list[NDArray[Any]] = session.run(names, {"image": images})
-        return answers
+    def run(images: Frames) -> list[NDArray[Any]]:
+        outputs: list[NDArray[Any]] = session.run(names, {"image": images})
+        return outputs
 
-    return answer
+    return run
 
 
-def _open(ort: Any, path: Path, options: RuntimeOptions, provider: str) -> tuple[Any, str]:
+def _open(ort: Any, path: Path, options: OnnxRuntimeOptions, provider: str) -> tuple[Any, str]:
     """A session and its provider, which is a lesser one only where the fall-back is allowed."""
     try:
         if problem := _provider_problem(ort, provider, cuda_index(options.device)):
@@ -190,7 +241,7 @@ def _from(provider: str) -> list[str]:
     return order[order.index(provider) :]
 
 
-def _open_with(ort: Any, path: Path, options: RuntimeOptions, provider: str) -> Any:
+def _open_with(ort: Any, path: Path, options: OnnxRuntimeOptions, provider: str) -> Any:
     index = {"device_id": cuda_index(options.device)}
     providers = [(_PROVIDERS[name], {} if name == "cpu" else index) for name in _from(provider)]
     settings = _session_options(ort, options)
@@ -223,9 +274,9 @@ def _open_with(ort: Any, path: Path, options: RuntimeOptions, provider: str) -> 
 
 @contextlib.contextmanager
 def _quiet(ort: Any, provider: str) -> Iterator[None]:
-    """Keep what GPU providers log while they start off stderr; it comes as an exception as well.
+    """Keep what GPU providers log while they start off stderr; it is in the exception as well.
 
-    The logger is the process's own and does not tell its level, so it is left at the default.
+    The logger belongs to the whole process and its level cannot be read, so the default is set again.
     """
     if provider != "cpu":
         ort.set_default_logger_severity(_FATAL)
@@ -236,23 +287,24 @@ def _quiet(ort: Any, provider: str) -> Iterator[None]:
             ort.set_default_logger_severity(_WARNING)
 
 
-def _session_options(ort: Any, options: RuntimeOptions) -> Any:
+def _session_options(ort: Any, options: OnnxRuntimeOptions) -> Any:
     settings = ort.SessionOptions()
     settings.log_severity_level = _FATAL  # what it would log comes as an exception
-    # Left alone it takes the machine's cores and pins threads to them, whatever the process was given.
+    # Without it ONNX Runtime takes all cores of the machine and pins threads to them, even where the
+    # process may use fewer.
     settings.intra_op_num_threads = options.threads or usable_cores()
     settings.graph_optimization_level = getattr(
         ort.GraphOptimizationLevel, _OPTIMIZATION[options.optimization]
     )
-    # Patterns are kept for each size seen: more memory, and no time gained. The arena stays on; it
-    # grows to the largest frame and no further, where shrinking it after each run costs more of both.
+    # A pattern is kept for each frame size: more memory, and no time gained. The arena stays on: it grows
+    # up to the largest frame, and shrinking it after each run costs more memory and time.
     settings.enable_mem_pattern = False
     settings.add_session_config_entry("session.intra_op.allow_spinning", str(int(options.spinning)))
     return settings
 
 
 def _provider_problem(ort: Any, provider: str, index: int) -> str | None:
-    """Why a provider cannot run here, in words; None where nothing speaks against it."""
+    """Why a provider cannot run here, in words; None where no reason is known."""
     if provider == "cpu":
         return None
     if _PROVIDERS[provider] not in ort.get_available_providers():
@@ -264,14 +316,14 @@ def _provider_problem(ort: Any, provider: str, index: int) -> str | None:
 
 
 def _library_problem(ort: Any, provider: str) -> str | None:
-    """What a provider's library misses, such as ``libcudnn.so.9``.
+    """The library that a provider needs and that is missing, such as ``libcudnn.so.9``.
 
-    Asked of the loader, because ONNX Runtime only logs it and goes on without the provider.
+    Found by loading it here, because ONNX Runtime only logs it and goes on without the provider.
     """
     folder = Path(ort.__file__).parent / "capi"
     problem = _load(folder, provider)
     if problem and hasattr(ort, "preload_dlls"):
-        # CUDA's libraries may be there as Python packages, out of the loader's sight.
+        # CUDA's libraries may be installed as Python packages, where the loader does not look.
         with contextlib.redirect_stdout(io.StringIO()):
             ort.preload_dlls()
         problem = _load(folder, provider)
@@ -283,7 +335,7 @@ def _load(folder: Path, provider: str) -> str | None:
     if not library.exists():  # built in, or another system
         return None
     try:
-        # It holds symbols that the provider's library does not say it needs.
+        # The provider's library uses its symbols without naming it as a dependency.
         ctypes.CDLL(str(folder / "libonnxruntime_providers_shared.so"), mode=ctypes.RTLD_GLOBAL)
         ctypes.CDLL(str(library))
     except OSError as exc:
@@ -291,7 +343,22 @@ def _load(folder: Path, provider: str) -> str | None:
     return None
 
 
+def _package_warnings() -> tuple[str, ...]:
+    cpu, gpu = version_of("onnxruntime"), version_of("onnxruntime-gpu")
+    if cpu and gpu:
+        return (
+            "onnxruntime and onnxruntime-gpu overwrite each other's files; run: pip uninstall onnxruntime "
+            "onnxruntime-gpu, and install one of them",
+        )
+    if cpu and gpu_problem() is None:
+        return (
+            "this onnxruntime is the CPU package; run: pip uninstall onnxruntime, and then pip install "
+            "'fcn-deploy[gpu]'",
+        )
+    return ()
+
+
 def _in_words(error: Exception) -> str:
-    """Its text without ONNX Runtime's codes and, after `` ; ``, places in its sources."""
+    """Its text without ONNX Runtime's codes and without places in its source code, which follow `` ; ``."""
     text = re.split(r"\[ONNXRuntimeError\] : \d+ : \w+ : ", first_line(error))[-1]
     return text.partition(" ; ")[0]

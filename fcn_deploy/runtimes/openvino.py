@@ -1,8 +1,7 @@
 """OpenVINO: the deploy graph on a CPU, fp32 or INT8; on x86 often the fastest way to run INT8.
 
-The graph is compiled once, for frames of any size, and never again. The first frame of a size not seen
-before takes longer, because buffers and kernels are prepared for it; later ones of that size find them
-ready. Nothing is cached on disk.
+The graph is compiled once, for frames of any size. The first frame of a new size takes longer, because
+buffers and kernels are prepared for it; later frames of that size use them again. Nothing is cached on disk.
 """
 
 from __future__ import annotations
@@ -15,13 +14,34 @@ from numpy.typing import NDArray
 from fcn_deploy.contract import Port, check_deploy_graph
 from fcn_deploy.errors import BackendUnavailable, MissingDependency, ModelError
 from fcn_deploy.lazy import require
-from fcn_deploy.runtimes.artefact import read_spec
-from fcn_deploy.runtimes.base import Frames, Runtime, RuntimeOptions, first_line, usable_cores
+from fcn_deploy.runtimes.backend import FallbackOptions
+from fcn_deploy.runtimes.base import Frames, Runtime, first_line, usable_cores
 from fcn_deploy.runtimes.cpu import check_int8
+from fcn_deploy.runtimes.location import Location
 from fcn_deploy.runtimes.onnx_file import check_external_data
+from fcn_deploy.runtimes.onnx_format import OnnxFormat, read_onnx_spec
 from fcn_deploy.spec import ModelSpec
 
 _DTYPES = {"u8": "uint8", "f32": "float32"}
+
+
+@final
+class OpenVinoBackend(OnnxFormat[FallbackOptions]):
+    """ONNX files on a CPU."""
+
+    name = "openvino"
+    packages = ("openvino",)
+    options = FallbackOptions
+
+    def unavailable(self) -> str | None:
+        try:
+            require("openvino", extra="openvino")
+        except MissingDependency as exc:
+            return str(exc)
+        return None
+
+    def open(self, location: Location, options: FallbackOptions) -> Runtime:
+        return OpenVino.open(Path(location), options)
 
 
 @final
@@ -36,15 +56,7 @@ class OpenVino(Runtime):
         self._details = details
 
     @classmethod
-    def unavailable(cls) -> str | None:
-        try:
-            require("openvino", extra="openvino")
-        except MissingDependency as exc:
-            return str(exc)
-        return None
-
-    @classmethod
-    def open(cls, path: Path, options: RuntimeOptions) -> OpenVino:
+    def open(cls, path: Path, options: FallbackOptions) -> OpenVino:
         """Open an ONNX file that fcn-deploy exported.
 
         Raises:
@@ -59,7 +71,7 @@ class OpenVino(Runtime):
                 "another backend"
             )
         openvino = require("openvino", extra="openvino")
-        spec = read_spec(path)
+        spec = read_onnx_spec(path)
         check_external_data(path)
         check_int8(spec, path, fuses_signed=True)
         try:
@@ -72,7 +84,7 @@ class OpenVino(Runtime):
         details = {
             "openvino": openvino.__version__.partition("-")[0],
             "processor": core.get_property("CPU", "FULL_DEVICE_NAME").strip(),
-            # Asked of the compiled model: what it took, which need not be what it was told.
+            # What the compiled model uses, which need not be what was set.
             "threads": compiled.get_property("INFERENCE_NUM_THREADS"),
             "floats": compiled.get_property("INFERENCE_PRECISION_HINT").to_string(),
         }
@@ -82,29 +94,29 @@ class OpenVino(Runtime):
         return dict(self._details)
 
     def _infer(self, images: Frames) -> dict[str, NDArray[Any]]:
-        # The frames are read in place; the answers are copies, which the next frame leaves alone.
-        # On one thread a size that the graph cannot take raises nothing and leaves the last answer (seen in
-        # 2026.4). It has another size then, which the caller checks.
-        answers = self._request.infer({"image": images}, share_inputs=True, share_outputs=False)
-        return {name: answers[name] for name in self.spec.outputs}
+        # Frames are read in place; outputs are copies, which the next frame does not change.
+        # On one thread a size that the graph cannot take raises nothing and leaves the last outputs (seen
+        # in 2026.4). They have another size then, which the caller checks.
+        outputs = self._request.infer({"image": images}, share_inputs=True, share_outputs=False)
+        return {name: outputs[name] for name in self.spec.outputs}
 
     def _release(self) -> None:
         del self._request
 
 
-def _settings(options: RuntimeOptions) -> dict[str, Any]:
+def _settings(options: FallbackOptions) -> dict[str, Any]:
     return {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": options.threads or usable_cores(),
-        # Pinned, every process that takes fewer threads than there are cores would take the same cores.
+        # With pinning, all processes with fewer threads than cores would run on the same cores.
         "ENABLE_CPU_PINNING": False,
-        # On CPUs with bf16 units it would compute in bf16 unasked. An fp16 file is computed in fp32 too.
+        # Otherwise it computes in bf16 on CPUs that can. An fp16 file is computed in fp32 too.
         "INFERENCE_PRECISION_HINT": "f32",
     }
 
 
 def _ports(ports: list[Any], known: tuple[str, ...]) -> dict[str, Port]:
-    """By name; a port has several where passes joined tensors, and the one known is meant."""
+    """By name; a port has several names where passes merged tensors, and the known one is taken."""
     found = {}
     for port in ports:
         name = next((n for n in known if n in port.get_names()), port.get_any_name())
@@ -119,7 +131,7 @@ def _length(dimension: Any) -> int | str:
 
 
 def _in_words(error: Exception) -> str:
-    """The last line that says something: OpenVINO puts the places in its sources first."""
+    """The last line of the message: OpenVINO puts places in its source code first."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    telling = [line for line in lines if not line.startswith(("Exception from", "Check '"))]
-    return (telling or lines or [first_line(error)])[-1]
+    reasons = [line for line in lines if not line.startswith(("Exception from", "Check '"))]
+    return (reasons or lines or [first_line(error)])[-1]

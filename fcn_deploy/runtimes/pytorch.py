@@ -1,7 +1,7 @@
-"""PyTorch: a ``.safetensors`` artefact run as it is, the reference that other backends are held to.
+"""PyTorch: a ``.safetensors`` artefact run as it is, the reference that other backends are compared with.
 
-Weights stored as fp16 run in half precision on a GPU. On a CPU, where half convolutions are slow
-and round after every layer, they are widened to float32.
+Weights stored as fp16 run in half precision on a GPU. On a CPU, where half-precision convolutions are
+slow and round after every layer, they are converted to float32.
 """
 
 from __future__ import annotations
@@ -10,20 +10,83 @@ import warnings
 from pathlib import Path
 from typing import Any, final
 
+import safetensors
 from numpy.typing import NDArray
 
-from fcn_deploy.errors import BackendUnavailable, MissingDependency
+from fcn_deploy.errors import BackendUnavailable, MissingDependency, ModelError
+from fcn_deploy.files import sha256_of
 from fcn_deploy.lazy import require
-from fcn_deploy.runtimes.base import Frames, Runtime, RuntimeOptions, cuda_index
-from fcn_deploy.spec import ModelSpec
+from fcn_deploy.runtimes.backend import Backend, Description, FallbackOptions, spec_of
+from fcn_deploy.runtimes.base import Frames, Runtime, cuda_index
+from fcn_deploy.runtimes.location import Location
+from fcn_deploy.runtimes.parameters import count_in_words, count_parameters
+from fcn_deploy.safetensors_content import content_of_file
+from fcn_deploy.spec import METADATA_KEY, ModelSpec
+
+_CHECKPOINTS = (".pth", ".pt", ".bin", ".ckpt", ".tar")
+"""Suffixes of files that hold weights and no description."""
+
+
+@final
+class PyTorchBackend(Backend[FallbackOptions]):
+    """Safetensors files, as ``fcn-deploy export`` writes them."""
+
+    name = "pytorch"
+    suffixes = (".safetensors",)
+    packages = ("torch", "torchvision", "safetensors")
+    written_by = "fcn-deploy export"
+    options = FallbackOptions
+
+    def unavailable(self) -> str | None:
+        try:
+            require("torch", extra="export")
+        except MissingDependency as exc:
+            return str(exc)
+        return None
+
+    def read_spec(self, location: Location) -> ModelSpec:
+        path = Path(location)
+        try:
+            with safetensors.safe_open(path, framework="numpy") as opened:
+                metadata: dict[str, str] = opened.metadata() or {}
+        except (safetensors.SafetensorError, OSError) as exc:
+            raise ModelError(f"{path} is not a complete safetensors file ({exc}); copy it again") from exc
+        return spec_of(metadata.get(METADATA_KEY), path)
+
+    def identity(self, location: Location) -> str:
+        """SHA-256 of the file."""
+        return sha256_of(location)
+
+    def content(self, location: Location) -> str:
+        """SHA-256 over the table of tensors and their bytes."""
+        return content_of_file(Path(location))
+
+    def describe(self, location: Location) -> Description:
+        """How many tensors there are and how many numbers they hold, from the header alone."""
+        with safetensors.safe_open(Path(location), framework="numpy") as opened:
+            slices = [opened.get_slice(key) for key in opened.keys()]  # noqa: SIM118
+            parameters = count_parameters((piece.get_dtype(), piece.get_shape()) for piece in slices)
+        facts = {"tensors": len(slices), "parameters": parameters}
+        return Description(facts, [("weights", count_in_words(parameters))])
+
+    def hint(self, path: Path) -> str | None:
+        if path.suffix.lower() not in _CHECKPOINTS:
+            return None
+        return (
+            f"{path} is a checkpoint, which does not say how frames are prepared; export it first: "
+            f"fcn-deploy export --weights {path} -o {path.stem}.onnx"
+        )
+
+    def open(self, location: Location, options: FallbackOptions) -> Runtime:
+        return PyTorch.open(Path(location), options)
 
 
 @final
 class PyTorch(Runtime):
     """One DeployModel in inference mode, its weights channels-last.
 
-    Frames come as NHWC, which is channels-last already; on a CPU that is up to 2.6 times as fast
-    as channels-first, and on a GPU it is what half-precision kernels want.
+    Frames are NHWC, which is channels-last already: up to 2.6 times as fast as channels-first on a
+    CPU, and what half-precision kernels expect on a GPU.
     """
 
     backend = "pytorch"
@@ -35,19 +98,11 @@ class PyTorch(Runtime):
         self._computes_in = "fp16" if module.model.conv1_1.weight.dtype == self._torch.float16 else "fp32"
 
     @classmethod
-    def unavailable(cls) -> str | None:
-        try:
-            require("torch", extra="export")
-        except MissingDependency as exc:
-            return str(exc)
-        return None
-
-    @classmethod
-    def open(cls, path: Path, options: RuntimeOptions) -> PyTorch:
+    def open(cls, path: Path, options: FallbackOptions) -> PyTorch:
         """Open a safetensors artefact.
 
-        ``options.threads`` is a setting of the whole process in PyTorch: it holds for every other
-        use of torch too. Left at None it is not touched.
+        ``options.threads`` is a setting of the whole process in PyTorch: it changes every other use of
+        torch too. None leaves it as it is.
 
         Raises:
             ModelError: the file is damaged or carries no description.
@@ -78,10 +133,10 @@ class PyTorch(Runtime):
         # torch warns about an array that may only be read, such as a decoder's buffer.
         frames = torch.from_numpy(images if images.flags.writeable else images.copy())
         with torch.inference_mode():
-            answers = self._module(frames.to(self.device))
+            outputs = self._module(frames.to(self.device))
             return {
-                name: (answer.float() if answer.is_floating_point() else answer).cpu().numpy()
-                for name, answer in zip(self._module.outputs, answers, strict=True)
+                name: (output.float() if output.is_floating_point() else output).cpu().numpy()
+                for name, output in zip(self._module.outputs, outputs, strict=True)
             }
 
     def _release(self) -> None:
@@ -89,13 +144,13 @@ class PyTorch(Runtime):
 
 
 def run_in_half(module: Any) -> None:
-    """Turn a DeployModel's network to half precision, in place; the mean is still taken in float32."""
+    """Convert a DeployModel's network to half precision, in place; the mean stays in float32."""
     module.model.half()
     module.model.conv1_1.register_forward_pre_hook(lambda _, frames: (frames[0].half(),))
 
 
-def usable_device(torch: Any, options: RuntimeOptions) -> str:
-    """``cpu`` or ``cuda:N``: the device asked for, or the best that there is.
+def usable_device(torch: Any, options: FallbackOptions) -> str:
+    """``cpu`` or ``cuda:N``: the device asked for, or the best that is available.
 
     Raises:
         BackendUnavailable: PyTorch cannot use it and the fall-back is not allowed; says why.

@@ -1,4 +1,4 @@
-"""Segmenter: an opened artefact as users hold it - single frames, overlap, streams, threads."""
+"""Segmenter: an opened artefact as users call it - single frames, batches, streams, threads."""
 
 from __future__ import annotations
 
@@ -14,27 +14,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcn_deploy.errors import InferenceError, UsageError
-from fcn_deploy.runtimes.base import DeviceRuntime, Runtime, Segmentation
+from fcn_deploy.runtimes.base import Runtime, Segmentation
 from fcn_deploy.runtimes.cuda.arrays import DeviceSegmentation
+from fcn_deploy.runtimes.device import DeviceRuntime
 from fcn_deploy.spec import ModelSpec
 
 IN_FLIGHT = 2
-"""Submitted answers that may wait to be collected: one being made, one ready or next in line."""
+"""How many results of ``submit`` may be outstanding: one being computed, one waiting."""
 
 
 @final
 class Segmenter:
     """Labels frames with one artefact on one device.
 
-    Every method may be called from any thread; answers are made one at a time, or two where the
-    backend copies one frame while it computes another. ``submit`` and ``result`` keep one queue for
-    the whole segmenter, so let one thread at a time use that pair.
+    Every method may be called from any thread; frames are labelled one at a time, or two where the
+    backend copies one while it computes another. ``submit`` and ``result`` share one queue in the whole
+    segmenter, so only one thread at a time should use that pair.
 
-    Frames that are handed to ``submit`` or ``stream`` are not copied: leave them unchanged until
-    their answer is there, and do not capture the next frame into the same array.
+    Frames that are given to ``submit`` or ``stream`` are not copied: leave them unchanged until their
+    result is there, and do not capture the next frame into the same array.
 
     Args:
-        runtime: what really runs; closed with the segmenter.
+        runtime: the opened artefact; closed with the segmenter.
     """
 
     def __init__(self, runtime: Runtime) -> None:
@@ -48,22 +49,22 @@ class Segmenter:
 
     @property
     def spec(self) -> ModelSpec:
-        """What the model expects and answers."""
+        """The model's description: what it expects and returns."""
         return self._runtime.spec
 
     @property
     def backend(self) -> str:
-        """The backend's name in the registry."""
+        """The backend's name."""
         return self._runtime.backend
 
     @property
     def device(self) -> str:
-        """What really runs it: ``cpu``, or ``cuda:N``."""
+        """The device that is really used: ``cpu`` or ``cuda:N``."""
         return self._runtime.device
 
     @property
     def precision(self) -> str:
-        """The artefact's declared precision."""
+        """The precision that the artefact declares."""
         return self._runtime.precision
 
     @property
@@ -97,9 +98,9 @@ class Segmenter:
     __call__ = infer
 
     def infer_device(self, images: Any) -> DeviceSegmentation:
-        """Label frames that lie on the GPU already; the answer stays there. Nothing is copied.
+        """Label frames that are on the GPU already; the result stays there. Nothing is copied.
 
-        On return the labels are there and the frames may be overwritten: no stream has to be waited
+        On return the labels are complete and the frames may be overwritten; there is no stream to wait
         for. Work on the frames that was queued before the call is waited for if their library names
         its stream, as PyTorch and CuPy do through DLPack and Numba through the array interface.
 
@@ -108,8 +109,8 @@ class Segmenter:
                 ``__cuda_array_interface__`` or ``__dlpack__``, on the GPU of this segmenter.
 
         Returns:
-            Arrays that other libraries read without a copy. Their memory is lent: it is used again
-            once the last of them is gone, and freed then if the segmenter was closed.
+            Arrays that other libraries read without a copy. Their memory is used again once the last of
+            them is deleted, and freed then if the segmenter was closed.
 
         Raises:
             UsageError: the backend takes frames from host memory only.
@@ -125,10 +126,10 @@ class Segmenter:
             return self._runtime.infer_device(images)
 
     def submit(self, images: NDArray[np.uint8]) -> None:
-        """Start labelling a frame or a batch in the background; :meth:`result` gives the answer.
+        """Start labelling a frame or a batch in the background; :meth:`result` returns the result.
 
-        At most :data:`IN_FLIGHT` answers may be outstanding. Waiting for room here would wait for
-        ever, since it is the caller who makes room, so a third one is refused.
+        At most :data:`IN_FLIGHT` results may be outstanding. A third one is refused, because waiting here
+        would never end: only the caller can collect a result.
 
         Raises:
             UsageError: too many are outstanding; call :meth:`result` first.
@@ -140,7 +141,7 @@ class Segmenter:
             self._submitted.append(self._start(images))
 
     def result(self) -> Segmentation:
-        """The answer of the oldest :meth:`submit` that was not collected yet; waits for it.
+        """The result of the oldest :meth:`submit` that was not collected yet; waits for it.
 
         Raises:
             UsageError: nothing is in flight.
@@ -156,15 +157,15 @@ class Segmenter:
     def stream(self, frames: Iterable[NDArray[np.uint8]]) -> Iterator[tuple[NDArray[np.uint8], Segmentation]]:
         """Label frames one after another, each while the next is read and the last is used.
 
-        A pair comes once the frame after it was read: good for throughput from files. When the
-        consumer stops early, nothing is left running, and an iterator that was made here from
-        ``frames`` is closed (one that was handed in stays the caller's).
+        A pair is yielded once the frame after it was read, which is good for throughput from files. When
+        the consumer stops early, nothing is left running, and an iterator that was made here from
+        ``frames`` is closed (one that was passed in is not).
 
         Args:
             frames: any iterable of uint8 ``[H, W, 3]`` frames, or of batches.
 
         Yields:
-            Each frame with its answer, in order.
+            Each frame with its result, in order.
 
         Raises:
             SourceError, InferenceError: as :meth:`infer`, at the frame that caused it.
@@ -180,13 +181,13 @@ class Segmenter:
             while waiting:
                 yield _pair(waiting.popleft())
         finally:
-            # Those that cannot be cancelled are running; a cancelled one may never be marked as done.
+            # What cannot be cancelled is running; a cancelled future may never be marked as done.
             wait([future for _, future in waiting if not future.cancel()])
             if source is not frames and hasattr(source, "close"):
                 source.close()
 
     def warm_up(self, height: int, width: int, batch: int = 1, runs: int = 3) -> None:
-        """Label black frames, so that the first real one does not pay for what is set up lazily.
+        """Label black frames, so that the first real one does not wait for what is set up on first use.
 
         Args:
             height: rows of the frames to come, at least 1.
@@ -207,7 +208,8 @@ class Segmenter:
             self.infer(black)
 
     def close(self) -> None:
-        """Free the model. Waits for an answer being made and drops the rest; twice is harmless."""
+        """Free the model. Waits for a frame that is being labelled and drops the others; closing twice is
+        harmless."""
         with self._state:
             self._closed = True
             worker = self._worker
@@ -233,7 +235,7 @@ class Segmenter:
         """Start labelling in the background, for programs that keep a queue of their own.
 
         Returns:
-            The answer to come; it raises what :meth:`infer` raises.
+            A future of the result; it raises what :meth:`infer` raises.
 
         Raises:
             InferenceError: the segmenter is closed.
@@ -242,7 +244,7 @@ class Segmenter:
             return self._start(images)
 
     def _start(self, images: NDArray[np.uint8]) -> Future[Segmentation]:
-        """Hand frames to the workers. The caller holds ``_state``."""
+        """Give frames to the worker threads. The caller holds ``_state``."""
         self._require_open()
         if self._worker is None:
             self._worker = ThreadPoolExecutor(
@@ -256,7 +258,7 @@ class Segmenter:
 
 
 def answer_of(future: Future[Segmentation]) -> Segmentation:
-    """What :meth:`Segmenter.start` promised; waits for it.
+    """The result of a future from :meth:`Segmenter.start`; waits for it.
 
     Raises:
         SourceError, InferenceError: as :meth:`Segmenter.infer`.

@@ -35,14 +35,14 @@ def test_variants_are_those_of_the_model() -> None:
     pytest.importorskip("torch")
     from fcn_deploy.model.fcn8s import VARIANTS
 
-    assert [variant.value for variant in options.Variant] == list(VARIANTS)
+    assert [variant.value for variant in options.VariantChoice] == list(VARIANTS)
 
 
 def test_backends_named_in_help_are_those_of_the_registry(cli) -> None:
-    from fcn_deploy.runtimes.registry import BACKENDS
+    from fcn_deploy.runtimes.registry import BUILT_IN
 
     for command in ("run", "eval", "bench"):
-        assert " or ".join(BACKENDS) in cli(command, "--help").stdout
+        assert " or ".join(BUILT_IN) in cli(command, "--help").stdout
 
 
 def test_an_output_is_refused_before_the_work(tmp_path: Path) -> None:

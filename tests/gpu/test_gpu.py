@@ -14,7 +14,7 @@ from fcn_deploy.data.street import SyntheticStreet
 from fcn_deploy.lazy import installed
 from fcn_deploy.metrics import label_agreement
 from fcn_deploy.runtimes.cuda.gpus import free_memory
-from fcn_deploy.runtimes.registry import BACKENDS
+from fcn_deploy.runtimes.registry import backends
 
 pytestmark = [pytest.mark.gpu, pytest.mark.slow]
 PROFILE = "1x1x1:1x180x240:2x360x480"
@@ -23,7 +23,7 @@ SIZES = ((1, 1, 1), (1, 97, 131), (1, 180, 240), (2, 360, 480))
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if reason := BACKENDS["tensorrt"].unavailable():
+    if reason := backends()["tensorrt"].unavailable():
         pytest.skip(reason)
     return tmp_path_factory.mktemp("gpu")
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
 from fcn_deploy.errors import FcnDeployError, ModelError, UsageError
-from fcn_deploy.runtimes.artefact import artefact_file, identity, read_spec
+from fcn_deploy.runtimes.artefact import identity, read_spec
 from fcn_deploy.runtimes.onnx_file import check_external_data, without_weights
 from fcn_deploy.spec import METADATA_KEY
 
@@ -70,14 +70,14 @@ def test_a_checkpoint_has_to_be_exported_first(tmp_path: Path, suffix: str) -> N
     path = tmp_path / f"net{suffix}"
     path.write_bytes(b"weights")
     with pytest.raises(UsageError, match=r"export it first: fcn-deploy export --weights .* -o net\.onnx"):
-        artefact_file(path)
+        read_spec(path)
 
 
 def test_other_files_are_no_artefacts(tmp_path: Path) -> None:
     path = tmp_path / "frame.png"
     path.write_bytes(b"pixels")
     with pytest.raises(UsageError, match=r"frame\.png is no artefact; expected .*\.onnx"):
-        artefact_file(path)
+        read_spec(path)
 
 
 def test_missing_empty_and_folders(tmp_path: Path) -> None:

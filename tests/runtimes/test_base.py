@@ -10,12 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from fcn_deploy.errors import InferenceError, SourceError, UsageError
+from fcn_deploy.errors import InferenceError, SourceError
 from fcn_deploy.runtimes.base import (
-    RuntimeOptions,
     Segmentation,
     check_frames,
-    check_options,
     cuda_index,
     usable_cores,
 )
@@ -158,37 +156,6 @@ def test_a_batch_can_be_walked_through(batch: Segmentation) -> None:
     assert [int(one.labels[0, 0, 0]) for one in batch] == [0, 20, 40]
     with pytest.raises(IndexError, match="frame 3 of a batch of 3"):
         batch[3]
-
-
-@pytest.mark.parametrize(
-    ("options", "told"),
-    [
-        ({"threads": 0}, "threads must be at least 1, not 0"),
-        ({"device": "gpu"}, "unknown device 'gpu'; choose cpu, cuda or cuda:N"),
-        ({"device": "cuda:x"}, "unknown device 'cuda:x'"),
-        ({"device": "cpu:0"}, "unknown device 'cpu:0'"),
-        ({"provider": "rocm"}, "unknown provider 'rocm'; choose cpu, cuda or tensorrt"),
-        ({"optimization": "99"}, "unknown optimization '99'"),
-        ({"device": "cpu", "provider": "cuda"}, "contradict each other"),
-        ({"device": "cuda:1", "provider": "cpu"}, "contradict each other"),
-    ],
-)
-def test_options_out_of_range_are_refused(options: dict[str, object], told: str) -> None:
-    with pytest.raises(UsageError, match=told):
-        check_options(RuntimeOptions(**options))
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"device": "cuda:12"},
-        {"device": "cuda", "provider": "tensorrt"},
-        {"device": "cpu", "provider": "cpu"},
-    ],
-)
-def test_options_that_agree_pass(options: dict[str, object]) -> None:
-    check_options(RuntimeOptions(**options))
 
 
 @pytest.mark.parametrize(

@@ -14,15 +14,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from fcn_deploy.errors import BackendUnavailable, InferenceError, ModelError
+from fcn_deploy.errors import BackendUnavailable, InferenceError, ModelError, UsageError
 from fcn_deploy.runtimes import onnxruntime as backend
-from fcn_deploy.runtimes.base import RuntimeOptions
-from fcn_deploy.runtimes.onnxruntime import BoundSession, OnnxRuntime, wanted_provider
+from fcn_deploy.runtimes.onnxruntime import (
+    BoundSession,
+    OnnxRuntime,
+    OnnxRuntimeBackend,
+    OnnxRuntimeOptions,
+    wanted_provider,
+)
 from fcn_deploy.runtimes.registry import load
 from fcn_deploy.testing import onnxruntime_session
 
 ort = pytest.importorskip("onnxruntime")
-CPU = RuntimeOptions(device="cpu", threads=1)
+CPU = OnnxRuntimeOptions(device="cpu", threads=1)
 
 
 @pytest.fixture(scope="module")
@@ -232,6 +237,55 @@ def test_a_failure_while_it_runs_is_one_error(
     assert capfd.readouterr() == ("", "")
 
 
+# Options
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"provider": "rocm"}, "unknown provider 'rocm'; choose cpu, cuda or tensorrt"),
+        ({"optimization": "99"}, "unknown optimization '99'"),
+        ({"device": "cpu", "provider": "cuda"}, "contradict each other"),
+        ({"device": "cuda:1", "provider": "cpu"}, "contradict each other"),
+        ({"threads": 0}, "threads must be at least 1, not 0"),
+    ],
+)
+def test_options_out_of_range_are_refused(options: dict[str, Any], told: str) -> None:
+    with pytest.raises(UsageError, match=told):
+        OnnxRuntimeOptions(**options)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"device": "cuda", "provider": "tensorrt"}, {"device": "cpu", "provider": "cpu"}]
+)
+def test_options_that_agree_pass(options: dict[str, Any]) -> None:
+    OnnxRuntimeOptions(**options)
+
+
+def test_its_providers_are_told() -> None:
+    found = OnnxRuntimeBackend().diagnose()
+    assert "cpu" in found.facts["providers"]
+    assert "cpu" in dict(found.rows)["built with"]
+
+
+@pytest.mark.parametrize(
+    ("packages", "gpu", "told"),
+    [
+        (("onnxruntime", "onnxruntime-gpu"), False, "overwrite each other's files"),
+        (("onnxruntime",), True, "'fcn-deploy[gpu]'"),
+        (("onnxruntime-gpu",), True, None),
+        (("onnxruntime",), False, None),
+    ],
+)
+def test_packages_that_do_not_fit_are_warned_of(
+    monkeypatch: pytest.MonkeyPatch, packages: tuple[str, ...], gpu: bool, told: str | None
+) -> None:
+    monkeypatch.setattr(backend, "version_of", lambda name: "1.0" if name in packages else None)
+    monkeypatch.setattr(backend, "gpu_problem", lambda: None if gpu else "no GPU")
+    warnings = OnnxRuntimeBackend().diagnose().warnings
+    assert [told in warning for warning in warnings] == ([True] if told else [])
+
+
 # Providers
 
 
@@ -257,12 +311,12 @@ def test_the_provider_is_the_one_asked_for_or_the_best_here(
     monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], gpu: bool, expected: str
 ) -> None:
     monkeypatch.setattr(backend, "gpu_problem", lambda index=0: None if gpu else "no GPU")
-    assert wanted_provider(stand_in("Tensorrt", "CUDA", "CPU"), RuntimeOptions(**options)) == expected
+    assert wanted_provider(stand_in("Tensorrt", "CUDA", "CPU"), OnnxRuntimeOptions(**options)) == expected
 
 
 def test_a_cpu_build_is_never_expected_to_use_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backend, "gpu_problem", lambda index=0: None)
-    assert wanted_provider(stand_in("CPU"), RuntimeOptions()) == "cpu"
+    assert wanted_provider(stand_in("CPU"), OnnxRuntimeOptions()) == "cpu"
 
 
 def test_a_cpu_build_asked_for_cuda_says_what_to_install(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:

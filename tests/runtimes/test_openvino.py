@@ -17,13 +17,14 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from fcn_deploy.errors import BackendUnavailable, InferenceError, ModelError
-from fcn_deploy.runtimes.base import RuntimeOptions, usable_cores
+from fcn_deploy.runtimes.backend import FallbackOptions
+from fcn_deploy.runtimes.base import usable_cores
 from fcn_deploy.runtimes.openvino import OpenVino
 from fcn_deploy.runtimes.registry import load
 from fcn_deploy.spec import Architecture, ModelSpec
 
 openvino = pytest.importorskip("openvino")
-CPU = RuntimeOptions(device="cpu", threads=1)
+CPU = FallbackOptions(device="cpu", threads=1)
 SHAPES = st.tuples(st.integers(1, 3), st.integers(1, 64), st.integers(1, 80))
 
 
@@ -294,7 +295,7 @@ def test_a_description_that_promises_more_than_the_graph_has(tmp_path: Path, bui
 def test_a_failure_while_it_runs_is_one_error(
     tmp_path: Path, build, capfd: pytest.CaptureFixture[str], threads: int
 ) -> None:
-    """On one thread OpenVINO 2026.4 raises nothing and leaves the last frame's answer."""
+    """On one thread OpenVINO 2026.4 raises nothing and leaves the last frame's outputs."""
     model = build.describe(build.graph())
     model.graph.node[2].input[0] = "shifted"
     for at, node in enumerate(
@@ -306,11 +307,11 @@ def test_a_failure_while_it_runs_is_one_error(
     ):
         model.graph.node.insert(2 + at, node)
     path = write(tmp_path / "pooled.onnx", model)
-    with OpenVino.open(path, RuntimeOptions(threads=threads)) as runtime:
+    with OpenVino.open(path, FallbackOptions(threads=threads)) as runtime:
         frames = build.frames(1, 4, 5)
         before = runtime.infer(frames).labels
         for _ in range(2):
-            with pytest.raises(InferenceError, match=r"openvino (failed on|answered) .*\(1, 2, 2, 3\)"):
+            with pytest.raises(InferenceError, match=r"openvino (failed on|returned) .*\(1, 2, 2, 3\)"):
                 runtime.infer(build.frames(1, 2, 2))
         if threads == 1:  # on more it raises, and this request is lost
             np.testing.assert_array_equal(runtime.infer(frames).labels, before)

@@ -19,12 +19,12 @@ from fcn_deploy.errors import BackendUnavailable, ModelError, UsageError  # noqa
 from fcn_deploy.model.checkpoints.native import load_safetensors, save_safetensors  # noqa: E402
 from fcn_deploy.model.checkpoints.random import random_model  # noqa: E402
 from fcn_deploy.model.deploy import DeployModel, reference_labels, reference_logits  # noqa: E402
-from fcn_deploy.runtimes.base import RuntimeOptions  # noqa: E402
+from fcn_deploy.runtimes.backend import FallbackOptions  # noqa: E402
 from fcn_deploy.runtimes.pytorch import PyTorch, run_in_half, usable_device  # noqa: E402
 from fcn_deploy.runtimes.registry import load  # noqa: E402
 from fcn_deploy.spec import Architecture, ModelSpec  # noqa: E402
 
-CPU = RuntimeOptions(device="cpu")
+CPU = FallbackOptions(device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +160,7 @@ def fake_torch(*, built: bool = True, gpus: int = 0, warning: str = "") -> Any:
     ],
 )
 def test_the_device_is_the_one_asked_for_or_the_best_here(machine, wish: str | None, expected: str) -> None:
-    assert usable_device(fake_torch(**machine), RuntimeOptions(device=wish)) == expected
+    assert usable_device(fake_torch(**machine), FallbackOptions(device=wish)) == expected
 
 
 @pytest.mark.parametrize(
@@ -176,9 +176,9 @@ def test_a_gpu_that_cannot_be_used_is_an_error_unless_the_fallback_is_allowed(
     machine, wish: str, told: str
 ) -> None:
     with pytest.raises(BackendUnavailable) as caught:
-        usable_device(fake_torch(**machine), RuntimeOptions(device=wish))
+        usable_device(fake_torch(**machine), FallbackOptions(device=wish))
     assert told in str(caught.value)
-    assert usable_device(fake_torch(**machine), RuntimeOptions(device=wish, allow_fallback=True)) == "cpu"
+    assert usable_device(fake_torch(**machine), FallbackOptions(device=wish, allow_fallback=True)) == "cpu"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")

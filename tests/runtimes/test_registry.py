@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import subprocess
 import sys
@@ -15,17 +14,13 @@ import fcn_deploy
 from fcn_deploy.errors import BackendUnavailable, MissingDependency, UsageError
 from fcn_deploy.lazy import installed
 from fcn_deploy.runtimes import registry
-from fcn_deploy.runtimes.base import Runtime, RuntimeOptions
+from fcn_deploy.runtimes.artefact import read_spec
 from fcn_deploy.runtimes.cuda.gpus import gpu_problem
-from fcn_deploy.runtimes.registry import BACKENDS, availability, backend_for, load, read_spec
+from fcn_deploy.runtimes.registry import BUILT_IN, backend_for, backends, load, unavailable
 
 
-@pytest.mark.parametrize("name", BACKENDS)
-def test_each_entry_leads_to_its_runtime(name: str) -> None:
-    entry = BACKENDS[name]
-    runtime = entry.runtime()
-    assert issubclass(runtime, Runtime)
-    assert runtime.backend == entry.name == name
+def test_the_built_in_ones_come_first_and_in_order() -> None:
+    assert list(backends())[: len(BUILT_IN)] == list(BUILT_IN)
 
 
 def test_each_backend_is_reached_through_load(tiny: Path, lite: Path) -> None:
@@ -42,30 +37,34 @@ def test_load_is_public(tiny: Path) -> None:
         assert isinstance(segmenter, fcn_deploy.Segmenter)
 
 
-OPTIONS = ", ".join(field.name for field in dataclasses.fields(RuntimeOptions))
-
-
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
         (
             {"backend": "caffe"},
-            "unknown backend 'caffe'; choose one of pytorch, onnxruntime, tensorrt, openvino",
+            f"unknown backend 'caffe'; choose one of {', '.join(backends())}",
         ),
         (
             {"expect_sha256": "a" * 64},
-            "expect_sha256 is checked for engines only, and tiny.onnx is none; leave it away",
+            "the onnxruntime backend, which reads tiny.onnx, has no option expect_sha256; it is for "
+            "tensorrt, leave it out",
+        ),
+        (
+            {"backend": "openvino", "spinning": False},
+            "the openvino backend, which reads tiny.onnx, has no option spinning; it is for onnxruntime, "
+            "leave it out",
         ),
         (
             {"backend": "pytorch"},
             "the pytorch backend reads .safetensors, not tiny.onnx; choose onnxruntime or openvino, or "
-            "export the model again as tiny.safetensors",
+            "make tiny.safetensors with: fcn-deploy export",
         ),
         ({"device": "tpu"}, "unknown device 'tpu'; choose cpu, cuda or cuda:N"),
         ({"threads": -1}, "threads must be at least 1, not -1"),
         (
             {"thread": 2},
-            f"unknown option 'thread'; choose from {OPTIONS}",
+            "unknown option 'thread'; the onnxruntime backend has device, threads, allow_fallback, "
+            "provider, optimization, spinning",
         ),
     ],
 )
@@ -105,40 +104,49 @@ def test_a_backend_that_is_not_installed_says_what_brings_it(
     assert "the onnxruntime backend, which reads tiny.onnx, cannot run here" in str(caught.value)
     assert "pip install 'fcn-deploy[cpu]'" in str(caught.value)
     assert not isinstance(caught.value, MissingDependency)
-    reasons = {entry.name: reason for entry, reason in availability()}
-    assert "fcn-deploy[cpu]" in (reasons["onnxruntime"] or "")
+    assert "fcn-deploy[cpu]" in str(unavailable(backends()["onnxruntime"]))
 
 
-def test_availability_tells_what_is_installed_here() -> None:
+def test_none_leaves_an_option_out(tiny: Path) -> None:
+    with load(tiny, None, None, cuda_binding=None, threads=1) as segmenter:
+        assert segmenter.details()["threads"] == 1
+
+
+def test_it_says_what_can_run_here() -> None:
     libraries = {"pytorch": "torch", "onnxruntime": "onnxruntime", "openvino": "openvino"}
-    told = {entry.name: reason for entry, reason in availability()}
-    assert list(told) == list(BACKENDS)
     for name, library in libraries.items():
-        assert (told[name] is None) == installed(library), told[name]
+        assert (unavailable(backends()[name]) is None) == installed(library)
     # An engine needs a GPU as well.
-    assert (told["tensorrt"] is None) <= (gpu_problem() is None)
+    assert (unavailable(backends()["tensorrt"]) is None) <= (gpu_problem() is None)
 
 
 def test_where_several_read_a_suffix_the_first_that_can_run_is_taken(
     tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Broken(registry.Backend):
-        def unavailable(self) -> str | None:
-            return "it is broken"
+    broken: set[str] = {"onnxruntime"}
 
-    broken = Broken("first", "nowhere:Nothing", (".onnx",), "x")
-    monkeypatch.setattr(registry, "BACKENDS", {"first": broken, **BACKENDS})
-    assert backend_for(tiny).name == "onnxruntime"
-    with pytest.raises(BackendUnavailable, match=r"the first backend.* cannot run here: it is broken"):
-        load(tiny, "first")
-    monkeypatch.setattr(registry, "BACKENDS", {"first": broken})
-    with pytest.raises(BackendUnavailable, match="it is broken"):
+    def told(backend: registry.Backend) -> str | None:
+        return "it is broken" if backend.name in broken else None
+
+    monkeypatch.setattr(registry, "unavailable", told)
+    assert backend_for(tiny).name == "openvino"
+    with pytest.raises(BackendUnavailable, match=r"the onnxruntime backend.* cannot run here: it is broken"):
+        load(tiny, "onnxruntime")
+    broken.add("openvino")
+    with pytest.raises(BackendUnavailable, match=r"the onnxruntime backend.* cannot run here: it is broken"):
         load(tiny)
 
 
-def test_the_registry_cannot_be_changed_by_accident() -> None:
-    with pytest.raises(TypeError):
-        BACKENDS["mine"] = BACKENDS["pytorch"]  # type: ignore[index]
+def test_which_can_run_is_not_asked_where_there_is_no_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "unavailable", lambda backend: pytest.fail("it was asked"))
+    assert backend_for(Path("street.engine")).name == "tensorrt"
+
+
+def test_a_url_that_no_backend_reads() -> None:
+    with pytest.raises(
+        UsageError, match=r"gopher://host/m is no artefact; expected a file ending in .*\.onnx"
+    ):
+        load("gopher://host/m")
 
 
 LOADED = """

@@ -30,11 +30,12 @@ from numpy.typing import NDArray
 
 from fcn_deploy.errors import BackendUnavailable, InferenceError, MissingDependency
 from fcn_deploy.lazy import import_tensorrt
-from fcn_deploy.runtimes.base import DeviceRuntime, Frames, RuntimeOptions, check_frame_shape, cuda_index
+from fcn_deploy.runtimes.base import Frames, check_frame_shape, cuda_index
 from fcn_deploy.runtimes.cuda.arrays import DeviceSegmentation, device_frames
 from fcn_deploy.runtimes.cuda.device import Device, open_device
-from fcn_deploy.runtimes.cuda.driver import DeviceLost, binding_problem
+from fcn_deploy.runtimes.cuda.driver import DeviceLost
 from fcn_deploy.runtimes.cuda.gpus import gpu_problem
+from fcn_deploy.runtimes.device import DeviceRuntime
 from fcn_deploy.runtimes.tensorrt.loading import (
     ContextFactory,
     check_deploy_engine,
@@ -99,15 +100,13 @@ class TensorRT(DeviceRuntime):
         self._times: dict[str, float] = {}
 
     @classmethod
-    def unavailable(cls) -> str | None:
-        try:
-            import_tensorrt()
-        except MissingDependency as exc:
-            return str(exc)
-        return gpu_problem() or binding_problem()
-
-    @classmethod
-    def open(cls, path: Path, options: RuntimeOptions) -> TensorRT:
+    def open(
+        cls,
+        path: Path,
+        device: str | None = None,
+        cuda_binding: str | None = None,
+        expect_sha256: str | None = None,
+    ) -> TensorRT:
         """Open an engine that ``fcn-deploy build-engine`` built for this GPU.
 
         Raises:
@@ -118,7 +117,7 @@ class TensorRT(DeviceRuntime):
                 a CPU was asked for.
             InferenceError: there is not enough memory on the GPU.
         """
-        if options.device == "cpu":
+        if device == "cpu":
             raise BackendUnavailable(
                 f"{path} is an engine and runs on an NVIDIA GPU only; choose device cuda, or load the "
                 ".onnx file"
@@ -126,12 +125,12 @@ class TensorRT(DeviceRuntime):
         sidecar = read_sidecar(path)
         trt = _import(sidecar, path)
         with ExitStack() as stack:
-            device = _open_device(path, cuda_index(options.device), options.cuda_binding)
-            stack.callback(device.close)
-            host = Host(sidecar.flavor, trt.__version__, device.compute_capability, device.name)
+            gpu_device = _open_device(path, cuda_index(device), cuda_binding)
+            stack.callback(gpu_device.close)
+            host = Host(sidecar.flavor, trt.__version__, gpu_device.compute_capability, gpu_device.name)
             check_host(path, sidecar, host)
-            data = read_engine(path, sidecar, options.expect_sha256)
-            runtime = cls(trt, path, data, sidecar, device)
+            data = read_engine(path, sidecar, expect_sha256)
+            runtime = cls(trt, path, data, sidecar, gpu_device)
             stack.pop_all()
         return runtime
 

@@ -342,7 +342,7 @@ def test_closing_twice_and_using_it_afterwards(engine: Path, binding: str, frame
 
 def test_closing_while_frames_are_in_flight(engine: Path, binding: str, frames: Make, sim: Any) -> None:
     sim.delay(5000)
-    runtime = TensorRT.open(engine, options(binding))
+    runtime = TensorRT.open(engine, cuda_binding=binding)
     before = sim.count("cuMemcpyHtoDAsync_v2")
     told = []
 
@@ -374,12 +374,6 @@ def test_a_segmenter_closed_with_frames_in_flight(engine: Path, binding: str, fr
 
 
 # --- errors ---------------------------------------
-
-
-def options(binding: str, **fields: Any) -> Any:
-    from fcn_deploy.runtimes.base import RuntimeOptions
-
-    return RuntimeOptions(cuda_binding=binding, **fields)
 
 
 def test_what_tensorrt_logged_is_in_the_error(
@@ -540,7 +534,7 @@ def test_a_machine_without_tensorrt_says_so(
     ):
         load(engine)
     with pytest.raises(BackendUnavailable, match="was built by TensorRT, and tensorrt is not installed"):
-        TensorRT.open(engine, options(binding))
+        TensorRT.open(engine, cuda_binding=binding)
 
 
 def test_a_tensorrt_that_does_not_start_says_so(
