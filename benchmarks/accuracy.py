@@ -18,10 +18,8 @@ from pathlib import Path
 
 import fcn_deploy
 from fcn_deploy.calibration.ranges import METHODS
-from fcn_deploy.data.folders import LabelledFolder
-from fcn_deploy.evaluation import Evaluation, evaluate
+from fcn_deploy.classes import ClassSet, named_classes
 from fcn_deploy.export.onnx import export_onnx
-from fcn_deploy.export.rounding import simulated_artefact
 from fcn_deploy.model.checkpoints.describe import describe
 from fcn_deploy.model.checkpoints.layouts import load_checkpoint
 from fcn_deploy.model.checkpoints.native import save_safetensors
@@ -33,52 +31,54 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--calib", type=Path, help="frames for INT8; without it INT8 is left out")
     parser.add_argument("--variant")
+    parser.add_argument("--classes", help="a file with class names, camvid or voc")
     parser.add_argument("--frames", type=int, default=64, help="calibration frames")
     parser.add_argument("--torch", action="store_true", help="PyTorch too")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
 
     model, info = load_checkpoint(args.weights, variant=args.variant)
-    spec = describe(model, info)
+    stated = named_classes(args.classes) if args.classes else ClassSet(())
+    spec = describe(
+        model, info, classes=stated.names or None, palette=stated.palette, ignore_label=stated.ignore_label
+    )
     results = []
 
-    def score(path: Path, name: str, data: LabelledFolder) -> None:
+    def score(path: Path, name: str, simulate_fp16: bool = False) -> None:
         began = time.perf_counter()
-        with fcn_deploy.load(path) as segmenter:
-            found = replace(evaluate(segmenter, data), artefact=name)
+        found = replace(fcn_deploy.evaluate(path, args.data, simulate_fp16=simulate_fp16), artefact=name)
         show(found, (time.perf_counter() - began) / max(found.frames, 1))
         results.append(found.to_dict())
 
-    data = LabelledFolder(args.data)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         graph, half = folder / "fp32.onnx", folder / "fp16.onnx"
         export_onnx(model, spec, graph)
         if args.torch:
             save_safetensors(model, spec, folder / "model.safetensors")
-            score(folder / "model.safetensors", "fp32, PyTorch", data)
-        score(graph, "fp32", data)
+            score(folder / "model.safetensors", "fp32, PyTorch")
+        score(graph, "fp32")
         export_onnx(model, spec, half, precision="fp16")
-        with simulated_artefact(half) as simulated:
-            score(simulated, "fp16 simulated", data)
+        score(half, "fp16 simulated", simulate_fp16=True)
         if args.calib:
             table = folder / "table.json"
             source: dict[str, object] = {"calib": args.calib, "max_frames": args.frames, "save_table": table}
             for target in ("tensorrt", "cpu"):
                 for method in METHODS:
                     quantised = folder / f"{target}.onnx"
-                    fcn_deploy.quantize(graph, quantised, target=target, method=method, rest="fp32", **source)
+                    fcn_deploy.quantize(
+                        graph, quantised, target=target, method=method, float_precision="fp32", **source
+                    )
                     source = {"table": table}
-                    score(quantised, f"int8 {target} {method}", data)
+                    score(quantised, f"int8 {target} {method}")
             both = folder / "both.onnx"
             fcn_deploy.quantize(graph, both, target="tensorrt", method="entropy", table=table)
-            with simulated_artefact(both) as simulated:
-                score(simulated, "int8+fp16 entropy, fp16 simulated", data)
+            score(both, "int8+fp16 entropy, fp16 simulated", simulate_fp16=True)
     if args.json:
         args.json.write_text(json.dumps({"results": results}, indent=1))
 
 
-def show(found: Evaluation, seconds: float) -> None:
+def show(found: fcn_deploy.Evaluation, seconds: float) -> None:
     by_class = " ".join(f"{name} {iu:.4f}" for name, iu in found.iu_by_class.items() if iu is not None)
     figures = f"mean IU {found.mean_iu:.4f} accuracy {found.pixel_accuracy:.4f} {seconds * 1e3:5.0f} ms"
     print(f"{found.artefact:34} {figures}\n{'':8}{by_class}", flush=True)

@@ -3,11 +3,13 @@
     python benchmarks/build_overhead.py model.onnx [--rounds 7]
 
 All parse the file, build with the same profile and target, and write the engine. What build-engine adds is
-reading the graph for its precision and memory, hashing the file and the engine, progress, the sidecar, and
-waiting until the disk has both; how much the last takes, the bare calls followed by fsync tell.
+the start of the process that TensorRT runs in, reading the graph for its precision and memory, hashing the
+file and the engine, progress, the sidecar, and waiting until the disk has both; the bare calls followed by
+fsync tell how much the last takes.
 
-Each build runs in a process of its own, as users run it, for a second one reuses memory of the first. It is
-timed there once everything is imported. The ways take turns; ratios are taken round by round.
+Each build is timed in a fresh process, as users run it, because a second one reuses memory of the first. What
+that process imports is not timed; what the one of build-engine imports is. The ways take turns; ratios are
+taken round by round.
 """
 
 from __future__ import annotations

@@ -12,23 +12,21 @@ from __future__ import annotations
 
 import argparse
 import copy
-import os
 import statistics
 import time
 from collections.abc import Callable
 
 import numpy as np
 import onnx
-import onnxruntime as ort
-import openvino
 from numpy.typing import NDArray
 
 from fcn_deploy.export.graph.cells import label_by_cell
 from fcn_deploy.export.graph.files import read_model
 from fcn_deploy.export.graph.surgery import find_output
+from fcn_deploy.runtimes.base import usable_cores
+from fcn_deploy.testing import onnxruntime_session, openvino_model
 
 Run = Callable[[dict[str, NDArray[np.generic]]], NDArray[np.uint8]]
-THREADS = len(os.sched_getaffinity(0))
 
 
 def end_of(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -43,19 +41,12 @@ def end_of(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def in_onnxruntime(model: onnx.ModelProto) -> Run:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = THREADS
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime_session(model, threads=usable_cores())
     return lambda given: session.run(["labels"], given)[0]
 
 
 def in_openvino(model: onnx.ModelProto) -> Run:
-    core = openvino.Core()
-    settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": THREADS}
-    request = core.compile_model(
-        core.read_model(model.SerializeToString()), "CPU", settings
-    ).create_infer_request()
+    request = openvino_model(model, threads=usable_cores()).create_infer_request()
     return lambda given: request.infer(given)["labels"].copy()
 
 

@@ -134,10 +134,11 @@ class OpenVinoIr:
     backend = "openvino"
 
     def __init__(self, path: Path, spec: ModelSpec) -> None:
-        import openvino
+        from fcn_deploy.runtimes.base import usable_cores
+        from fcn_deploy.testing import openvino_model
 
         self.spec = spec
-        self._compiled = openvino.Core().compile_model(path, "CPU")
+        self._compiled = openvino_model(path, threads=usable_cores())
 
     def infer(self, images: Any) -> Any:
         from fcn_deploy.runtimes.base import Segmentation

@@ -3,7 +3,7 @@
     python benchmarks/overhead.py model.onnx [--size 360x480] [--rounds 60]
 
 Two sessions with the same options are called in turns, the order turned round each time; the ratio is
-taken round by round. The wrapper checks the frame, calls the session and wraps the answer.
+taken round by round. The wrapper checks the frame, calls the session and wraps the result.
 """
 
 from __future__ import annotations
@@ -13,19 +13,9 @@ import statistics
 import time
 
 import numpy as np
-import onnxruntime as ort
 
 import fcn_deploy
-
-
-def bare_session(path: str, threads: int) -> ort.InferenceSession:
-    """As fcn_deploy.runtimes.onnxruntime opens it."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.enable_mem_pattern = False
-    # Threads of the session that waits would spin and take the core of the one that runs.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+from fcn_deploy.testing import onnxruntime_session
 
 
 def main() -> None:
@@ -38,7 +28,8 @@ def main() -> None:
     height, width = map(int, args.size.split("x"))
 
     frame = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    session = bare_session(args.model, args.threads)
+    # As fcn_deploy.runtimes.onnxruntime opens it.
+    session = onnxruntime_session(args.model, threads=args.threads, enable_mem_pattern=False)
     with fcn_deploy.load(args.model, device="cpu", threads=args.threads, spinning=False) as segmenter:
         calls = {
             "bare": lambda: session.run(None, {"image": frame[None]}),

@@ -20,7 +20,7 @@ from fcn_deploy.camera import CameraFrame, Delivery, LabelPngs, OverlayVideo, Pr
 from fcn_deploy.classes import CAMVID_CLASSES, CAMVID_PALETTE
 from fcn_deploy.draw import Overlay
 from fcn_deploy.runtimes.base import Segmentation
-from fcn_deploy.spec import ModelSpec
+from fcn_deploy.spec import Architecture, ModelSpec
 
 
 def main() -> None:
@@ -29,7 +29,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=100)
     args = parser.parse_args()
     height, width = map(int, args.size.split("x"))
-    spec = ModelSpec(classes=CAMVID_CLASSES, palette=CAMVID_PALETTE, variant="fcn8s-lite", note="benchmark")
+    spec = ModelSpec(
+        classes=CAMVID_CLASSES,
+        palette=CAMVID_PALETTE,
+        architecture=Architecture("fcn8s-lite"),
+        note="benchmark",
+    )
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
     coarse = rng.integers(0, spec.num_classes, (-(-height // 32), -(-width // 32)), dtype=np.uint8)

@@ -114,7 +114,7 @@ class Overlaid:
     def __call__(self, delivery: Delivery) -> None:
         import cv2
 
-        picture = self._draw(delivery.frame.image, delivery.labels, delivery.answer.spec)
+        picture = self._draw(delivery.frame.image, delivery.labels, delivery.result.spec)
         cv2.imencode(".jpg", picture)
 
 

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 
 from fcn_deploy.export.graph.session import open_session
 from fcn_deploy.export.onnx import trace
@@ -29,17 +28,14 @@ from fcn_deploy.model.checkpoints.random import random_model
 from fcn_deploy.model.deploy import NO_REWRITES, DeployModel, Rewrites
 from fcn_deploy.model.fcn8s import FCN8s
 from fcn_deploy.spec import ModelSpec
+from fcn_deploy.testing import onnxruntime_session
 
 SIZES = ((1, 1), (2, 3), (31, 33), (97, 131), (224, 224), (375, 500), (512, 512), (720, 960))
 
 
-def session_of(model: FCN8s, spec: ModelSpec, rewrites: Rewrites, threads: int) -> ort.InferenceSession:
+def session_of(model: FCN8s, spec: ModelSpec, rewrites: Rewrites, threads: int) -> Any:
     graph = trace(DeployModel(model, spec, rewrites=rewrites).eval())
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    # Threads of the session that waits would spin and take the core of the one that runs.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return ort.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return onnxruntime_session(graph, threads=threads)
 
 
 def largest_difference(model: FCN8s, spec: ModelSpec, rewrites: Rewrites) -> float:

@@ -12,7 +12,7 @@ from fcn_deploy.camera import Delivery, Pipeline
 def road_ahead(delivery: Delivery) -> None:
     """Yours: called with each frame and its labels, uint8 [H, W], while the next frame is inferred."""
     label = delivery.labels[-1, delivery.labels.shape[1] // 2]
-    ahead = delivery.answer.spec.classes[label]
+    ahead = delivery.result.spec.classes[label]
     print(f"frame {delivery.frame.name}, {1e3 * delivery.age:.0f} ms old: {ahead} ahead")
 
 

@@ -18,34 +18,50 @@ from fcn_deploy.spec import ModelSpec
 
 if TYPE_CHECKING:
     from fcn_deploy.bench.method import benchmark
+    from fcn_deploy.bench.results import BenchmarkResult
+    from fcn_deploy.building import build_engine
     from fcn_deploy.calibration.quantization import quantize
-    from fcn_deploy.export.onnx import export_onnx
-    from fcn_deploy.export.tensorrt.engine import build_engine
+    from fcn_deploy.calibration.result import QuantizationResult
+    from fcn_deploy.evaluation import Evaluation, evaluate
+    from fcn_deploy.export.checkpoint import ExportResult, export_model
+    from fcn_deploy.export.tensorrt.result import EngineResult
     from fcn_deploy.runtimes.base import Segmentation
     from fcn_deploy.runtimes.registry import load
     from fcn_deploy.runtimes.segmenter import Segmenter
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
+    "BenchmarkResult",
+    "EngineResult",
+    "Evaluation",
+    "ExportResult",
     "FcnDeployError",
     "ModelSpec",
+    "QuantizationResult",
     "Segmentation",
     "Segmenter",
     "__version__",
     "benchmark",
     "build_engine",
-    "export_onnx",
+    "evaluate",
+    "export_model",
     "load",
     "quantize",
 ]
 
 _LAZY = {
+    "BenchmarkResult": "fcn_deploy.bench.results",
+    "EngineResult": "fcn_deploy.export.tensorrt.result",
+    "Evaluation": "fcn_deploy.evaluation",
+    "ExportResult": "fcn_deploy.export.checkpoint",
+    "QuantizationResult": "fcn_deploy.calibration.result",
     "Segmentation": "fcn_deploy.runtimes.base",
     "Segmenter": "fcn_deploy.runtimes.segmenter",
     "benchmark": "fcn_deploy.bench.method",
-    "build_engine": "fcn_deploy.export.tensorrt.engine",
-    "export_onnx": "fcn_deploy.export.onnx",
+    "build_engine": "fcn_deploy.building",
+    "evaluate": "fcn_deploy.evaluation",
+    "export_model": "fcn_deploy.export.checkpoint",
     "load": "fcn_deploy.runtimes.registry",
     "quantize": "fcn_deploy.calibration.quantization",
 }

@@ -1,4 +1,4 @@
-"""Pictures of answers: overlays with a legend, heat maps, a confusion matrix, strips of frames."""
+"""Pictures of results: overlays with a legend, heat maps, a confusion matrix, strips of frames."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from fcn_deploy.spec import ModelSpec
 
 Picture = NDArray[np.uint8]
 
-_INK, _PAPER = (20, 20, 20), (255, 255, 255)
+_TEXT_COLOR, _BACKGROUND = (20, 20, 20), (255, 255, 255)
+
 _BLOCK = 1 << 16
 """Pixels that are mixed at a time; an even number."""
 
@@ -37,7 +38,7 @@ def colorize(labels: NDArray[np.uint8], palette: tuple[Color, ...]) -> Picture:
 def overlay(
     image: Picture, labels: NDArray[np.uint8], spec: ModelSpec, *, alpha: float = 0.5, legend: bool = True
 ) -> Picture:
-    """A frame with the colours of its labels mixed in, in an array of its own.
+    """A frame with the colours of its labels mixed in, in a new array.
 
     Args and Raises: as :class:`Overlay` has them.
 
@@ -49,11 +50,11 @@ def overlay(
 
 @final
 class Overlay:
-    """Draws labels over one frame after the other, in arrays that it keeps. For one thread at a time.
+    """Draws labels over frames, and uses its arrays again for each. For one thread at a time.
 
     Args:
         alpha: weight of the labels' colours, 0 to 1.
-        legend: name the classes in a corner, where the frame has room for it.
+        legend: name the classes in a corner, where the frame is large enough.
 
     Raises:
         UsageError: alpha is out of range.
@@ -62,7 +63,7 @@ class Overlay:
     def __init__(self, alpha: float = 0.5, *, legend: bool = True) -> None:
         if not 0 <= alpha <= 1:
             raise UsageError(f"alpha must be from 0 to 1, not {alpha}")
-        self._share = round(256 * alpha)
+        self._weight = round(256 * alpha)
         self._legend = legend
         self._drawn: Picture = np.empty((0, 0, 3), np.uint8)
         self._colors = np.empty((_BLOCK // 2, 6), np.uint16)
@@ -77,8 +78,8 @@ class Overlay:
             spec: class names, palette and colour order.
 
         Returns:
-            uint8 ``[H, W, 3]`` in the same colour order. The next call draws over this array; what
-            is to stay must be copied.
+            uint8 ``[H, W, 3]`` in the same colour order. The next call writes to the same array; copy it
+            to keep it.
 
         Raises:
             SourceError: image and labels differ in size, or one has another dtype or shape.
@@ -93,15 +94,15 @@ class Overlay:
         self._mix(
             np.ascontiguousarray(image).reshape(-1),
             np.ascontiguousarray(labels).reshape(-1),
-            _weighted_pairs(spec.palette, spec.color_order, self._share),
+            _weighted_pairs(spec.palette, spec.color_order, self._weight),
         )
         if self._legend:
-            _stamp(self._drawn, _legend(spec.classes, spec.palette, spec.color_order))
+            _add_legend(self._drawn, _legend(spec.classes, spec.palette, spec.color_order))
         return self._drawn
 
     def _mix(self, image: Picture, labels: NDArray[np.uint8], table: NDArray[np.uint16]) -> None:
-        """Whole numbers, two labels a look-up, in blocks that stay in the cache: a fifth of the time of
-        floats and whole frames."""
+        """Mix in integers, two labels for each look-up, in blocks that fit the cache: this takes a fifth
+        of the time of floats and whole frames."""
         drawn = self._drawn.reshape(-1)
         for first in range(0, labels.size, _BLOCK):
             some = labels[first : first + _BLOCK]
@@ -110,14 +111,14 @@ class Overlay:
             colors, sums = self._colors[: pairs.size], self._sums[: 3 * some.size]
             # An index of 16 bits cannot be out of range; "clip" alone lets take fill an array.
             np.take(table, pairs, axis=0, out=colors, mode="clip")
-            np.multiply(image[part], np.uint16(256 - self._share), out=sums, dtype=np.uint16)
+            np.multiply(image[part], np.uint16(256 - self._weight), out=sums, dtype=np.uint16)
             sums += colors.reshape(-1)[: sums.size]
             sums >>= 8
             np.copyto(drawn[part], sums, casting="unsafe")
 
 
 def heat_map(confidence: NDArray[np.float32]) -> Picture:
-    """Confidence 0 to 1 -> dark (unsure) to bright (sure).
+    """Confidence as colours, from dark (0) to bright (1).
 
     Args:
         confidence: float32 ``[H, W]``.
@@ -134,7 +135,7 @@ def heat_map(confidence: NDArray[np.float32]) -> Picture:
 
 
 def confusion_picture(counts: NDArray[np.int64], classes: Sequence[str]) -> Picture:
-    """A confusion matrix, each row as shares of the true class.
+    """A confusion matrix; each row shows shares of its true class.
 
     Args:
         counts: int64 ``[classes, classes]``, rows are the truth.
@@ -159,11 +160,11 @@ def confusion_picture(counts: NDArray[np.int64], classes: Sequence[str]) -> Pict
             fill = (tint, 255 - round(80 * value), tint) if row == column else (255, tint, tint)
             pen.rectangle((x, y, x + cell - 2, y + cell - 2), fill=fill)
             if value >= 0.005:
-                pen.text((x + cell / 2, y + cell / 2), f"{value:.2f}", _INK, font, anchor="mm")
+                pen.text((x + cell / 2, y + cell / 2), f"{value:.2f}", _TEXT_COLOR, font, anchor="mm")
     for column, name in enumerate(names):
         label = name.rotate(90, expand=True)
         image.paste(label, (side + column * cell + cell // 2 - label.width // 2, top - 6 - label.height))
-    pen.text((8, 12), "truth in rows, answer in columns", _INK, font)
+    pen.text((8, 12), "truth in rows, prediction in columns", _TEXT_COLOR, font)
     return np.array(image)
 
 
@@ -187,7 +188,7 @@ def strip(rows: Sequence[tuple[str, Sequence[Picture]]]) -> Picture:
     image, pen, font = _sheet(width, sum(line.shape[0] + gap for line in lines))
     y = 0
     for (caption, _), line in zip(rows, lines, strict=True):
-        pen.text((6, y + gap / 2), caption, _INK, font, anchor="lm")
+        pen.text((6, y + gap / 2), caption, _TEXT_COLOR, font, anchor="lm")
         image.paste(pillow.fromarray(line), (0, y + gap))
         y += line.shape[0] + gap
     return np.array(image)
@@ -201,13 +202,13 @@ def _table(palette: tuple[Color, ...]) -> Picture:
 
 
 @lru_cache(maxsize=4)
-def _weighted_pairs(palette: tuple[Color, ...], color_order: str, share: int) -> NDArray[np.uint16]:
-    """Two labels, read as one uint16 -> both colours times ``share``, and a half for rounding.
+def _weighted_pairs(palette: tuple[Color, ...], color_order: str, weight: int) -> NDArray[np.uint16]:
+    """Two labels, read as one uint16 -> both colours times ``weight``, and a half for rounding.
 
     Returns:
         uint16 ``[65536, 6]``, 0.8 MB.
     """
-    table = _table(palette).astype(np.uint16) * np.uint16(share) + np.uint16(128)
+    table = _table(palette).astype(np.uint16) * np.uint16(weight) + np.uint16(128)
     ordered = table[:, ::-1] if color_order == "bgr" else table
     pairs = np.arange(1 << 16, dtype=np.uint16).view(np.uint8).reshape(-1, 2)
     return ordered[pairs].reshape(-1, 6)
@@ -227,8 +228,8 @@ def _legend(classes: tuple[str, ...], palette: tuple[Color, ...], color_order: s
     return drawn if color_order == "rgb" else np.ascontiguousarray(drawn[..., ::-1])
 
 
-def _stamp(image: Picture, legend: Picture) -> None:
-    """Put the legend into the lower left corner, unless it would hide most of the frame."""
+def _add_legend(image: Picture, legend: Picture) -> None:
+    """Draw the legend into the lower left corner, unless it would cover most of the frame."""
     height, width = legend.shape[:2]
     if height <= image.shape[0] * 0.7 and width <= image.shape[1] * 0.5:
         corner = image[-height - 4 : -4, 4 : width + 4]
@@ -237,15 +238,15 @@ def _stamp(image: Picture, legend: Picture) -> None:
 
 def _sheet(width: int, height: int) -> tuple[Any, Any, Any]:
     """A white Pillow image, a pen for it and the font."""
-    image = require("PIL.Image", extra="cpu").new("RGB", (width, height), _PAPER)
+    image = require("PIL.Image", extra="cpu").new("RGB", (width, height), _BACKGROUND)
     font = require("PIL.ImageFont", extra="cpu").load_default(11)
     return image, require("PIL.ImageDraw", extra="cpu").Draw(image), font
 
 
 def _text(text: str) -> Any:
-    """A small white Pillow image that holds one line."""
+    """A small white Pillow image with one line of text."""
     _, pen, font = _sheet(1, 1)
     left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
     image, pen, font = _sheet(max(1, round(right - left) + 2), max(1, round(bottom - top) + 2))
-    pen.text((1 - left, 1 - top), text, _INK, font)
+    pen.text((1 - left, 1 - top), text, _TEXT_COLOR, font)
     return image

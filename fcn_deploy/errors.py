@@ -9,7 +9,7 @@
         ├── MissingDependency      an optional package is not installed
         ├── ModelError             a checkpoint or a model description is wrong
         ├── ExportError            a graph could not be made
-        │   └── ParityError        it was made and does not answer as its reference does
+        │   └── ParityError        it was made and does not give what its reference gives
         ├── CalibrationError       ranges could not be taken from the frames given
         ├── EngineError            an engine could not be built, or may not be loaded
         ├── BackendUnavailable     the backend asked for cannot run on this machine
@@ -24,7 +24,7 @@ from __future__ import annotations
 
 
 class FcnDeployError(Exception):
-    """The base of all of them. Its message is one sentence that says what to do."""
+    """The base of all of them. Its message is one sentence that says what is wrong and what to do."""
 
     exit_code = 1
     """What the CLI exits with: 1 a run that failed, 2 wrong use."""
@@ -55,7 +55,7 @@ class ExportError(FcnDeployError):
 
 
 class ParityError(ExportError):
-    """An artefact does not answer as its reference does; nothing was written."""
+    """An artefact does not give what its reference gives; nothing was written."""
 
 
 class CalibrationError(FcnDeployError):

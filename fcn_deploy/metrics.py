@@ -21,7 +21,7 @@ Labels = NDArray[np.uint8]
 
 
 class ConfusionMatrix:
-    """Counts pixels by true and answered class; frames are added one after another.
+    """Counts pixels by true and predicted class; frames are added one after another.
 
     Args:
         num_classes: 2 to 255.
@@ -31,7 +31,7 @@ class ConfusionMatrix:
     def __init__(self, num_classes: int, ignore_label: int = UNLABELLED) -> None:
         self.ignore_label = ignore_label
         self.counts: NDArray[np.int64] = np.zeros((num_classes, num_classes), np.int64)
-        """int64 ``[classes, classes]``: rows are the truth, columns the answer."""
+        """int64 ``[classes, classes]``: rows are the truth, columns the prediction."""
 
     @property
     def num_classes(self) -> int:
@@ -49,19 +49,19 @@ class ConfusionMatrix:
         """
         if labels_true.shape != labels_pred.shape:
             raise SourceError(
-                f"labels are {_size(labels_true)} and the answer is {_size(labels_pred)}; "
+                f"labels are {_size(labels_true)} and the prediction is {_size(labels_pred)}; "
                 "labels must have the frame's size"
             )
         scored = (labels_true != self.ignore_label) & (labels_true != UNLABELLED)
-        truth, answer = labels_true[scored], labels_pred[scored]
-        for what, values in (("label", truth), ("answered label", answer)):
+        truth, predicted = labels_true[scored], labels_pred[scored]
+        for what, values in (("label", truth), ("predicted label", predicted)):
             strange = values[(values < 0) | (values >= self.num_classes)]
             if strange.size:
                 raise SourceError(
                     f"{what} {strange[0]} is out of range: there are {self.num_classes} classes "
                     f"(0 to {self.num_classes - 1}) and label {self.ignore_label} is not scored"
                 )
-        pairs = truth.astype(np.int64) * self.num_classes + answer
+        pairs = truth.astype(np.int64) * self.num_classes + predicted
         self.counts += np.bincount(pairs, minlength=self.counts.size).reshape(self.counts.shape)
 
     @property
@@ -77,7 +77,7 @@ class ConfusionMatrix:
 
     @property
     def iu_by_class(self) -> NDArray[np.float64]:
-        """float64 ``[classes]``, 0 to 1; NaN for a class in neither truth nor answer."""
+        """float64 ``[classes]``, 0 to 1; NaN for a class in neither truth nor prediction."""
         hits = np.diag(self.counts).astype(np.float64)
         union = self.counts.sum(0) + self.counts.sum(1) - hits
         by_class: NDArray[np.float64] = np.divide(
@@ -87,7 +87,7 @@ class ConfusionMatrix:
 
     @property
     def mean_iu(self) -> float:
-        """Mean over the classes that occur in truth or answer, 0 to 1."""
+        """Mean over the classes that occur in truth or prediction, 0 to 1."""
         by_class = self.iu_by_class
         return _mean(by_class[~np.isnan(by_class)])
 

@@ -9,20 +9,19 @@ reads it from there, so that nothing is repeated, and nothing can differ, on the
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from fcn_deploy.classes import Color, default_palette
+from fcn_deploy.contract import CONTRACTS, DEPLOY
 from fcn_deploy.errors import ModelError
 
 METADATA_KEY = "fcn_deploy.spec"
-
-
-SCHEMA_VERSION = 1
-
-
+SCHEMA_VERSION = 2
 UNLABELLED = 255
 """The label reserved for ignored pixels; a class id never takes it."""
 
@@ -34,12 +33,35 @@ CAFFE_MEAN_BGR = (104.00698793, 116.66876762, 122.67891434)
 PRECISIONS = ("fp32", "fp16", "int8", "int8+fp16")
 
 
-OUTPUTS = ("labels", "confidence", "logits")
+@dataclass(frozen=True)
+class Architecture:
+    """Which network it is: enough to build it again, without its weights."""
+
+    name: str
+    """Such as ``fcn8s-same``; the network's own module knows what it means."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """What that network was built with, as JSON can hold it, such as ``{"width": 16}``."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What parity was checked against."""
+
+    name: str
+    """The network in words, such as ``fcn8s-same``."""
+    known_by: str
+    """How it is known that the weights belong to that network: ``stated`` (by the user, nothing in the
+    file confirms it), ``description``, ``metadata``, ``md5``, ``layout``, ``random`` or ``module``."""
+    sha256: str | None = None
+    """Of the checkpoint; None where there was no file."""
+
+    def __str__(self) -> str:
+        return f"{self.name} as stated" if self.known_by == "stated" else self.name
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """What a model expects, what it answers, and where it comes from.
+    """What a model expects, what it gives, and where it comes from.
 
     Raises:
         ModelError: a field is out of range; the message names it.
@@ -47,13 +69,7 @@ class ModelSpec:
 
     classes: tuple[str, ...]
     """Names by class id; 2 to 255 of them."""
-    variant: str
-    """``fcn8s``, ``fcn8s-atonce``, ``fcn8s-same`` or ``fcn8s-lite``."""
-    width: int = 64
-    """Channels of conv1."""
-    fc_channels: int = 4096
-    """Channels of fc6 and fc7."""
-    learned_upscore: bool = False
+    architecture: Architecture
     palette: tuple[Color, ...] = ()
     """One R, G, B colour (0 to 255) a class; filled in where left empty."""
     color_order: str = "bgr"
@@ -67,11 +83,21 @@ class ModelSpec:
     max_height: int = 4096
     max_width: int = 4096
     """The largest frame that is accepted; the smallest is 1x1."""
+    size_multiple: int = 1
+    """Frames are padded inside the graph to a multiple of this many pixels; 1 where any size is taken as
+    it is."""
+    stride: int | None = None
+    """Pixels by which a frame must be shifted for the network to compute the same, shifted, numbers:
+    the product of its strides (32 for FCN-8s); None where it is not known."""
+    contract: str = DEPLOY.name
+    """Which inputs and outputs the graph has: a name in :data:`fcn_deploy.contract.CONTRACTS`."""
     outputs: tuple[str, ...] = ("labels",)
     precision: str = "fp32"
     """Declared precision of the trunk's convolutions: one of :data:`PRECISIONS`."""
     note: str = ""
     """Shown wherever the model is named, such as the limits of a model trained on little data."""
+    reference: Reference | None = None
+    """What parity was checked against; None where it is not recorded."""
     evidence: dict[str, Any] = field(default_factory=dict)
     """What was verified when the artefact was made, by kind: ``parity``, ``fp16_range``."""
     provenance: tuple[dict[str, Any], ...] = ()
@@ -80,6 +106,9 @@ class ModelSpec:
     Each link: ``kind`` (checkpoint, safetensors, onnx), ``name`` (a bare file name, or
     ``bundled`` or ``random``), ``sha256`` (identity of that artefact) and whatever else is known.
     """
+    digest: str = ""
+    """SHA-256 over the artefact's content and this description without this field; empty where the
+    artefact is an engine (its sidecar holds the hash) or was written by version 0.1."""
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
@@ -89,12 +118,6 @@ class ModelSpec:
             object.__setattr__(self, "palette", default_palette(n))
         _check(len(self.palette) == n, "palette", f"{n} colours", len(self.palette))
         _check(self.color_order in ("bgr", "rgb"), "color_order", "bgr or rgb", self.color_order)
-        _check(
-            self.width >= 1 and self.fc_channels >= 1,
-            "width and fc_channels",
-            "at least 1",
-            (self.width, self.fc_channels),
-        )
         _check(len(self.mean) == 3 and all(map(math.isfinite, self.mean)), "mean", "three numbers", self.mean)
         _check(
             len(self.std) == 3 and all(math.isfinite(s) and s > 0 for s in self.std),
@@ -110,9 +133,17 @@ class ModelSpec:
             (self.max_height, self.max_width),
         )
         _check(
-            "labels" in self.outputs and set(self.outputs) <= set(OUTPUTS),
+            self.size_multiple >= 1 and (self.stride is None or self.stride >= 1),
+            "size_multiple and stride",
+            "at least 1",
+            (self.size_multiple, self.stride),
+        )
+        _check(self.contract in CONTRACTS, "contract", f"one of {tuple(CONTRACTS)}", self.contract)
+        known = tuple(CONTRACTS[self.contract].outputs)
+        _check(
+            "labels" in self.outputs and set(self.outputs) <= set(known),
             "outputs",
-            f"labels and any of {OUTPUTS[1:]}",
+            f"labels and any of {known[1:]}",
             self.outputs,
         )
         _check(self.precision in PRECISIONS, "precision", f"one of {PRECISIONS}", self.precision)
@@ -122,8 +153,8 @@ class ModelSpec:
         return len(self.classes)
 
     def replace(self, **changes: Any) -> ModelSpec:
-        """A copy with some fields changed, checked again."""
-        return dataclasses.replace(self, **changes)
+        """A copy with some fields changed, checked again. The digest, which was the original's, goes."""
+        return dataclasses.replace(self, **{"digest": "", **changes})
 
     def with_evidence(self, kind: str, record: dict[str, Any]) -> ModelSpec:
         """A copy that also keeps what a check found."""
@@ -132,6 +163,26 @@ class ModelSpec:
     def with_parent(self, **link: Any) -> ModelSpec:
         """A copy whose nearest parent is ``link`` (see :attr:`provenance`)."""
         return self.replace(provenance=(link, *self.provenance))
+
+    def with_digest(self, content: str) -> ModelSpec:
+        """A copy with the digest of an artefact.
+
+        Args:
+            content: SHA-256 of everything in the artefact but this description, in hexadecimal digits.
+        """
+        return self.replace(digest=self._digest_with(content))
+
+    def describes(self, content: str) -> bool | None:
+        """Whether content and description are those that were written together; None without a digest.
+
+        Args:
+            content: as in :meth:`with_digest`.
+        """
+        return self._digest_with(content) == self.digest if self.digest else None
+
+    def _digest_with(self, content: str) -> str:
+        text = self.replace(digest="").to_json()
+        return hashlib.sha256(bytes.fromhex(content) + text.encode()).hexdigest()
 
     def to_json(self) -> str:
         """One line of JSON with sorted keys."""
@@ -159,17 +210,43 @@ class ModelSpec:
                 f"{source}: written by a newer fcn-deploy (schema {data['schema_version']}, this one "
                 f"reads up to {SCHEMA_VERSION}); upgrade with: pip install -U fcn-deploy"
             )
+        if data["schema_version"] == 1:
+            data = _from_schema_1(data)
         known = {f.name for f in dataclasses.fields(cls)}
         if unknown := sorted(set(data) - known):
             raise ModelError(f"{source}: unknown fields in the model description: {', '.join(unknown[:5])}")
         try:
-            return cls(**{k: _frozen(v) if k != "evidence" else v for k, v in data.items()})
+            return cls(**_fields_of(data))
         except ModelError as exc:
             raise ModelError(f"{source}: {exc}") from exc
-        except (TypeError, ValueError) as exc:
+        except (TypeError, ValueError, AttributeError) as exc:
             raise ModelError(
                 f"{source}: the model description is damaged ({exc}); export the model again"
             ) from exc
+
+
+def _fields_of(data: dict[str, Any]) -> dict[str, Any]:
+    """The fields of :class:`ModelSpec` from what JSON holds."""
+    fields = {key: value if key == "evidence" else _frozen(value) for key, value in data.items()}
+    if "architecture" in fields:
+        fields["architecture"] = Architecture(**data["architecture"])
+        fields["architecture"].options.items()  # anything else is no mapping
+    if fields.get("reference") is not None:
+        fields["reference"] = Reference(**data["reference"])
+    return fields
+
+
+_SCHEMA_1_OPTIONS = {"width": 64, "fc_channels": 4096, "learned_upscore": False}
+"""Fields of version 0.1, which knew FCN-8s alone, and their defaults."""
+
+
+def _from_schema_1(data: dict[str, Any]) -> dict[str, Any]:
+    """What version 0.1 wrote, in the fields of today."""
+    kept = {key: value for key, value in data.items() if key not in (*_SCHEMA_1_OPTIONS, "variant")}
+    if "variant" in data:
+        options = {key: data.get(key, default) for key, default in _SCHEMA_1_OPTIONS.items()}
+        kept["architecture"] = {"name": data["variant"], "options": options}
+    return {**kept, "stride": 32, "schema_version": SCHEMA_VERSION}
 
 
 def _check(ok: bool, name: str, expected: str, found: object) -> None:

@@ -1,4 +1,4 @@
-"""A runtime that answers from a rule, so that camera code can be tested without a model.
+"""For tests: a runtime that follows a rule instead of a model, and bare sessions with stated settings.
 
 >>> import numpy as np
 >>> from fcn_deploy.testing import FakeRuntime
@@ -13,15 +13,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn, final
+from typing import TYPE_CHECKING, Any, NoReturn, final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fcn_deploy.classes import CAMVID_CLASSES, CAMVID_PALETTE
 from fcn_deploy.errors import UsageError
+from fcn_deploy.lazy import require
 from fcn_deploy.runtimes.base import Frames, Runtime, RuntimeOptions
-from fcn_deploy.spec import ModelSpec
+from fcn_deploy.spec import Architecture, ModelSpec
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 Rule = Callable[[Frames], NDArray[np.uint8]]
 """uint8 ``[N, H, W, 3]`` frames -> uint8 ``[N, H, W]`` labels; what it raises, infer raises as
@@ -30,12 +34,12 @@ InferenceError."""
 
 @final
 class FakeRuntime(Runtime):
-    """Frames are checked as by any other runtime; then the rule answers.
+    """Frames are checked as by any other runtime; then the rule gives the labels.
 
     Args:
         rule: a function of the frames, or one label for every pixel.
-        spec: what the pretended model expects and answers; None takes CamVid's 11 classes.
-        delay: seconds that each answer takes at least.
+        spec: description of the pretended model; None takes CamVid's 11 classes.
+        delay: seconds that each call takes at least.
         max_batch: frames that one call takes at most, as with an engine; None for any number.
 
     Raises:
@@ -54,7 +58,7 @@ class FakeRuntime(Runtime):
         spec = spec or ModelSpec(
             classes=CAMVID_CLASSES,
             palette=CAMVID_PALETTE,
-            variant="fcn8s-lite",
+            architecture=Architecture("fcn8s-lite"),
             note="a fake that runs no model",
         )
         super().__init__(spec, device="cpu")
@@ -91,3 +95,50 @@ class FakeRuntime(Runtime):
 
     def _release(self) -> None:
         pass
+
+
+def onnxruntime_session(model: str | Path | ModelProto, *, threads: int = 1, **settings: Any) -> Any:
+    """An ONNX Runtime session on the CPU that computes the same on every machine.
+
+    By itself ONNX Runtime takes the machine's cores, and lets waiting threads spin.
+
+    Args:
+        model: an ONNX file, or a graph in memory.
+        threads: how many it computes with.
+        settings: other attributes of ``onnxruntime.SessionOptions``.
+
+    Returns:
+        An ``onnxruntime.InferenceSession``.
+    """
+    ort = require("onnxruntime", extra="cpu")
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4  # what it would log is raised as an exception
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("mlas.enable_gemm_fastmath_arm64_bfloat16", "0")
+    for name, value in settings.items():
+        setattr(options, name, value)
+    source = str(model) if isinstance(model, (str, Path)) else model.SerializeToString()
+    return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+
+
+def openvino_model(model: str | Path | ModelProto, *, threads: int = 1) -> Any:
+    """A model compiled by OpenVINO for the CPU that computes the same on every machine: in float32.
+
+    By itself OpenVINO computes in bfloat16 on CPUs that have instructions for it.
+
+    Args:
+        model: an ONNX file or an OpenVINO IR file (``.xml``), or an ONNX graph in memory.
+        threads: how many it computes with.
+
+    Returns:
+        An ``openvino.CompiledModel``.
+    """
+    core = require("openvino", extra="openvino").Core()
+    source = str(model) if isinstance(model, (str, Path)) else model.SerializeToString()
+    settings = {
+        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_NUM_THREADS": threads,
+        "ENABLE_CPU_PINNING": False,
+    }
+    return core.compile_model(core.read_model(source), "CPU", settings)

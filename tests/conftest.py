@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from functools import cache, partial
@@ -105,12 +106,14 @@ def exported(traced_once: TracedOnce, tmp_path_factory: pytest.TempPathFactory) 
     def export(
         variant: str, learned: bool, outputs: tuple[str, ...], classes: int, color_order: str
     ) -> Exported:
+        from fcn_deploy.classes import CAMVID_CLASSES
         from fcn_deploy.export.onnx import export_onnx
         from fcn_deploy.model.checkpoints.describe import describe
         from fcn_deploy.model.checkpoints.random import random_model
 
         model, info = random_model(classes, variant, width=4, fc_channels=8, learned_upscore=learned)
-        spec = describe(model, info, outputs=outputs, color_order=color_order)
+        names = CAMVID_CLASSES if classes == 11 else None  # what the labelled street clip has
+        spec = describe(model, info, classes=names, outputs=outputs, color_order=color_order)
         path = folder / f"{variant}-{learned}-{len(outputs)}-{classes}-{color_order}.onnx"
         with traced_once():
             return path, model, export_onnx(model, spec, path)
@@ -126,6 +129,27 @@ def exported(traced_once: TracedOnce, tmp_path_factory: pytest.TempPathFactory) 
         return export(variant, learned, outputs, classes, color_order)
 
     return ask
+
+
+@pytest.fixture(scope="session")
+def gone() -> Callable[[int], bool]:
+    """``gone(pid)``: whether a process has ended, or ends within ten seconds."""
+
+    def ended(pid: int) -> bool:
+        status = Path(f"/proc/{pid}/stat")
+        end = time.monotonic() + 10
+        while time.monotonic() < end:
+            try:
+                os.kill(pid, 0)
+            except ProcessLookupError:
+                return True
+            # One that only waits to be collected has ended.
+            if status.exists() and status.read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
+            time.sleep(0.05)
+        return False
+
+    return ended
 
 
 @pytest.fixture(scope="session")

@@ -11,9 +11,9 @@ from hypothesis.extra import numpy as hnp
 from fcn_deploy.classes import CAMVID_CLASSES, CAMVID_PALETTE
 from fcn_deploy.draw import Overlay, colorize, confusion_picture, heat_map, overlay, strip
 from fcn_deploy.errors import SourceError, UsageError
-from fcn_deploy.spec import ModelSpec
+from fcn_deploy.spec import Architecture, ModelSpec
 
-SPEC = ModelSpec(classes=CAMVID_CLASSES, palette=CAMVID_PALETTE, variant="fcn8s-lite")
+SPEC = ModelSpec(classes=CAMVID_CLASSES, palette=CAMVID_PALETTE, architecture=Architecture("fcn8s-lite"))
 RGB_SPEC = SPEC.replace(color_order="rgb")
 
 
@@ -94,7 +94,9 @@ def test_one_overlay_draws_frames_of_any_size_one_after_the_other(sizes, alpha, 
 def test_one_overlay_heeds_a_change_of_classes_and_order():
     """Tables and legends are kept, each for its own classes."""
     image, labels = np.full((300, 300, 3), 90, np.uint8), np.zeros((300, 300), np.uint8)
-    other = ModelSpec(classes=("a", "b"), palette=((255, 0, 0), (0, 0, 255)), variant="fcn8s-lite")
+    other = ModelSpec(
+        classes=("a", "b"), palette=((255, 0, 0), (0, 0, 255)), architecture=Architecture("fcn8s-lite")
+    )
     draw = Overlay()
     for spec in (SPEC, other, RGB_SPEC, SPEC, other.replace(color_order="rgb"), other):
         assert (draw(image, labels, spec) == overlay(image, labels, spec)).all()
@@ -122,7 +124,9 @@ def test_no_legend_where_it_would_hide_the_frame(size):
 
 def test_the_legend_shows_the_colours_in_the_frames_order():
     classes, palette = ("a", "b"), ((255, 0, 0), (0, 0, 255))
-    spec = ModelSpec(classes=classes, palette=palette, variant="fcn8s-lite", color_order="rgb")
+    spec = ModelSpec(
+        classes=classes, palette=palette, architecture=Architecture("fcn8s-lite"), color_order="rgb"
+    )
     image, labels = np.zeros((200, 200, 3), np.uint8), np.zeros((200, 200), np.uint8)
     in_rgb = overlay(image, labels, spec, alpha=0)
     in_bgr = overlay(image, labels, spec.replace(color_order="bgr"), alpha=0)

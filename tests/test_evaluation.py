@@ -5,19 +5,21 @@ from __future__ import annotations
 import gc
 import json
 import weakref
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from fcn_deploy import evaluation
 from fcn_deploy.classes import CAMVID_CLASSES, CAMVID_PALETTE
 from fcn_deploy.data.folders import LabelledFolder
 from fcn_deploy.data.frames import Frame
 from fcn_deploy.data.images import write_labels
-from fcn_deploy.errors import InferenceError, SourceError
+from fcn_deploy.errors import InferenceError, SourceError, UsageError
 from fcn_deploy.evaluation import evaluate
 from fcn_deploy.metrics import ConfusionMatrix
 from fcn_deploy.runtimes.segmenter import Segmenter
-from fcn_deploy.spec import ModelSpec
+from fcn_deploy.spec import Architecture, ModelSpec
 from fcn_deploy.testing import FakeRuntime
 
 KEYS = [
@@ -27,9 +29,9 @@ KEYS = [
 
 
 class Painted:
-    """Frames whose blue channel is what the reader answers: the truth but for so many ``flaws``.
+    """Frames whose blue channel, which the reader returns, is the truth but for so many ``flaws``.
 
-    ``broken`` frames cannot be read. What is made is watched, not kept.
+    ``broken`` frames cannot be read. Images are counted while they are in memory, and not kept.
     """
 
     def __init__(self, flaws=(0,), broken=(), labels=None, height=4):
@@ -56,14 +58,16 @@ def reader(spec=None):
 
 
 def camvid_spec(**changes):
-    return ModelSpec(classes=CAMVID_CLASSES, palette=CAMVID_PALETTE, variant="fcn8s-lite", **changes)
+    return ModelSpec(
+        classes=CAMVID_CLASSES, palette=CAMVID_PALETTE, architecture=Architecture("fcn8s-lite"), **changes
+    )
 
 
-def test_perfect_answers_give_one():
-    found = evaluate(reader(), Painted([0, 0]), artefact="model.onnx")
+def test_perfect_labels_give_one():
+    found = evaluate(reader(), Painted([0, 0]))
     assert (found.mean_iu, found.pixel_accuracy, found.mean_accuracy, found.fw_iu) == (1, 1, 1, 1)
     assert set(found.iu_by_class.values()) == {1.0}
-    assert (found.artefact, found.backend, found.frames, found.problems) == ("model.onnx", "fake", 2, ())
+    assert (found.artefact, found.backend, found.frames, found.problems) == ("", "fake", 2, ())
 
 
 def test_figures_are_those_of_one_matrix_over_all_frames():
@@ -83,8 +87,8 @@ def test_a_segmenter_is_scored_as_its_runtime():
 
 
 def test_the_dict_is_json_with_exactly_these_keys():
-    answer = evaluate(FakeRuntime(rule=3), Painted(labels=np.full((4, 10), 3, np.uint8)))
-    written = json.loads(json.dumps(answer.to_dict(), allow_nan=False))
+    found = evaluate(FakeRuntime(rule=3), Painted(labels=np.full((4, 10), 3, np.uint8)))
+    written = json.loads(json.dumps(found.to_dict(), allow_nan=False))
     assert list(written) == KEYS
     assert list(written["iu_by_class"]) == list(CAMVID_CLASSES)
     assert {name for name, iu in written["iu_by_class"].items() if iu is not None} == {"road"}
@@ -100,7 +104,10 @@ def test_unreadable_frames_are_listed_by_name_and_left_out():
 @pytest.mark.parametrize(
     ("dataset", "sentence"),
     [
-        (Painted(labels=np.zeros((3, 10), np.uint8)), "frame0.png: labels are 3x10 and the answer is 4x10"),
+        (
+            Painted(labels=np.zeros((3, 10), np.uint8)),
+            "frame0.png: labels are 3x10 and the prediction is 4x10",
+        ),
         (Painted(labels=np.full((4, 10), 12, np.uint8)), "frame0.png: label 12 is out of range"),
         (Painted(height=9), "frame0.png: a frame of 9x10 is larger than this model's limit"),
     ],
@@ -152,7 +159,7 @@ def test_the_worst_frames_come_lowest_first():
     assert [one.frame.index for one in found.worst] == [4, 1, 3]
     scores = [one.mean_iu for one in found.worst]
     assert scores == sorted(scores)
-    assert (found.worst[0].answer == found.worst[0].frame.image[..., 0]).all()
+    assert (found.worst[0].predicted == found.worst[0].frame.image[..., 0]).all()
 
 
 def test_of_equally_bad_frames_the_first_are_kept_in_order():
@@ -181,8 +188,8 @@ def test_frames_are_let_go_before_the_next_is_read(keep):
 
 def test_progress_is_called_once_a_frame_problems_included():
     calls = []
-    evaluate(reader(), Painted([0, 0, 0], broken=[1]), progress=lambda: calls.append(1))
-    assert len(calls) == 3
+    evaluate(reader(), Painted([0, 0, 0], broken=[1]), progress=lambda *done: calls.append(done))
+    assert calls == [(1, 3), (2, 3), (3, 3)]
 
 
 def test_a_labelled_folder_on_disk(tmp_path):
@@ -198,3 +205,126 @@ def test_a_labelled_folder_on_disk(tmp_path):
     assert (found.mean_iu, found.frames) == (1.0, 2)
     assert len(found.problems) == 1
     assert "2.png has no label" in found.problems[0]
+    assert found.warnings == ()
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """Each call of ``load``: its arguments, and the segmenter that it gave."""
+    calls = []
+
+    def load(*arguments, **options):
+        calls.append((arguments, options, Segmenter(reader())))
+        return calls[-1][-1]
+
+    monkeypatch.setattr(evaluation, "load", load)
+    return calls
+
+
+def is_closed(segmenter):
+    with pytest.raises(InferenceError, match="closed"):
+        segmenter.infer(np.zeros((1, 2, 2, 3), np.uint8))
+    return True
+
+
+@pytest.mark.parametrize("path", ["model.engine", Path("model.engine")])
+def test_a_file_is_opened_scored_and_closed(opened, path):
+    found = evaluate(path, Painted([0]), backend="tensorrt", device="cuda:1", threads=2, simulate_fp16=True)
+    assert (found.artefact, found.backend, found.mean_iu) == ("model.engine", "fake", 1)
+    ((arguments, options, segmenter),) = opened
+    assert arguments == (Path("model.engine"),)
+    assert options == {"backend": "tensorrt", "device": "cuda:1", "threads": 2}
+    assert is_closed(segmenter)
+
+
+def test_a_file_is_closed_when_nothing_can_be_scored(opened):
+    with pytest.raises(SourceError, match="not one of 1 frames"):
+        evaluate("model.onnx", Painted([0], broken=[0]))
+    assert is_closed(opened[0][-1])
+
+
+def test_a_model_that_was_open_stays_open():
+    with Segmenter(reader()) as segmenter:
+        evaluate(segmenter, Painted([0]))
+        evaluate(segmenter, Painted([0]))
+
+
+@pytest.mark.parametrize(
+    "options", [{"backend": "onnxruntime"}, {"device": "cpu"}, {"threads": 1}, {"simulate_fp16": True}]
+)
+def test_options_are_for_files(options):
+    with pytest.raises(UsageError, match="already open"):
+        evaluate(reader(), Painted([0]), **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"ignore_label": 256}, "ignore_label must be from 0 to 255, not 256"),
+        ({"ignore_label": -1}, "ignore_label must be from 0 to 255, not -1"),
+        ({"keep_worst": -1}, "keep_worst must be 0 or more, not -1"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(options, sentence):
+    with pytest.raises(UsageError, match=sentence):
+        evaluate(reader(), Painted([0]), **options)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """One frame that the reader labels without a mistake, and one label without an image."""
+    image_module = pytest.importorskip("PIL.Image")
+    for name in ("images", "labels"):
+        (tmp_path / name).mkdir()
+    frame = Painted()[0]
+    image_module.fromarray(frame.image).save(tmp_path / "images" / "0.png")
+    for name in ("0", "alone"):
+        write_labels(tmp_path / "labels" / f"{name}.png", frame.labels, CAMVID_PALETTE)
+    return tmp_path
+
+
+def test_a_folder_is_read_in_the_models_colour_order(folder):
+    image_module = pytest.importorskip("PIL.Image")
+    image = np.asarray(image_module.open(folder / "images" / "0.png")).copy()
+    image[..., 0] += 100  # the label is in blue, the last channel of the file
+    image_module.fromarray(image).save(folder / "images" / "0.png")
+    last = FakeRuntime(lambda frames: frames[..., 2], camvid_spec(color_order="rgb"))
+    for model in (reader(), last):
+        assert evaluate(model, str(folder)).mean_iu == 1
+
+
+def test_frames_in_another_colour_order_are_refused(folder):
+    rgb = reader(camvid_spec(color_order="rgb"))
+    with pytest.raises(UsageError, match="frames are in bgr order and the model expects rgb"):
+        evaluate(rgb, LabelledFolder(folder))
+
+
+def test_a_label_without_an_image_is_a_warning(folder):
+    found = evaluate(reader(), folder)
+    assert found.warnings == (f"{folder / 'labels' / 'alone.png'} has no image",)
+    assert found.problems == ()
+
+
+def test_it_is_shown_with_its_metrics_and_problems():
+    found = evaluate(reader(), Painted([0, 0], broken=[1]))
+    shown = dict(found.summary())
+    assert (shown["frames"], shown["mean IU"], shown["pixel accuracy"]) == ("1", "1.0000", "1.0000")
+    assert shown["IU by class"].startswith("sky 1.0000, ")
+    assert shown["not scored"] == "frame1.png is cut off"
+    assert repr(found).splitlines()[0] == "Evaluation"
+    nothing = evaluate(FakeRuntime(rule=3), Painted(labels=np.full((4, 10), 3, np.uint8)))
+    assert "sky -, " in repr(nothing) and "not scored" not in repr(nothing)
+
+
+def test_pictures_show_the_confusion_and_the_worst_frames():
+    pytest.importorskip("PIL")
+    found = evaluate(reader(), Painted([2, 30]), keep_worst=1)
+    assert found.draw_confusion().ndim == 3
+    worst = found.draw_worst()
+    frame = found.worst[0].frame
+    assert (worst[-4:, :10] == frame.image[..., ::-1]).all()
+    palette = np.array(CAMVID_PALETTE, np.uint8)
+    assert (worst[-4:, 10:20] == palette[frame.labels]).all()
+    assert (worst[-4:, 20:30] == palette[found.worst[0].predicted]).all()
+    with pytest.raises(SourceError, match="no frames to draw"):
+        evaluate(reader(), Painted([2])).draw_worst()

@@ -14,7 +14,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from fcn_deploy.camera.sinks.video_file import VideoFile
-from fcn_deploy.spec import METADATA_KEY, ModelSpec
+from fcn_deploy.spec import METADATA_KEY, Architecture, ModelSpec
 
 pytest.importorskip("cv2")
 EMBED = Path(__file__).resolve().parents[1] / "examples" / "camera_embed.py"
@@ -37,7 +37,7 @@ def artefact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     spec = ModelSpec(
         classes=("blue", "green", "red"),
         palette=((0, 0, 255), (0, 255, 0), (255, 0, 0)),
-        variant="fcn8s-lite",
+        architecture=Architecture("fcn8s-lite"),
         outputs=("labels",),
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
@@ -81,7 +81,7 @@ def test_ctrl_c_stops_the_pipeline_to_start_from(artefact: Path) -> None:
     )
     with process:
         assert process.stderr is not None and process.stdout is not None
-        assert "trying again until it is there" in process.stderr.readline()
+        assert "trying again until it is connected" in process.stderr.readline()
         process.send_signal(signal.SIGINT)
         began = time.monotonic()
         assert process.stdout.readline().startswith("0 delivered")

@@ -106,8 +106,8 @@ def test_before_the_first_pixel_all_is_nan():
     [
         ([0, CLASSES], [0, 0], "label 5 "),
         ([0, 254], [0, 0], "label 254 "),
-        ([0, 0], [0, CLASSES], "answered label 5 "),
-        ([0, 0], [0, 255], "answered label 255 "),
+        ([0, 0], [0, CLASSES], "predicted label 5 "),
+        ([0, 0], [0, 255], "predicted label 255 "),
     ],
 )
 def test_a_class_id_out_of_range_is_refused_and_nothing_added(truth, answer, named):
@@ -118,13 +118,13 @@ def test_a_class_id_out_of_range_is_refused_and_nothing_added(truth, answer, nam
 
 
 def test_a_negative_class_id_is_not_counted_for_another_class():
-    with pytest.raises(SourceError, match="answered label -1 is out of range"):
+    with pytest.raises(SourceError, match="predicted label -1 is out of range"):
         ConfusionMatrix(CLASSES).update(np.array([1, 1]), np.array([1, -1]))
 
 
 def test_shapes_that_differ_are_refused_even_with_as_many_pixels():
     matrix = ConfusionMatrix(CLASSES)
-    with pytest.raises(SourceError, match="labels are 2x3 and the answer is 3x2"):
+    with pytest.raises(SourceError, match="labels are 2x3 and the prediction is 3x2"):
         matrix.update(np.zeros((2, 3), np.uint8), np.zeros((3, 2), np.uint8))
     assert not matrix.counts.any()
 

@@ -7,6 +7,8 @@ import pytest
 import fcn_deploy
 
 PUBLIC = [
+    "BenchmarkResult",
+    "Evaluation",
     "FcnDeployError",
     "ModelSpec",
     "Segmentation",
@@ -14,6 +16,7 @@ PUBLIC = [
     "__version__",
     "benchmark",
     "build_engine",
+    "evaluate",
     "export_onnx",
     "load",
     "quantize",

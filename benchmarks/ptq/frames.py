@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fcn_deploy.calibration.images import CalibrationFrames
+from fcn_deploy.data.calibration import CalibrationFrames
 from fcn_deploy.runtimes.artefact import read_spec
 
 

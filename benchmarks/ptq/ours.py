@@ -24,7 +24,7 @@ def main() -> None:
     args = parser.parse_args()
 
     def quantise() -> dict[str, Any]:
-        spec = fcn_deploy.quantize(
+        result = fcn_deploy.quantize(
             args.model,
             args.output,
             calib=args.calib,
@@ -32,7 +32,7 @@ def main() -> None:
             method="entropy",
             max_frames=args.frames,
         )
-        return {"frames_sha256": spec.evidence["quantization"]["frames_sha256"]}
+        return {"frames_sha256": result.spec.evidence["quantization"]["frames_sha256"]}
 
     report(quantise, ["onnx", "numpy"])
 

@@ -207,9 +207,8 @@ def save(average: FCN8s, log: list[dict[str, Any]], args: argparse.Namespace) ->
     spec = ModelSpec(
         classes=CAMVID_CLASSES,
         palette=CAMVID_PALETTE,
-        variant=model.variant.name,
-        width=model.width,
-        fc_channels=model.fc_channels,
+        architecture=model.architecture,
+        stride=model.stride,
         ignore_label=IGNORE,
         note=args.note,
         evidence={"training": {"epochs": args.epochs, "seed": args.seed, **log[-1]}},

@@ -1,4 +1,5 @@
-"""How fast an artefact is, measured so that the figures can be compared and believed.
+"""How fast an artefact is, measured so that the figures can be compared.
 
-:func:`fcn_deploy.bench.method.benchmark` measures; :mod:`fcn_deploy.bench.report` shows.
+:func:`fcn_deploy.benchmark` measures, :class:`fcn_deploy.bench.results.BenchmarkResult` is what it returns,
+and :func:`fcn_deploy.bench.report.write_html` writes the page.
 """

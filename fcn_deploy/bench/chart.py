@@ -9,8 +9,8 @@ from html import escape
 _WIDTH = 720
 _BAR = 18
 _STEP = 46
-_ROOM = 120
-"""Right of the longest line, for its figures."""
+_CAPTION_WIDTH = 120
+"""Kept free at the right of the longest line, for its caption."""
 
 
 @dataclass(frozen=True)
@@ -20,11 +20,11 @@ class Bar:
     label: str
     value: float
     """Length of the bar, above 0."""
-    far: float
+    whisker: float
     """Where the thin line ends; at least ``value``."""
     caption: str
     """Written at the end of the line."""
-    marked: bool = False
+    baseline: bool = False
     """Drawn in the second colour."""
 
 
@@ -32,10 +32,10 @@ def bar_chart(title: str, bars: Sequence[Bar]) -> str:
     """Horizontal bars from zero, each with a thin line to a second value.
 
     Args:
-        title: what the chart shows, for readers who hear the page.
+        title: what the chart shows, for screen readers.
         bars: at least one, from top to bottom.
     """
-    unit = (_WIDTH - _ROOM) / (max(bar.far for bar in bars) or 1.0)
+    unit = (_WIDTH - _CAPTION_WIDTH) / (max(bar.whisker for bar in bars) or 1.0)
     rows = "".join(_row(bar, index * _STEP, unit) for index, bar in enumerate(bars))
     height = len(bars) * _STEP
     return (
@@ -47,11 +47,11 @@ def bar_chart(title: str, bars: Sequence[Bar]) -> str:
 def _row(bar: Bar, top: int, unit: float) -> str:
     y = top + 20
     middle = y + _BAR / 2
-    end, far = bar.value * unit, bar.far * unit
-    kind = "bar marked" if bar.marked else "bar"
+    end, whisker = bar.value * unit, bar.whisker * unit
+    kind = "bar baseline" if bar.baseline else "bar"
     return (
         f'<text x="0" y="{y - 5}">{escape(bar.label)}</text>'
         f'<rect class="{kind}" x="0" y="{y}" width="{end:.1f}" height="{_BAR}" rx="2"/>'
-        f'<path class="far" d="M{end:.1f} {middle}H{far:.1f}M{far:.1f} {y + 4}v{_BAR - 8}"/>'
-        f'<text class="figure" x="{far + 8:.1f}" y="{middle + 4}">{escape(bar.caption)}</text>'
+        f'<path class="whisker" d="M{end:.1f} {middle}H{whisker:.1f}M{whisker:.1f} {y + 4}v{_BAR - 8}"/>'
+        f'<text class="figure" x="{whisker + 8:.1f}" y="{middle + 4}">{escape(bar.caption)}</text>'
     )

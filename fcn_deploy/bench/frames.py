@@ -14,11 +14,13 @@ from fcn_deploy.data.street import SyntheticStreet
 from fcn_deploy.lazy import require
 
 COUNT = 8
-"""Different frames: one alone would show agreement at its luckiest."""
+"""Different frames: the agreement on a single one could be high by chance."""
 
 _CLIP = 48
-_ROOM = 256e6
-"""Bytes that they may take; fewer frames are used where they are very large."""
+"""Frames of the synthetic clip that they are picked from."""
+
+_MAX_BYTES = 256e6
+"""What they may take in memory; fewer frames are used where they are very large."""
 
 
 def make_frames(source: Path | None, height: int, width: int) -> NDArray[np.uint8]:
@@ -35,7 +37,7 @@ def make_frames(source: Path | None, height: int, width: int) -> NDArray[np.uint
     Raises:
         SourceError: the source cannot be read, or holds no frame.
     """
-    count = int(max(1, min(COUNT, _ROOM // (height * width * 3))))
+    count = int(max(1, min(COUNT, _MAX_BYTES // (height * width * 3))))
     if source is None:
         street = SyntheticStreet(frames=_CLIP, height=height, width=width, color_order="bgr")
         return np.stack([street[i * _CLIP // count].image for i in range(count)])

@@ -1,4 +1,4 @@
-"""What a speed depends on and a reader cannot know: the machine, its load and the versions."""
+"""What a latency depends on beside the model: the machine, its load and the versions of libraries."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _PACKAGES = (
 )
 
 
-_TOLERATED = 0.25
-"""Cores that others may take: a desktop is never quite idle."""
+_TOLERATED_CORES = 0.25
+"""Cores that other programs may use: a desktop is never completely idle."""
 
 
 def describe_machine() -> dict[str, Any]:
-    """Processor, cores, memory, system and load; what cannot be found out is None or empty.
+    """Processor, cores, memory, system and load; what is not known is None or empty.
 
-    Host, user and folder names are left out: reports are made to be shown.
+    Names of the host, the user and folders are left out: reports are made to be shown.
     """
     facts = _cpuinfo()
     total = _meminfo().get("MemTotal")
@@ -74,10 +74,10 @@ def load_average() -> float | None:
 
 
 def cores_in_use(seconds: float = 0.5) -> float | None:
-    """Cores' worth of time that everything on the machine takes while this process sleeps.
+    """How many cores all other processes use while this one sleeps; None where the system is not Linux.
 
-    The load average still counts what ended half a minute ago; this does not. Time that a virtual
-    machine's host gave to others counts. None where the system is not Linux.
+    The load average still counts what ended half a minute ago; this does not. Time that the host of a
+    virtual machine gave to others (steal) counts as used.
     """
     before = _busy_seconds()
     began = time.monotonic()
@@ -97,21 +97,21 @@ def _busy_seconds() -> float | None:
     return float(sum(ticks[:3]) + sum(ticks[5:8])) / os.sysconf("SC_CLK_TCK")
 
 
-def busy(machine: dict[str, Any], threads: int) -> str | None:
-    """A warning in words where what else runs leaves fewer cores free than there are threads.
+def busy_warning(machine: dict[str, Any], threads: int) -> str | None:
+    """A warning in words where other processes leave fewer cores free than the benchmark has threads.
 
     Args:
         machine: what :func:`describe_machine` found.
-        threads: how many the benchmark wants.
+        threads: how many the benchmark uses.
     """
     in_use, load, cores = machine["cores_in_use"], machine["load_average"], machine["cores_total"]
     taken = load if in_use is None else in_use
-    if taken is None or cores is None or taken <= cores - threads + _TOLERATED:
+    if taken is None or cores is None or taken <= cores - threads + _TOLERATED_CORES:
         return None
     what = f"a load average of {load:.2f}" if in_use is None else f"{in_use:.2f} cores in use by others"
     return (
         f"the machine was busy when the run began: {what}, {cores} cores in all and {threads} "
-        f"thread{'s' * (threads > 1)} wanted; close what else runs and measure again"
+        f"thread{'s' * (threads > 1)} wanted; close other programs and measure again"
     )
 
 
@@ -120,7 +120,7 @@ def memory_mb() -> tuple[float, float] | None:
     status = _fields("/proc/self/status")
     if "VmHWM" in status:
         return _bytes(status["VmRSS"]) / 1e6, _bytes(status["VmHWM"]) / 1e6
-    # ru_maxrss is second best: on Linux it also remembers the process that this one was forked from.
+    # ru_maxrss is less exact: on Linux it starts at the peak of the process that this one was forked from.
     try:
         import resource
     except ImportError:
@@ -130,7 +130,7 @@ def memory_mb() -> tuple[float, float] | None:
 
 
 def _quota() -> float | None:
-    """Cores' worth of time that a container's limit leaves, where it has one (cgroup v2)."""
+    """How many cores a container may use at a time, where it has a limit (cgroup v2)."""
     quota, _, period = _text("/sys/fs/cgroup/cpu.max").partition(" ")
     return round(int(quota) / int(period), 2) if quota.isdigit() and period.isdigit() else None
 

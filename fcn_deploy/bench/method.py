@@ -1,8 +1,8 @@
-"""How a fair measurement is made: every decision that makes two figures comparable stands here.
+"""How two latencies are measured so that they can be compared: the order, the rounds, the warm-up.
 
 Each row runs in a process of its own, so its memory and its threads are its own. The rows of one
-size and batch are measured in turns, in an order that is rotated every round, and those that wait
-are stopped by the system. Agreement is measured on the frames that were timed.
+size and batch are measured in turns, in an order that is rotated every round, and the processes that
+wait are stopped by the system. Agreement is measured on the frames that were timed.
 """
 
 from __future__ import annotations
@@ -15,27 +15,27 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
-from fcn_deploy.bench.contender import Contender
-from fcn_deploy.bench.machine import busy, describe_machine, versions
+from fcn_deploy.bench.machine import busy_warning, describe_machine, versions
+from fcn_deploy.bench.measurement import RowMeasurement
 from fcn_deploy.bench.plan import check_binding, check_numbers, check_sizes, open_specs, pair
 from fcn_deploy.bench.prepare import (
+    BenchSettings,
     Case,
-    Settings,
-    answer,
     artefact_row,
+    make_reference_labels,
     reference_of,
     save_frames,
     typical_row,
 )
 from fcn_deploy.bench.process import CAN_PAUSE
-from fcn_deploy.bench.results import BenchReport, Row
+from fcn_deploy.bench.results import BenchmarkResult, Row
 from fcn_deploy.bench.stats import speed_up
 from fcn_deploy.runtimes.base import usable_cores
 
 T = TypeVar("T")
 
 WARM_UP_SECONDS = 20.0
-"""The longest that a row warms up."""
+"""The longest warm-up of a row."""
 
 
 def benchmark(
@@ -53,7 +53,7 @@ def benchmark(
     frames: str | Path | None = None,
     timeout: float = 300.0,
     progress: Callable[[str], None] | None = None,
-) -> BenchReport:
+) -> BenchmarkResult:
     """Measure artefacts against each other, with the agreement of their labels beside the speed.
 
     Args:
@@ -65,18 +65,18 @@ def benchmark(
         threads: of every row; None takes all cores that this process may use.
         cuda_binding: how engines reach the GPU, ``cuda-python`` or ``pycuda``; None takes the first that
             is installed.
-        rounds: turns of each row.
-        seconds: timed seconds of each row, over all its turns.
+        rounds: how often each row is timed, in turns with the others.
+        seconds: timed seconds of each row, over all rounds.
         reference: the fp32 checkpoint that agreement is measured against, or ``bundled``; None
-            follows the chain in each artefact's own description.
+            takes the checkpoint in each artefact's own provenance.
         typical: also measure typical user code, made from the same checkpoint.
         frames: an image, a folder of images or a video; None takes the synthetic street clip.
         timeout: seconds that a row's process may be silent before the row is given up.
         progress: called with the name of each step as it begins.
 
     Returns:
-        A report with one row for each artefact, backend, size and batch. A row that fails says why
-        and the others go on. Ratios are against typical user code where it was measured, otherwise
+        One row for each artefact, backend, size and batch. A row that fails says why, and the others are
+        measured. Ratios are against typical user code where it was measured, otherwise
         against the first row of the same size and batch.
 
     Raises:
@@ -90,15 +90,15 @@ def benchmark(
     check_sizes(found, sizes)
     pairs, warnings = pair(found, backends)
     references = {artefact.path: reference_of(artefact, reference, found) for artefact, _ in pairs}
-    basis = references[pairs[0][0].path]
+    first_reference = references[pairs[0][0].path]
     machine = describe_machine()
     wanted = usable_cores() if threads is None else threads
-    if warning := busy(machine, wanted):
+    if warning := busy_warning(machine, wanted):
         warnings.append(warning)
     started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     rows: list[Row] = []
     with TemporaryDirectory(prefix="fcn-deploy-bench-") as folder:
-        settings = Settings(
+        settings = BenchSettings(
             threads=wanted,
             cuda_binding=cuda_binding,
             rounds=rounds,
@@ -109,18 +109,20 @@ def benchmark(
             step=progress or (lambda _: None),
         )
         for height, width in dict.fromkeys(sizes):
-            pool = save_frames(settings, height, width)
-            answers = {base: answer(settings, base, pool) for base in dict.fromkeys(references.values())}
+            clip = save_frames(settings, height, width)
+            labels = {
+                one: make_reference_labels(settings, one, clip) for one in dict.fromkeys(references.values())
+            }
             for batch in dict.fromkeys(batches):
-                case = Case(height, width, batch, pool)
+                case = Case(height, width, batch, clip)
                 group = [
-                    artefact_row(settings, case, artefact, backend, answers[references[artefact.path]])
+                    artefact_row(settings, case, artefact, backend, labels[references[artefact.path]])
                     for artefact, backend in pairs
                 ]
                 if typical:
-                    group.append(typical_row(settings, case, basis, answers[basis]))
-                rows += _measure(settings, group, pool)
-    return BenchReport(
+                    group.append(typical_row(settings, case, first_reference, labels[first_reference]))
+                rows += _measure(settings, group, clip)
+    return BenchmarkResult(
         rows=tuple(rows),
         method=_in_words(settings),
         machine=machine,
@@ -131,36 +133,36 @@ def benchmark(
     )
 
 
-def _measure(settings: Settings, group: list[Contender], pool: Path) -> list[Row]:
+def _measure(settings: BenchSettings, group: list[RowMeasurement], frames: Path) -> list[Row]:
     """The rows of one size and batch: open all, warm all, time in turns, compare labels."""
     with ExitStack() as opened:
-        for contender in group:
-            if contender.failure is None:
-                settings.step(f"opening {contender.title}")
-                contender.open(opened.enter_context(settings.worker()), pool)
-        for contender in group:
-            settings.step(f"warming up {contender.title}")
-            contender.warm(WARM_UP_SECONDS)
-        for turn in range(settings.rounds):
-            settings.step(f"timing {group[0].case}, round {turn + 1} of {settings.rounds}")
-            for contender in rotated(group, turn):
-                contender.measure(settings.seconds / settings.rounds)
-        for contender in group:
-            settings.step(f"comparing the labels of {contender.title}")
-            contender.agree(settings.folder / "labels.npy")
-    return with_ratios([contender.row() for contender in group])
+        for one in group:
+            if one.failure is None:
+                settings.step(f"opening {one.title}")
+                one.open(opened.enter_context(settings.worker()), frames)
+        for one in group:
+            settings.step(f"warming up {one.title}")
+            one.warm_up(WARM_UP_SECONDS)
+        for number in range(settings.rounds):
+            settings.step(f"timing {group[0].known.case}, round {number + 1} of {settings.rounds}")
+            for one in rotated(group, number):
+                one.measure(settings.seconds / settings.rounds)
+        for one in group:
+            settings.step(f"comparing the labels of {one.title}")
+            one.compare_labels(settings.folder / "labels.npy")
+    return with_ratios([one.row() for one in group])
 
 
-def rotated(group: Sequence[T], turn: int) -> list[T]:
-    """Another first one each turn, so that no row always follows the same neighbour's heat."""
-    first = turn % len(group)
+def rotated(group: Sequence[T], number: int) -> list[T]:
+    """``group`` in the order of a round: each begins with another row, so that none always comes first."""
+    first = number % len(group)
     return [*group[first:], *group[:first]]
 
 
 def with_ratios(rows: list[Row]) -> list[Row]:
     """Rows of one size and batch with their speed against the baseline, round by round.
 
-    The baseline is typical user code where it was measured, otherwise the first row that was.
+    The baseline is typical user code where it was measured, otherwise the first measured row.
     """
     measured = sorted((row for row in rows if row.latency_ms), key=lambda row: row.kind != "typical")
     if not measured or measured[0].latency_ms is None:
@@ -172,44 +174,45 @@ def with_ratios(rows: list[Row]) -> list[Row]:
     ]
 
 
-def _in_words(settings: Settings) -> dict[str, Any]:
-    """The method as sentences, with the numbers that they speak of."""
+def _in_words(settings: BenchSettings) -> dict[str, Any]:
+    """The method as sentences, and the numbers in them."""
     idle = (
-        "Rows that wait are stopped by the system (SIGSTOP), so nothing of theirs spins or computes; "
-        "ONNX Runtime's threads spin while their row has its turn, as they do by default."
+        "The processes of rows that wait are stopped by the system (SIGSTOP), so their threads neither spin "
+        "nor compute; while a row is timed, ONNX Runtime's threads spin, as they do by default."
         if CAN_PAUSE
-        else "Rows that wait block; ONNX Runtime's threads are told not to spin at all (spinning off)."
+        else "This system cannot stop a process, so spinning is off for ONNX Runtime's threads."
     )
     source = (
         "frames of the source given" if settings.source else "frames of the synthetic street clip (seed 0)"
     )
-    turn = settings.seconds / settings.rounds
+    share = settings.seconds / settings.rounds
     return {
         "text": [
             "Each row runs in a process of its own, with its own memory and threads.",
             f"All rows have {settings.threads} threads, set in the environment before any library is "
             "imported and again as an option of the backend.",
-            f"All rows answer the same {source}, at the size measured, one batch after another.",
-            "Each row warms up until the median of its last 5 calls is not more than 2 % below that of "
-            f"the 5 before, for at most {WARM_UP_SECONDS:.0f} s.",
-            f"The rows of one size and batch are timed in turns: {settings.rounds} rounds, {turn:.3g} s a "
-            "turn and at least one call, in an order that is rotated every round. The first call of a turn "
-            "is not counted: it brings back what other rows drove out of the caches.",
+            f"All rows label the same {source}, at the size measured, one batch after another.",
+            "Warm-up: each row is called until the median of its last 5 calls is not more than 2 % below "
+            f"that of the 5 before, for at most {WARM_UP_SECONDS:.0f} s.",
+            f"The rows of one size and batch are timed in turns: {settings.rounds} rounds, {share:.3g} s a "
+            "row and at least one call, in an order that is rotated every round. The first call of a row in "
+            "each round is not counted: it fills the caches again, which other rows have used since.",
             idle,
-            "Percentiles are of single calls, by nearest rank. End to end is one call from the frames as a "
-            "camera hands them over to labels in host memory, and the sum of its stages. For an artefact "
-            "preprocess is checking the frames and postprocess handing over the labels; the rest is in the "
+            "Percentiles are of single calls, by nearest rank. End to end is one call, from frames as a "
+            "camera gives them to labels in host memory, and the sum of its stages. For an artefact "
+            "preprocess is checking the frames and postprocess returning the labels; the rest is in the "
             "graph.",
-            "Where a device is asked, its stages are the times between CUDA events on its streams: frames "
-            "from pinned host memory, compute, answers back. They can be laid beside trtexec's H2D latency, "
-            "GPU compute time and D2H latency; CUDA graphs are stated, end to end always has transfers.",
-            "Ratios are taken round by round from the medians of the same round; the middle one, the "
-            "smallest and the largest are given. Above 1 is faster than the baseline.",
-            "Memory is the resident memory of the row's process, with Python and the frames; the peak is "
+            "Stages on a GPU are the times between CUDA events on its streams: frames from pinned host "
+            "memory, compute, labels back. They can be compared with trtexec's H2D latency, GPU compute time "
+            "and D2H latency; whether a CUDA graph was used is stated, and end to end always includes the "
+            "transfers.",
+            "Ratios are of the medians of the same round; the median, the smallest and the largest of them "
+            "are given. Above 1 is faster than the baseline.",
+            "Memory is the resident memory of the row's process, Python and the frames included; the peak is "
             "read after the last timed call.",
             "Agreement is the share of equal labels on the frames timed, against the plain PyTorch module "
-            "in float32 with numpy preprocessing, which answered in a process that had ended before the "
-            "timing.",
+            "in float32 with numpy preprocessing, which ran in a process that had ended before the timing "
+            "began.",
         ],
         "rounds": settings.rounds,
         "seconds": settings.seconds,

@@ -62,7 +62,7 @@ def open_specs(paths: Iterable[str | Path]) -> list[Artefact]:
 
 
 def _names(files: list[Path]) -> list[str]:
-    """Bare file names, told apart by their folder or, for the same file again, by a number."""
+    """Bare file names; where two are equal, with the folder or, for the same file again, with a number."""
     names: list[str] = []
     for index, file in enumerate(files):
         namesakes = {other.resolve() for other in files if other.name == file.name}
@@ -79,7 +79,7 @@ def check_sizes(found: list[Artefact], sizes: Sequence[tuple[int, int]]) -> None
             if height > artefact.spec.max_height or width > artefact.spec.max_width:
                 raise UsageError(
                     f"{artefact.name} accepts frames up to {artefact.spec.max_height}x"
-                    f"{artefact.spec.max_width}, not {height}x{width}; leave this size away, or export "
+                    f"{artefact.spec.max_width}, not {height}x{width}; leave this size out, or export "
                     "the model with a higher limit"
                 )
 
@@ -87,13 +87,13 @@ def check_sizes(found: list[Artefact], sizes: Sequence[tuple[int, int]]) -> None
 def pair(
     found: list[Artefact], backends: Sequence[str] | None
 ) -> tuple[list[tuple[Artefact, str]], list[str]]:
-    """Artefacts with the backends that read them, and a warning for each that none reads.
+    """Artefacts with the backends that read them, and a warning for each that no backend reads.
 
     Raises:
         UsageError: a backend is unknown, or nothing is left to measure.
     """
     if backends is not None and not backends:
-        raise UsageError(f"backends is empty; choose from {', '.join(BACKENDS)}, or leave it away")
+        raise UsageError(f"backends is empty; choose from {', '.join(BACKENDS)}, or leave it out")
     if unknown := [name for name in backends or () if name not in BACKENDS]:
         raise UsageError(f"unknown backend {unknown[0]!r}; choose one of {', '.join(BACKENDS)}")
     pairs, warnings = [], []

@@ -1,4 +1,4 @@
-"""What rows need before they can be measured: frames, the reference's answers, subjects."""
+"""What rows need before they can be measured: frames, the reference's labels, subjects."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from fcn_deploy.bench.contender import Contender, Expected
 from fcn_deploy.bench.frames import make_frames
+from fcn_deploy.bench.measurement import ReferenceLabels, RowMeasurement
 from fcn_deploy.bench.plan import Artefact
 from fcn_deploy.bench.process import CAN_PAUSE, WorkerProcess
 from fcn_deploy.bench.reference import Reference, chain_reference, named_reference
@@ -23,17 +23,17 @@ from fcn_deploy.errors import FcnDeployError, ModelError
 
 @dataclass(frozen=True)
 class Case:
-    """The rows that are measured in turns with each other."""
+    """What rows that are measured in turns with each other have in common."""
 
     height: int
     width: int
     batch: int
-    pool: Path
+    frames: Path
     """npy file of the frames, uint8 ``[F, H, W, 3]`` in B, G, R."""
 
 
 @dataclass(frozen=True)
-class Settings:
+class BenchSettings:
     """What holds for the whole benchmark; see :func:`~fcn_deploy.bench.method.benchmark`."""
 
     threads: int
@@ -43,22 +43,22 @@ class Settings:
     timeout: float
     source: Path | None
     folder: Path
-    """Temporary; everything made on the way lies in it."""
+    """Temporary; for every file that the benchmark needs on the way."""
     step: Callable[[str], None]
     numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
     def worker(self) -> WorkerProcess:
-        """A process whose name nobody had before."""
+        """A new process, with a name of its own."""
         return WorkerProcess(self.folder, f"worker{next(self.numbers)}", self.threads)
 
     def ask_once(self, do: str, timeout: float, **job: Any) -> dict[str, Any]:
-        """One request to a process that ends with it."""
+        """One request to a process that is started for it and ended after it."""
         with self.worker() as process:
             return process.ask(do, timeout=timeout, job=job)
 
 
 def reference_of(artefact: Artefact, named: str | Path | None, found: list[Artefact]) -> Reference | str:
-    """What an artefact is held against, or why that is not known."""
+    """The reference that an artefact is compared with, or why there is none."""
     if named is not None:
         return named_reference(str(named), artefact.spec)
     try:
@@ -67,7 +67,7 @@ def reference_of(artefact: Artefact, named: str | Path | None, found: list[Artef
         return str(exc)
 
 
-def save_frames(settings: Settings, height: int, width: int) -> Path:
+def save_frames(settings: BenchSettings, height: int, width: int) -> Path:
     """The frames of one size as an npy file."""
     settings.step(f"making the frames of {height}x{width}")
     path = settings.folder / f"frames-{height}x{width}.npy"
@@ -75,37 +75,39 @@ def save_frames(settings: Settings, height: int, width: int) -> Path:
     return path
 
 
-def answer(settings: Settings, reference: Reference | str, pool: Path) -> Expected:
-    """Let a process of its own answer the frames with the reference; it has ended on return."""
+def make_reference_labels(
+    settings: BenchSettings, reference: Reference | str, frames: Path
+) -> ReferenceLabels:
+    """Label the frames with the reference, in a process of its own that has ended on return."""
     if isinstance(reference, str):
-        return Expected(Agreement(reason=reference))
-    settings.step(f"answering with the reference {reference.name}")
+        return ReferenceLabels(Agreement(reason=reference))
+    settings.step(f"labelling the frames with the reference {reference.name}")
     out = settings.folder / f"reference{next(settings.numbers)}.npy"
     try:
-        said = settings.ask_once(
+        response = settings.ask_once(
             "reference",
             # Full-size models are slow on small machines, and all frames are one request.
-            settings.timeout * len(np.load(pool, mmap_mode="r")),
+            settings.timeout * len(np.load(frames, mmap_mode="r")),
             reference=reference.job(),
-            frames=str(pool),
+            frames=str(frames),
             out=str(out),
         )
     except FcnDeployError as exc:
-        return Expected(Agreement(reason=f"the reference {reference.name} did not answer: {exc}"))
-    return Expected(Agreement(reference=str(reference)), out, said["classes"])
+        return ReferenceLabels(Agreement(reason=f"the reference {reference.name} failed: {exc}"))
+    return ReferenceLabels(Agreement(reference=str(reference)), out, response["classes"])
 
 
-def expected_of(answers: Expected, classes: int) -> Expected:
-    """``answers``, or why they cannot be compared with those of a model of so many classes."""
-    if answers.labels is None or answers.classes == classes:
-        return answers
-    reason = f"{answers.agreement.reference} tells {answers.classes} classes apart, this model {classes}"
-    return Expected(Agreement(reason=reason))
+def comparable(labels: ReferenceLabels, classes: int) -> ReferenceLabels:
+    """``labels``, or why they cannot be compared with those of a model with so many classes."""
+    if labels.file is None or labels.classes == classes:
+        return labels
+    reason = f"{labels.agreement.reference} has {labels.classes} classes, this model has {classes}"
+    return ReferenceLabels(Agreement(reason=reason))
 
 
 def artefact_row(
-    settings: Settings, case: Case, artefact: Artefact, backend: str, answers: Expected
-) -> Contender:
+    settings: BenchSettings, case: Case, artefact: Artefact, backend: str, labels: ReferenceLabels
+) -> RowMeasurement:
     """An artefact on a backend, ready to be opened."""
     row = Row(
         name=f"{artefact.name} · {backend}",
@@ -123,11 +125,13 @@ def artefact_row(
         "backend": backend,
         "cuda_binding": settings.cuda_binding,
     }
-    expected = expected_of(answers, artefact.spec.num_classes)
-    return Contender(row, {**subject, **_conditions(settings)}, expected, settings.timeout)
+    reference = comparable(labels, artefact.spec.num_classes)
+    return RowMeasurement(row, {**subject, **_conditions(settings)}, reference, settings.timeout)
 
 
-def typical_row(settings: Settings, case: Case, reference: Reference | str, answers: Expected) -> Contender:
+def typical_row(
+    settings: BenchSettings, case: Case, reference: Reference | str, labels: ReferenceLabels
+) -> RowMeasurement:
     """Typical user code, exported in a process of its own; a failed row where that fails."""
     row = Row(
         name=TYPICAL,
@@ -140,7 +144,7 @@ def typical_row(settings: Settings, case: Case, reference: Reference | str, answ
     )
     if isinstance(reference, str):
         failure = f"there is no checkpoint to export: {reference}"
-        return Contender(replace(row, failure=failure), {}, answers, settings.timeout)
+        return RowMeasurement(replace(row, failure=failure), {}, labels, settings.timeout)
     row = replace(row, description=describe_typical(reference))
     settings.step(f"exporting {TYPICAL} at {case.height}x{case.width}, batch {case.batch}")
     out = settings.folder / f"typical-{case.height}x{case.width}-{case.batch}.onnx"
@@ -148,13 +152,12 @@ def typical_row(settings: Settings, case: Case, reference: Reference | str, answ
     try:
         settings.ask_once("typical", settings.timeout, reference=reference.job(), **job)
     except FcnDeployError as exc:
-        return Contender(
-            replace(row, failure=f"it could not be exported: {exc}"), {}, answers, settings.timeout
-        )
+        failure = f"it could not be exported: {exc}"
+        return RowMeasurement(replace(row, failure=failure), {}, labels, settings.timeout)
     subject = {"kind": "typical", "path": str(out), "spec": reference.spec}
-    return Contender(row, {**subject, **_conditions(settings)}, answers, settings.timeout)
+    return RowMeasurement(row, {**subject, **_conditions(settings)}, labels, settings.timeout)
 
 
-def _conditions(settings: Settings) -> dict[str, Any]:
-    # Where idle processes are stopped their threads cannot spin, so they may while they work.
+def _conditions(settings: BenchSettings) -> dict[str, Any]:
+    # Threads of a waiting row cannot spin where its process is stopped, so spinning may stay on there.
     return {"threads": settings.threads, "spinning": CAN_PAUSE}

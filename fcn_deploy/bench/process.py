@@ -1,11 +1,10 @@
-"""A worker process as its owner sees it: ask, wait at most so long, pause, and always bury it."""
+"""A worker process as its owner sees it: send requests, wait with a time-out, pause it, and end it."""
 
 from __future__ import annotations
 
 import contextlib
 import itertools
 import json
-import os
 import queue
 import signal
 import subprocess
@@ -16,14 +15,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+from fcn_deploy.child import OUT_OF_MEMORY, environment, last_line, signal_of
 from fcn_deploy.errors import InferenceError
 
 COMMAND = (sys.executable, "-m", "fcn_deploy.bench.worker")
 
 CAN_PAUSE = hasattr(signal, "SIGSTOP")
-"""Whether the system can stop a process and let it go on. Windows cannot."""
+"""Whether the system can stop a process and let it continue. Windows cannot."""
 
-_PATIENCE = 5.0
+_END_TIMEOUT = 5.0
 """Seconds that a process may take to end."""
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
@@ -31,7 +31,7 @@ _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS
 
 
 class WorkerProcess:
-    """One child that answers requests in order; a context manager that ends it.
+    """One child process that handles requests in order; a context manager that ends it.
 
     Args:
         folder: where its stderr is kept.
@@ -47,9 +47,9 @@ class WorkerProcess:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
-                env=_environment(threads),
+                env=environment(dict.fromkeys(_THREAD_VARIABLES, str(threads))),
             )
-        self._answers: queue.Queue[dict[str, Any] | None] = queue.Queue()
+        self._responses: queue.Queue[dict[str, Any] | None] = queue.Queue()
         """What was read; None where the process has closed its stdout."""
         self._numbers = itertools.count(1)
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -61,7 +61,7 @@ class WorkerProcess:
         return self._process.pid
 
     def ask(self, do: str, *, timeout: float, **fields: Any) -> dict[str, Any]:
-        """Send one request and wait for its answer.
+        """Send one request and wait for the response.
 
         Args:
             do: the name of the request.
@@ -69,45 +69,45 @@ class WorkerProcess:
             fields: what JSON can hold.
 
         Raises:
-            InferenceError: the worker answered with an error, ended, or did not answer in time. In
-                the last two cases it is gone and every later request fails the same way.
+            InferenceError: the worker reported an error, ended, or did not respond in time. In the last
+                two cases it has ended, and every later request fails the same way.
         """
         number = next(self._numbers)
         end = time.monotonic() + timeout
         self._send({"id": number, "do": do, **fields})
         while True:
             try:
-                answer = self._answers.get(timeout=max(end - time.monotonic(), 0))
+                response = self._responses.get(timeout=max(end - time.monotonic(), 0))
             except queue.Empty:
                 self.close()
                 raise InferenceError(
-                    f"its process did not answer within {timeout:.0f} s ({do}) and was ended"
+                    f"its process did not respond within {timeout:.0f} s ({do}) and was ended"
                 ) from None
-            if answer is None:
-                self._answers.put(None)
+            if response is None:
+                self._responses.put(None)
                 raise InferenceError(self._how_it_ended())
-            if answer["id"] != number:
+            if response["id"] != number:
                 continue
-            if "error" in answer:
-                raise InferenceError(answer["error"])
-            return answer
+            if "error" in response:
+                raise InferenceError(response["error"])
+            return response
 
     def pause(self) -> None:
-        """Stop it, threads that spin included, until :meth:`resume`."""
+        """Stop it with all its threads until :meth:`resume`."""
         if CAN_PAUSE:
             self._signal("SIGSTOP")
 
     def resume(self) -> None:
-        """Let it go on."""
+        """Let it continue."""
         if CAN_PAUSE:
             self._signal("SIGCONT")
 
     def close(self) -> None:
         """End it at once, paused or not; closing twice is harmless."""
         self._process.kill()
-        with contextlib.suppress(subprocess.TimeoutExpired):  # a driver may hold it; the run goes on
-            self._process.wait(_PATIENCE)
-        self._reader.join(_PATIENCE)
+        with contextlib.suppress(subprocess.TimeoutExpired):  # a driver may block it; the benchmark continues
+            self._process.wait(_END_TIMEOUT)
+        self._reader.join(_END_TIMEOUT)
         for pipe in (self._process.stdin, self._process.stdout):
             with contextlib.suppress(OSError):
                 _open(pipe).close()
@@ -124,7 +124,7 @@ class WorkerProcess:
         self.close()
 
     def _send(self, request: dict[str, Any]) -> None:
-        # A child that is gone shows when its answer is waited for.
+        # That the child has ended is noticed where its response is waited for.
         with contextlib.suppress(OSError, ValueError):
             pipe = _open(self._process.stdin)
             pipe.write(json.dumps(request).encode() + b"\n")
@@ -133,9 +133,9 @@ class WorkerProcess:
     def _read(self) -> None:
         with contextlib.suppress(OSError, ValueError):
             for line in _open(self._process.stdout):
-                if answer := _parse(line):
-                    self._answers.put(answer)
-        self._answers.put(None)
+                if response := _parse(line):
+                    self._responses.put(response)
+        self._responses.put(None)
 
     def _signal(self, name: str) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -143,36 +143,27 @@ class WorkerProcess:
 
     def _how_it_ended(self) -> str:
         try:
-            code = self._process.wait(_PATIENCE)
+            code = self._process.wait(_END_TIMEOUT)
         except subprocess.TimeoutExpired:
             self.close()
-            return "its process closed its stdout without an answer and was ended"
-        said = self._errors.read_text(errors="replace").strip().splitlines()
-        last = f"; its last words: {said[-1][:300]}" if said else ""
-        if code < 0:
-            name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
-            hint = ", which the system sends where memory runs out" if name == "SIGKILL" else ""
+            return "its process closed its stdout without a response and was ended"
+        said = last_line(self._errors)
+        last = f"; the last line of its stderr: {said}" if said else ""
+        if name := signal_of(code):
+            hint = ", which the system sends where memory runs out" if name == OUT_OF_MEMORY else ""
             return f"its process was ended by {name}{hint}{last}"
         return f"its process ended by itself with exit code {code}{last}"
 
 
 def _open(pipe: IO[bytes] | None) -> IO[bytes]:
-    assert pipe is not None  # both were asked for
+    assert pipe is not None  # Popen was called with PIPE for both
     return pipe
 
 
 def _parse(line: bytes) -> dict[str, Any]:
-    """A line as an answer; {} where a library wrote it before stdout was turned away from it."""
+    """A line as a response; {} where a library printed it before stdout was redirected."""
     try:
-        answer = json.loads(line)
+        response = json.loads(line)
     except ValueError:
         return {}
-    return answer if isinstance(answer, dict) and "id" in answer else {}
-
-
-def _environment(threads: int) -> dict[str, str]:
-    """The child finds what its owner finds, wherever it was started, and counts its threads."""
-    path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
-    bounds = dict.fromkeys(_THREAD_VARIABLES, str(threads))
-    # With -m Python would look for modules in the working folder first.
-    return {**os.environ, **bounds, "PYTHONPATH": path, "PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1"}
+    return response if isinstance(response, dict) and "id" in response else {}

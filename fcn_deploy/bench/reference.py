@@ -1,7 +1,7 @@
-"""The PyTorch fp32 reference: which checkpoint an artefact is held against, and what that answers.
+"""The PyTorch fp32 reference: which checkpoint an artefact is compared with, and its labels.
 
-The reference is the plain module behind numpy preprocessing, never the deploy graph. It answers in
-a process of its own that has ended before anything is timed.
+The reference is the plain module behind numpy preprocessing, never the deploy graph. It runs in a
+process of its own that has ended before anything is timed.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ if TYPE_CHECKING:
 
 _CHECKPOINTS = (".safetensors", ".pth", ".pt", ".bin")
 _GRAPHS = ("onnx", "engine")
-"""Kinds of links that hold the same weights in another form."""
+"""Kinds of provenance entries that hold the same weights in another form."""
 
 
 @dataclass(frozen=True)
 class Reference:
-    """A checkpoint with what has to be known to run it."""
+    """A checkpoint, and what is needed to run it."""
 
     name: str
     """A bare file name, ``bundled``, or ``random (seed N)``."""
     path: str | None
-    """None where the weights are made again from their seed."""
+    """None where the weights are generated again from their seed."""
     why: str
     """Why it is the reference, in words."""
     spec: str
@@ -72,12 +72,12 @@ def named_reference(name: str, spec: ModelSpec) -> Reference:
 
 
 def chain_reference(path: Path, spec: ModelSpec, given: Iterable[Path]) -> Reference:
-    """The fp32 checkpoint that an artefact descends from.
+    """The fp32 checkpoint that an artefact was made from.
 
-    An fp32 safetensors artefact is its own. Otherwise it is the nearest checkpoint of
-    the chain; it is known by its SHA-256 among the files beside the artefacts, those given and the
-    bundled weights. No farther ancestor takes the place of one that is missing: there may have
-    been training in between.
+    An fp32 safetensors artefact is its own reference. Otherwise it is the nearest checkpoint in the
+    provenance, found by its SHA-256 among the files beside the artefacts, the artefacts given and the
+    bundled weights. Where that one is missing no earlier checkpoint takes its place: there may have been
+    training in between.
 
     Args:
         path: the artefact.
@@ -93,7 +93,7 @@ def chain_reference(path: Path, spec: ModelSpec, given: Iterable[Path]) -> Refer
         if link.get("kind") in _GRAPHS:
             continue
         if seed := re.fullmatch(r"random \(seed \d+\)", str(link.get("name"))):
-            return _reference(seed.group(), None, "made again from its seed", spec)
+            return _reference(seed.group(), None, "generated again from its seed", spec)
         found = _find(link, [path, *given])
         if found is None:
             raise ModelError(
@@ -102,12 +102,14 @@ def chain_reference(path: Path, spec: ModelSpec, given: Iterable[Path]) -> Refer
             )
         if _is_fp32(found):
             trained_on = link.get("trained_on", "bgr")
-            return _reference(str(link["name"]), found, "the checkpoint of its own chain", spec, trained_on)
+            return _reference(
+                str(link["name"]), found, "the checkpoint in its own provenance", spec, trained_on
+            )
     raise ModelError("its description names no fp32 checkpoint; name one as the reference")
 
 
-def answer_reference(reference: dict[str, Any], frames: str, out: str) -> dict[str, Any]:
-    """In the child: label the frames and keep them in a file.
+def label_with_reference(reference: dict[str, Any], frames: str, out: str) -> dict[str, Any]:
+    """In the child: label the frames and write the labels to a file.
 
     Args:
         reference: what :meth:`Reference.job` gave.
@@ -115,7 +117,7 @@ def answer_reference(reference: dict[str, Any], frames: str, out: str) -> dict[s
         out: where the labels go, npy of uint8 ``[F, H, W]``.
 
     Returns:
-        ``classes``: how many the reference tells apart.
+        ``classes``: how many the reference has.
     """
     from fcn_deploy.model.deploy import reference_labels
 
@@ -136,20 +138,17 @@ def load_reference(reference: Reference) -> tuple[FCN8s, ModelSpec]:
     from fcn_deploy.model.checkpoints.random import random_model
 
     spec = ModelSpec.from_json(reference.spec)
-    learned = spec.learned_upscore or None
+    name, options = spec.architecture.name, spec.architecture.options
+    learned = options.get("learned_upscore") or None
     if reference.path is None:
-        sizes = {"width": spec.width, "fc_channels": spec.fc_channels}
         seed = int(re.sub(r"\D", "", reference.name))
-        model, _ = random_model(
-            spec.num_classes, spec.variant, **sizes, learned_upscore=spec.learned_upscore, seed=seed
-        )
-        return model, spec
+        return random_model(spec.num_classes, name, **options, seed=seed)[0], spec
     try:
         model, _ = load_checkpoint(reference.path, learned_upscore=learned, trained_on=reference.trained_on)
     except UsageError:  # a bare checkpoint: the variant is in the description only
         model, _ = load_checkpoint(
             reference.path,
-            variant=spec.variant,
+            variant=name,
             num_classes=spec.num_classes,
             learned_upscore=learned,
             trained_on=reference.trained_on,
@@ -159,12 +158,14 @@ def load_reference(reference: Reference) -> tuple[FCN8s, ModelSpec]:
 
 def _reference(name: str, path: Path | None, why: str, spec: ModelSpec, trained_on: str = "bgr") -> Reference:
     # What says nothing about the numbers goes, so that artefacts of one model share one reference.
-    bare = spec.replace(evidence={}, provenance=(), note="", outputs=("labels",), precision="fp32")
+    bare = spec.replace(
+        evidence={}, provenance=(), reference=None, note="", outputs=("labels",), precision="fp32"
+    )
     return Reference(name, None if path is None else str(path.resolve()), why, bare.to_json(), trained_on)
 
 
 def _find(link: dict[str, Any], artefacts: list[Path]) -> Path | None:
-    """The file with the link's SHA-256; those of its name are looked at first, because hashing is slow."""
+    """The file with the link's SHA-256; files with its name are tried first, because hashing is slow."""
     beside = {
         file.resolve()
         for artefact in artefacts
@@ -181,7 +182,7 @@ def _hash_of(path: Path, size: int, changed: int) -> str:
 
 
 def _hash(path: Path) -> str | None:
-    """SHA-256 of a file, remembered while it does not change; None where it may not be read."""
+    """SHA-256 of a file, cached while the file does not change; None where it may not be read."""
     try:
         status = path.stat()
         return _hash_of(path, status.st_size, status.st_mtime_ns)
@@ -190,17 +191,17 @@ def _hash(path: Path) -> str | None:
 
 
 def _bundled() -> Path:
-    """The bundled weights. Their module needs torch, so its folder is asked for, not the module."""
+    """The bundled weights, found without importing their package, which needs torch."""
     package = find_spec("fcn_deploy.model")
     assert package is not None and package.submodule_search_locations
     return Path(package.submodule_search_locations[0]) / "bundled" / "fcn8s-lite-camvid.safetensors"
 
 
 def _is_fp32(path: Path) -> bool:
-    """Whether weights are what a model was trained to, and not a conversion to lower precision.
+    """Whether weights are as they were trained, and not converted to lower precision.
 
-    How a file stores them says nothing: the bundled ones are stored as float16 to be small, and
-    float32 artefacts made of them hold the same numbers.
+    How a file stores them does not say it: the bundled ones are stored as float16 to be small, and
+    float32 artefacts made from them hold the same numbers.
     """
     spec = _own_spec(path) if path.suffix == ".safetensors" else None
     return spec is None or spec.precision == "fp32"

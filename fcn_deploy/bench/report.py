@@ -1,14 +1,12 @@
-"""A BenchReport for people and programs: table, remarks, JSON, and one HTML page.
+"""A BenchmarkResult for people: tables, remarks, and one HTML page.
 
-The page holds its style, its chart and, where they are given as bytes, its pictures, so that it
-can be mailed as one file.
+The page holds its style, its charts and, where they are given as bytes, its pictures, so that it is
+one file.
 """
 
 from __future__ import annotations
 
 import base64
-import json
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
@@ -17,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from fcn_deploy.bench.chart import Bar, bar_chart
-from fcn_deploy.bench.results import BenchReport, Percentiles, Row
+from fcn_deploy.bench.figures import number, share
+from fcn_deploy.bench.results import BenchmarkResult, Percentiles, Row
 from fcn_deploy.errors import UsageError
 from fcn_deploy.files import write_text
 
@@ -27,27 +26,27 @@ Table = tuple[tuple[str, ...], list[tuple[str, ...]]]
 Pictures = Mapping[str, "bytes | str"]
 """Caption -> the bytes of a PNG or JPEG file, or a path relative to the page."""
 
-_RESTLESS = 0.2
-"""Medians of the rounds further apart than this share of their middle are remarked on."""
+_MAX_ROUND_SPREAD = 0.2
+"""A larger spread of the rounds is remarked on; see :attr:`Latency.round_spread`."""
 
-_AWAKE = 0.05
-"""Processor seconds of a waiting process that are remarked on."""
+_MAX_IDLE_CPU = 0.05
+"""More processor seconds of a waiting process are remarked on."""
 
 
-def to_table(report: BenchReport) -> Table:
+def to_table(result: BenchmarkResult) -> Table:
     """One line a row: speed, spread, ratio, agreement, memory, load. Units stand in the names."""
     columns = (
         *("row", "size", "batch", "p50 ms", "p90 ms", "p99 ms", "rounds ms", "frames/s", "times as fast"),
         *("agreement", "peak MB", "load s"),
     )
-    return columns, [_cells(row) for row in report.rows]
+    return columns, [_cells(row) for row in result.rows]
 
 
-def to_stages(report: BenchReport) -> Table:
+def to_stages(result: BenchmarkResult) -> Table:
     """One line a measured row: p50 of each stage and end to end, in milliseconds."""
     columns = ("row", "size", "batch", "preprocess ms", "infer ms", "postprocess ms", "end to end ms")
     lines = []
-    for row in report.rows:
+    for row in result.rows:
         if row.stages_ms and row.latency_ms:
             stages: Iterable[Percentiles] = (
                 row.stages_ms.preprocess,
@@ -55,86 +54,74 @@ def to_stages(report: BenchReport) -> Table:
                 row.stages_ms.postprocess,
             )
             times = (*(one.p50 for one in stages), row.latency_ms.p50)
-            lines.append((row.name, _size(row), str(row.batch), *map(_number, times)))
+            lines.append((row.name, _size(row), str(row.batch), *map(number, times)))
     return columns, lines
 
 
-def to_device(report: BenchReport) -> Table:
-    """One line for each row whose device was asked: p50 of copies and compute in milliseconds, memory."""
+def to_device(result: BenchmarkResult) -> Table:
+    """One line for each row timed on a GPU: p50 of copies and compute in milliseconds, and its memory."""
     columns = ("row", "size", "batch", "copy in ms", "compute ms", "copy out ms", "CUDA graph", "GPU MB")
     lines = []
-    for row in report.rows:
+    for row in result.rows:
         if row.device_ms:
             stages = (row.device_ms.copy_in, row.device_ms.compute, row.device_ms.copy_out)
-            facts = (str(row.details.get("cuda_graph", "")), _number(row.details.get("gpu_memory_mb")))
-            lines.append(
-                (row.name, _size(row), str(row.batch), *(_number(one.p50) for one in stages), *facts)
-            )
+            facts = (str(row.details.get("cuda_graph", "")), number(row.details.get("gpu_memory_mb")))
+            lines.append((row.name, _size(row), str(row.batch), *(number(one.p50) for one in stages), *facts))
     return columns, lines
 
 
-def remarks(report: BenchReport) -> list[str]:
-    """Sentences that belong under the table: failures, missing agreements, doubts, notes."""
-    found = [*report.warnings]
-    for row in report.rows:
-        about = f"{row.name}, {_size(row)}, batch {row.batch}"
+def remarks(result: BenchmarkResult) -> list[str]:
+    """Sentences that belong under the table: failures, unknown agreements, warnings, notes."""
+    found = [*result.warnings]
+    for row in result.rows:
+        about = f"{row.name}, {row.case}"
         if row.failure is not None:
             found.append(f"{about}: not measured: {row.failure}")
             continue
         if row.agreement.share is None:
             found.append(f"{about}: agreement not known: {row.agreement.reason}")
         if row.warm_up and not row.warm_up.steady:
-            found.append(f"{about}: latency was still falling after {row.warm_up.calls} calls of warming up")
-        if row.latency_ms and row.latency_ms.round_spread > _RESTLESS:
+            found.append(f"{about}: latency was still falling after {row.warm_up.calls} calls of the warm-up")
+        if row.latency_ms and row.latency_ms.round_spread > _MAX_ROUND_SPREAD:
             spread = f"{100 * row.latency_ms.round_spread:.0f} %"
             found.append(f"{about}: the medians of the rounds differ by {spread}; something else was running")
-        if row.idle_cpu_seconds is not None and row.idle_cpu_seconds > _AWAKE:
+        if row.idle_cpu_seconds is not None and row.idle_cpu_seconds > _MAX_IDLE_CPU:
             found.append(f"{about}: used {row.idle_cpu_seconds:.2f} s of processor time while it waited")
-    named = [(row.artefact, row.description, row.note) for row in report.rows]
+    named = [(row.artefact, row.description, row.note) for row in result.rows]
     for artefact, description, note in dict.fromkeys(named):
         found.extend(f"{artefact}: {text}" for text in (description, note) if text)
     return list(dict.fromkeys(found))
 
 
-def to_json(report: BenchReport) -> str:
-    """The whole report; ``docs/explanation/bench-method.md`` describes each key."""
-    return json.dumps(report.to_dict(), indent=2, allow_nan=False) + "\n"
-
-
-def write_json(report: BenchReport, path: str | Path) -> None:
-    """Write :func:`to_json` atomically. Raises UsageError where the file cannot be written."""
-    write_text(path, to_json(report))
-
-
-def write_html(report: BenchReport, path: str | Path, pictures: Pictures | None = None) -> None:
+def write_html(result: BenchmarkResult, path: str | Path, pictures: Pictures | None = None) -> None:
     """Write :func:`to_html` atomically. Raises UsageError as that, and where it cannot be written."""
-    write_text(path, to_html(report, pictures))
+    write_text(path, to_html(result, pictures))
 
 
-def to_html(report: BenchReport, pictures: Pictures | None = None) -> str:
+def to_html(result: BenchmarkResult, pictures: Pictures | None = None) -> str:
     """The report as one page, for light and dark screens.
 
     Args:
-        report: what :func:`~fcn_deploy.bench.method.benchmark` answered.
+        result: what :func:`~fcn_deploy.bench.method.benchmark` returned.
         pictures: shown below the table; bytes are put into the page.
 
     Raises:
         UsageError: a picture is neither.
     """
     parts = [
-        f"<p class='when'>{escape(_headline(report))}</p>",
-        *_charts(report),
-        _html_table(*to_table(report)),
-        _list(remarks(report), "remarks"),
+        f"<p class='when'>{escape(_headline(result))}</p>",
+        *_charts(result),
+        _html_table(*to_table(result)),
+        _list(remarks(result), "remarks"),
         _figures(pictures or {}),
         "<h2>Where the time goes</h2><p>Median of each stage.</p>",
-        _html_table(*to_stages(report)),
-        _html_table(*to_device(report)),
+        _html_table(*to_stages(result)),
+        _html_table(*to_device(result)),
         "<h2>How it was measured</h2>",
-        _list(report.method.get("text", []), "method"),
+        _list(result.method.get("text", []), "method"),
         "<h2>Machine and versions</h2>",
-        _pairs({**report.machine, "threads": report.threads}),
-        _pairs(report.versions),
+        _pairs({**result.machine, "threads": result.threads}),
+        _pairs(result.versions),
     ]
     return _PAGE.format(style=_STYLE, body="\n".join(part for part in parts if part))
 
@@ -146,13 +133,13 @@ def _cells(row: Row) -> tuple[str, ...]:
     latency = row.latency_ms
     return (
         *start,
-        *map(_number, (latency.p50, latency.p90, latency.p99)),
-        f"{_number(min(latency.rounds))} to {_number(max(latency.rounds))}",
-        _number(row.frames_per_second),
-        _times(row),
-        _share(row.agreement.share),
-        _number(row.memory_mb.peak if row.memory_mb else None),
-        _number(row.load_seconds),
+        *map(number, (latency.p50, latency.p90, latency.p99)),
+        f"{number(min(latency.rounds))} to {number(max(latency.rounds))}",
+        number(row.frames_per_second),
+        _times_as_fast(row),
+        share(row.agreement.share),
+        number(row.memory_mb.peak if row.memory_mb else None),
+        number(row.load_seconds),
     )
 
 
@@ -160,46 +147,30 @@ def _size(row: Row) -> str:
     return f"{row.height}x{row.width}"
 
 
-def _number(value: float | None) -> str:
-    """Three digits: nobody can repeat a fourth."""
-    if value is None:
-        return ""
-    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def _times(row: Row) -> str:
+def _times_as_fast(row: Row) -> str:
     if row.ratio is None:
         return ""
-    if row.ratio.baseline == row.name:
-        return "1 (baseline)"
-    return f"{row.ratio.median:.2f} ({row.ratio.min:.2f} to {row.ratio.max:.2f})"
+    return "1 (baseline)" if row.is_baseline else str(row.ratio)
 
 
-def _share(share: float | None) -> str:
-    """Rounded down, so that 100 % means every single label."""
-    if share is None:
-        return "unknown"
-    return "100 %" if share == 1 else f"{math.floor(share * 1e5) / 1e3:.3f} %"
+def _headline(result: BenchmarkResult) -> str:
+    cpu = result.machine.get("board") or result.machine.get("cpu") or "this machine"
+    gpu = result.machine.get("gpu")
+    threads = f"{result.threads} thread{'s' * (result.threads > 1)}"
+    return f"{cpu}{f' with {gpu}' if gpu else ''}, {threads}, {result.started_at}"
 
 
-def _headline(report: BenchReport) -> str:
-    cpu = report.machine.get("board") or report.machine.get("cpu") or "this machine"
-    gpu = report.machine.get("gpu")
-    threads = f"{report.threads} thread{'s' * (report.threads > 1)}"
-    return f"{cpu}{f' with {gpu}' if gpu else ''}, {threads}, {report.started_at}"
-
-
-def _charts(report: BenchReport) -> list[str]:
+def _charts(result: BenchmarkResult) -> list[str]:
     """One chart for each size and batch, because their latencies share no scale."""
     charts = []
-    for (size, batch), rows in groupby(report.rows, key=lambda row: (_size(row), row.batch)):
+    for (size, batch), rows in groupby(result.rows, key=lambda row: (_size(row), row.batch)):
         bars = [
             Bar(
                 label=row.name,
                 value=row.latency_ms.p50,
-                far=row.latency_ms.p99,
-                caption=f"{_number(row.latency_ms.p50)} ms",
-                marked=row.ratio is not None and row.ratio.baseline == row.name,
+                whisker=row.latency_ms.p99,
+                caption=f"{number(row.latency_ms.p50)} ms",
+                baseline=row.is_baseline,
             )
             for row in rows
             if row.latency_ms
@@ -247,7 +218,7 @@ def _figures(pictures: Pictures) -> str:
 
 
 def _source(picture: bytes | str, caption: str) -> str:
-    """What the page's ``src`` says. Anything but a picture or a relative path is refused."""
+    """The ``src`` of an image. Anything but a picture or a relative path is refused."""
     if isinstance(picture, bytes):
         for magic, kind in ((b"\x89PNG\r\n\x1a\n", "png"), (b"\xff\xd8\xff", "jpeg")):
             if picture.startswith(magic):
@@ -276,8 +247,8 @@ th:first-child, td:first-child { text-align: left; }
 .remarks { border-left: 3px solid var(--warn); }
 .chart { width: 100%; max-width: 45rem; font-size: 13px; }
 .chart text { fill: var(--ink); } .chart .figure { font-variant-numeric: tabular-nums; }
-.bar { fill: var(--bar); } .bar.marked { fill: var(--base); }
-.far { stroke: var(--soft); fill: none; }
+.bar { fill: var(--bar); } .bar.baseline { fill: var(--base); }
+.whisker { stroke: var(--soft); fill: none; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1rem; font-size: .92rem; }
 dd { margin: 0; }
 figure { margin: 1.5rem 0; } img { max-width: 100%; height: auto; border-radius: 4px; }

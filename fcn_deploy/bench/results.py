@@ -1,4 +1,4 @@
-"""What a benchmark answers. The field names are the JSON's: see ``docs/explanation/bench-method.md``.
+"""The result of a benchmark. The field names are those of its JSON: see ``docs/explanation/bench-method.md``.
 
 Latencies are milliseconds, memory is megabytes (10^6 bytes), shares run from 0 to 1.
 """
@@ -8,6 +8,9 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
+
+from fcn_deploy.bench.figures import number, share
+from fcn_deploy.results import Result, Rows
 
 SCHEMA_VERSION = 1
 
@@ -54,27 +57,27 @@ class DeviceStages:
     """Frames from pinned host memory to the device."""
     compute: Percentiles
     copy_out: Percentiles
-    """Answers from the device to pinned host memory."""
+    """Labels from the device to pinned host memory."""
 
 
 @dataclass(frozen=True)
-class Memory:
+class MemoryUse:
     """Resident megabytes of the row's own process, Python and the frames included."""
 
     before_load: float
     after_load: float
     peak: float
-    """The largest until the last timed call."""
+    """The largest value up to the last timed call."""
 
 
 @dataclass(frozen=True)
 class WarmUp:
-    """The calls that were made and thrown away before the first round."""
+    """The calls before the first round, which are not counted."""
 
     calls: int
     seconds: float
     steady: bool
-    """False where the time for warming up ended while latency was still falling."""
+    """False where the time for the warm-up ended while latency was still falling."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,9 @@ class Ratio:
     min: float
     max: float
 
+    def __str__(self) -> str:
+        return f"{self.median:.2f} ({self.min:.2f} to {self.max:.2f})"
+
 
 @dataclass(frozen=True)
 class Agreement:
@@ -95,7 +101,7 @@ class Agreement:
     share: float | None = None
     """Over all pixels of all frames, 0 to 1; None where it is not known."""
     worst_frame: float | None = None
-    """The share on the frame that agrees least."""
+    """The share on the frame with the lowest one."""
     frames: int = 0
     reference: str | None = None
     """What it was compared with, in words."""
@@ -117,31 +123,31 @@ class Row:
     width: int
     batch: int
     description: str = ""
-    """What stands behind the name, where the name does not say it."""
+    """What the name stands for, where it does not say so itself."""
     note: str = ""
-    """What the model's own description wants to be said wherever it is named."""
+    """The note in the model's own description, such as how it was trained."""
     failure: str | None = None
     """Why this row could not be measured; None where it was."""
     device: str | None = None
     precision: str | None = None
     details: dict[str, Any] = field(default_factory=dict)
-    """What the backend says of how it runs."""
+    """What the backend reports about how it runs."""
     calls: int = 0
     """Timed calls, each of ``batch`` frames."""
     frames_per_second: float | None = None
-    """Frames answered in all timed calls, divided by the time that these took."""
+    """Throughput: frames labelled in all timed calls, divided by the time that these took."""
     latency_ms: Latency | None = None
     stages_ms: Stages | None = None
     device_ms: DeviceStages | None = None
-    """None where the backend does not ask the device."""
+    """None where the backend does not time the device."""
     load_seconds: float | None = None
     """Opening the artefact in a fresh process, with the import of the backend's library."""
     first_answer_seconds: float | None = None
-    """From the start of opening to the first answer."""
-    memory_mb: Memory | None = None
+    """From the start of opening to the first labels."""
+    memory_mb: MemoryUse | None = None
     warm_up: WarmUp | None = None
     idle_cpu_seconds: float | None = None
-    """Processor time that the process used while other rows had their turn; about 0."""
+    """Processor time that the process used while other rows were timed; about 0."""
     ratio: Ratio | None = None
     agreement: Agreement = Agreement()
 
@@ -150,9 +156,32 @@ class Row:
         """Whether there are figures."""
         return self.failure is None
 
+    @property
+    def case(self) -> str:
+        """Size and batch in words."""
+        return f"{self.height}x{self.width}, batch {self.batch}"
 
-@dataclass(frozen=True)
-class BenchReport:
+    @property
+    def is_baseline(self) -> bool:
+        """Whether the other rows of this size and batch are compared with this one."""
+        return self.ratio is not None and self.ratio.baseline == self.name
+
+    def figures(self) -> str:
+        """Latency, throughput, speed against the baseline, and agreement, in a line."""
+        if self.latency_ms is None:
+            return f"not measured: {self.failure}"
+        latency = self.latency_ms
+        figures = [
+            f"{number(latency.p50)} ms (p90 {number(latency.p90)}, p99 {number(latency.p99)})",
+            f"{number(self.frames_per_second)} frames/s",
+        ]
+        if self.ratio is not None and not self.is_baseline:
+            figures.append(f"{self.ratio} times as fast as {self.ratio.baseline}")
+        return f"{', '.join(figures)}, labels equal to the reference: {share(self.agreement.share)}"
+
+
+@dataclass(frozen=True, repr=False)
+class BenchmarkResult(Result):
     """One benchmark: its rows, and everything that the figures depend on."""
 
     rows: tuple[Row, ...]
@@ -164,7 +193,7 @@ class BenchReport:
     started_at: str
     """UTC, ISO 8601."""
     warnings: tuple[str, ...] = ()
-    """What may have spoilt the figures, in words."""
+    """What may have distorted the figures, in words."""
     schema_version: int = SCHEMA_VERSION
 
     @property
@@ -173,9 +202,15 @@ class BenchReport:
         return tuple(row for row in self.rows if not row.measured)
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as JSON knows it: dictionaries, lists, strings, numbers and None."""
+        """As ``bench --json`` writes it: dictionaries, lists, strings, numbers and None."""
         plain: dict[str, Any] = _plain(dataclasses.asdict(self))
         return plain
+
+    def summary(self) -> Rows:
+        return [
+            *((f"{row.name} at {row.case}", row.figures()) for row in self.rows),
+            *(("warning", sentence) for sentence in self.warnings),
+        ]
 
 
 def _plain(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The arithmetic of a measurement: percentiles, spread, ratios, and when a warm-up is over."""
+"""The statistics of a measurement: percentiles, spread, ratios, and when a warm-up is over."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fcn_deploy.bench.results import Latency, Percentiles, Ratio
 
 
 def percentile(samples: Sequence[float], share: float) -> float:
-    """The nearest-rank percentile: always a latency that was measured, never one in between.
+    """The nearest-rank percentile: always a latency that was measured, never an interpolated one.
 
     Args:
         samples: at least one.

@@ -1,7 +1,7 @@
 """What a worker times: one call from a camera's bytes to labels, in three stages.
 
-For an artefact the deploy graph does nearly all of it. What stays outside is checking the frames
-(preprocess) and handing over the labels (postprocess). Typical user code does both by hand.
+For an artefact the deploy graph does nearly all of the work. Outside it are checking the frames
+(preprocess) and returning the labels (postprocess). Typical user code does both in numpy.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ Times = tuple[float, float, float]
 """Milliseconds of the three stages; their sum is the whole call."""
 
 
-class Subject(Protocol):
-    """Something that labels frames and says how long it took."""
+class BenchSubject(Protocol):
+    """What is measured: it labels frames and says how long that took."""
 
     color_order: str
     """Of the frames that it wants: ``bgr`` or ``rgb``."""
@@ -45,8 +45,8 @@ class Subject(Protocol):
         ...
 
 
-def open_subject(kind: str, **fields: Any) -> Subject:
-    """What :func:`open_artefact` or, for kind ``typical``, :class:`TypicalSubject` gives."""
+def open_bench_subject(kind: str, **fields: Any) -> BenchSubject:
+    """:func:`open_artefact` or, for kind ``typical``, :class:`TypicalSubject`."""
     return TypicalSubject(**fields) if kind == "typical" else open_artefact(**fields)
 
 
@@ -97,7 +97,7 @@ class ArtefactSubject:
 
 @final
 class Stopwatch(Runtime):
-    """A runtime that notes when another one's inference began and ended (``time.perf_counter``)."""
+    """A runtime that records when another one's inference began and ended (``time.perf_counter``)."""
 
     backend = "stopwatch"
 
@@ -135,7 +135,7 @@ class TypicalSubject:
     """What many programs do around a plainly exported model: OpenCV, numpy and a bare session.
 
     Args:
-        path: an ONNX file that takes float32 ``[N, 3, H, W]`` and answers logits.
+        path: an ONNX file that takes float32 ``[N, 3, H, W]`` and returns logits.
         spec: JSON of the description: colour order, mean and scale.
         threads: of ONNX Runtime and OpenCV.
         spinning: whether ONNX Runtime's threads may spin.
@@ -163,9 +163,9 @@ class TypicalSubject:
         blob = self.normalise(images)
         ready = time.perf_counter()
         logits = self._session.run(None, {self._input: blob})[0]
-        answered = time.perf_counter()
+        inferred = time.perf_counter()
         labels = logits.argmax(axis=1).astype(np.uint8)
-        return _times(began, ready, answered, time.perf_counter()), labels
+        return _times(began, ready, inferred, time.perf_counter()), labels
 
     def normalise(self, images: Frames) -> NDArray[np.float32]:
         """uint8 ``[N, H, W, 3]`` -> float32 ``[N, 3, H, W]``: B, G, R, mean subtracted, scaled."""
@@ -188,5 +188,5 @@ class TypicalSubject:
         return {"device": "cuda:0" if cuda else "cpu", "precision": "fp32", "details": {}}
 
 
-def _times(began: float, ready: float, answered: float, ended: float) -> Times:
-    return 1e3 * (ready - began), 1e3 * (answered - ready), 1e3 * (ended - answered)
+def _times(began: float, ready: float, inferred: float, ended: float) -> Times:
+    return 1e3 * (ready - began), 1e3 * (inferred - ready), 1e3 * (ended - inferred)

@@ -1,4 +1,4 @@
-"""Typical user code: the plain module exported as it is, the comparison people know.
+"""Typical user code, for comparison: the plain module exported as it is.
 
 No rewrite, no preprocessing and no argmax inside: float32 ``[N, 3, H, W]`` in, logits out, upscores
 as transposed convolutions, traced at exactly the size that is measured.
@@ -19,20 +19,21 @@ _DESCRIPTION = (
 )
 
 _KERNELS = (
-    "; upscores are transposed convolutions that carry the bilinear kernels, which differ from the "
-    "model's own replicated edges at the border only"
+    "; upscores are transposed convolutions with bilinear kernels, which differ at the border only, where "
+    "the model itself repeats its edge"
 )
 
 
 def describe_typical(reference: Reference) -> str:
-    """What the row is, in words."""
+    """What the row measures, in words."""
     spec = ModelSpec.from_json(reference.spec)
-    resized = spec.variant in ("fcn8s-same", "fcn8s-lite") and not spec.learned_upscore
+    learned = spec.architecture.options.get("learned_upscore")
+    resized = spec.architecture.name in ("fcn8s-same", "fcn8s-lite") and not learned
     return _DESCRIPTION.format(name=reference.name, kernels=_KERNELS if resized else "")
 
 
 def export_typical(reference: dict[str, Any], out: str, batch: int, height: int, width: int) -> None:
-    """In the child: export, as a program would that never heard of a deploy graph.
+    """In the child: export as a program would that does not use fcn-deploy.
 
     Args:
         reference: what :meth:`Reference.job` gave.
@@ -46,13 +47,8 @@ def export_typical(reference: dict[str, Any], out: str, batch: int, height: int,
     from fcn_deploy.model.fcn8s import FCN8s
 
     model, _ = load_reference(Reference(**reference))
-    plain = FCN8s(
-        model.num_classes,
-        model.variant.name,
-        width=model.width,
-        fc_channels=model.fc_channels,
-        learned_upscore=True,
-    )
+    options = {**model.architecture.options, "learned_upscore": True}
+    plain = FCN8s(model.num_classes, model.variant.name, **options)
     plain.load_state_dict(model.state_dict())
     torch.onnx.export(
         plain.eval(),

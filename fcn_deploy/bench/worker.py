@@ -1,21 +1,18 @@
 """The child of :mod:`fcn_deploy.bench.process`: ``python -m fcn_deploy.bench.worker``.
 
-One JSON object a line comes in on stdin and one goes out on stdout for each, with the same ``id``.
-An answer that carries ``error`` is a failure in words. The stdout of libraries is turned to stderr,
-so nothing they print can stand between the lines.
+Requests are JSON objects, one a line, on stdin; for each, one response with the same ``id`` is written to
+stdout. A response with ``error`` is a failure in words. What libraries print to stdout is redirected to
+stderr, so that it cannot mix with the responses.
 
-The answers to ``open``, ``warm``, ``measure`` and ``labels`` are about one subject, the row that this
-process was made for. ``reference`` and ``typical`` prepare what rows need, in processes that have
+The requests ``open``, ``warm_up``, ``measure`` and ``labels`` are about one subject, the row that this
+process was started for. ``reference`` and ``typical`` prepare what rows need, in processes that have
 ended before anything is timed.
 """
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
-import signal
-import sys
 import time
 import traceback
 from collections.abc import Callable
@@ -26,27 +23,29 @@ from numpy.typing import NDArray
 
 from fcn_deploy.bench.machine import memory_mb
 from fcn_deploy.bench.stats import is_steady
-from fcn_deploy.bench.subjects import STAGES, Subject, open_subject
+from fcn_deploy.bench.subjects import STAGES, BenchSubject, open_bench_subject
+from fcn_deploy.child import follow_parent, take_stdout
 from fcn_deploy.errors import FcnDeployError
 from fcn_deploy.runtimes.base import first_line
 
 Frames = NDArray[np.uint8]
-Answer = dict[str, Any]
+Request = dict[str, Any]
+Response = dict[str, Any]
 
 
 class Worker:
     """One row's subject, and the requests about it."""
 
-    def __init__(self, open_: Callable[..., Subject] = open_subject) -> None:
+    def __init__(self, open_: Callable[..., BenchSubject] = open_bench_subject) -> None:
         self._open = open_
-        self._subject: Subject
+        self._subject: BenchSubject
         self._batches: list[Frames] = []
         self._frames = 0
-        self._turn = 0
+        self._next_batch = 0
         self._clock = time.process_time()
 
-    def open(self, request: Answer) -> Answer:
-        """Load the artefact and answer once."""
+    def open(self, request: Request) -> Response:
+        """Load the artefact and label one batch."""
         before = memory_mb()
         pool = np.load(request["frames"])
         began = time.perf_counter()
@@ -64,7 +63,7 @@ class Worker:
             **self._subject.facts(),
         }
 
-    def warm(self, request: Answer) -> Answer:
+    def warm_up(self, request: Request) -> Response:
         """Call until latency is steady, for at most ``seconds``."""
         took: list[float] = []
         began = time.perf_counter()
@@ -72,10 +71,10 @@ class Worker:
             took.append(sum(self._subject.call(self._next())[0]))
         return {"calls": len(took), "seconds": time.perf_counter() - began, "steady": is_steady(took)}
 
-    def measure(self, request: Answer) -> Answer:
-        """One turn: a call that does not count, then calls for ``seconds``, at least one.
+    def measure(self, request: Request) -> Response:
+        """One round: a call that is not counted, then calls for ``seconds``, at least one.
 
-        The one that does not count brings back what other rows drove out of the caches.
+        The call that is not counted fills the caches again, which other rows have used since.
         """
         idle = time.process_time() - self._clock
         self._subject.call(self._next())
@@ -94,27 +93,27 @@ class Worker:
             "idle_cpu_seconds": idle,
         }
 
-    def labels(self, request: Answer) -> Answer:
-        """Answer every frame once more and keep the labels in ``out``."""
+    def labels(self, request: Request) -> Response:
+        """Label every frame once more and write the labels to ``out``."""
         found = np.concatenate([self._subject.call(batch)[1] for batch in self._batches])
         np.save(request["out"], found[: self._frames])
         return {}
 
-    def reference(self, request: Answer) -> Answer:
+    def reference(self, request: Request) -> Response:
         """The labels of a checkpoint's plain module; torch is imported in here."""
-        from fcn_deploy.bench.reference import answer_reference
+        from fcn_deploy.bench.reference import label_with_reference
 
-        return answer_reference(**request["job"])
+        return label_with_reference(**request["job"])
 
-    def typical(self, request: Answer) -> Answer:
+    def typical(self, request: Request) -> Response:
         """Export a checkpoint's plain module as users do."""
         from fcn_deploy.bench.typical import export_typical
 
         export_typical(**request["job"])
         return {}
 
-    def answer(self, request: Answer) -> Answer:
-        """Do what a request says; an error becomes a sentence."""
+    def respond(self, request: Request) -> Response:
+        """Carry out a request; an error becomes a sentence."""
         try:
             return dict(getattr(self, request["do"])(request))
         except FcnDeployError as exc:
@@ -128,44 +127,40 @@ class Worker:
             self._clock = time.process_time()
 
     def _next(self) -> Frames:
-        self._turn += 1
-        return self._batches[self._turn % len(self._batches)]
+        self._next_batch += 1
+        return self._batches[self._next_batch % len(self._batches)]
 
 
 def make_batches(pool: Frames, batch: int, color_order: str) -> list[Frames]:
-    """``pool``, uint8 ``[F, H, W, 3]`` in B, G, R, as batches that cover it; the last one wraps round."""
+    """The frames in batches that cover them all; the last batch is filled up with the first frames.
+
+    Args:
+        pool: uint8 ``[F, H, W, 3]`` in B, G, R.
+        batch: frames in each batch.
+        color_order: of the batches: ``bgr`` or ``rgb``.
+    """
     ordered = pool if color_order == "bgr" else pool[..., ::-1]
     count = -(-len(pool) // batch)
     whole = np.ascontiguousarray(ordered[np.arange(count * batch) % len(pool)])
     return [whole[i * batch : (i + 1) * batch] for i in range(count)]
 
 
-def serve(requests: IO[bytes], answers: IO[bytes], worker: Worker) -> None:
-    """Answer line by line until the owner closes the pipe."""
+def serve(requests: IO[bytes], responses: IO[bytes], worker: Worker) -> None:
+    """Respond line by line until the owner closes the pipe."""
     for line in requests:
         request = json.loads(line)
-        answer = {"id": request["id"], **worker.answer(request)}
-        answers.write(json.dumps(answer).encode() + b"\n")
-        answers.flush()
+        response = {"id": request["id"], **worker.respond(request)}
+        responses.write(json.dumps(response).encode() + b"\n")
+        responses.flush()
 
 
 def main(worker: Worker | None = None) -> None:
-    """Serve the process that started this one."""
-    # Ctrl-C reaches the whole foreground group; the owner decides what it means here.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _die_with_owner()
-    requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    """Respond to the process that started this one, until it closes the pipe."""
+    follow_parent()
+    requests, responses = os.fdopen(os.dup(0), "rb"), take_stdout()
     with open(os.devnull, "rb") as nothing:
         os.dup2(nothing.fileno(), 0)
-    os.dup2(2, 1)
-    serve(requests, answers, worker or Worker())
-
-
-def _die_with_owner() -> None:
-    """On Linux: end when the owner ends, even where it is killed while this process is paused."""
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    serve(requests, responses, worker or Worker())
 
 
 if __name__ == "__main__":

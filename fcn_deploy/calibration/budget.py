@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fcn_deploy.calibration.recipe import Recipe, Subject, layer_costs, make
+from fcn_deploy.calibration.recipe import Fp32Model, Recipe, layer_costs, quantized_graph
 from fcn_deploy.calibration.sensitivity import Sensitivity
 from fcn_deploy.calibration.table import CalibrationTable
 from fcn_deploy.data.folders import LabelledFolder
@@ -37,7 +37,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Report:
+class BudgetReport:
     """How a budget was kept."""
 
     data: str
@@ -62,7 +62,7 @@ class Report:
 
 
 def within_budget(
-    subject: Subject,
+    fp32: Fp32Model,
     table: CalibrationTable,
     recipe: Recipe,
     data: LabelledFolder,
@@ -70,14 +70,14 @@ def within_budget(
     *,
     ranking: Callable[[], Sensitivity],
     progress: Callable[[str], None] | None = None,
-) -> tuple[Recipe, Report]:
+) -> tuple[Recipe, BudgetReport]:
     """Leave as few layers in higher precision as keep mean IU within ``max_drop`` points of fp32.
 
     All layers in INT8 are tried first; where that is too much, the number of layers left out, worst
     first, is found by bisection: four evaluations for fifteen layers.
 
     Args:
-        subject: the fp32 graph.
+        fp32: the fp32 graph.
         table: its ranges.
         recipe: how to quantise; its ``float_layers`` stay left out in any case.
         data: what mean IU is measured on.
@@ -93,20 +93,20 @@ def within_budget(
     """
     step = progress or (lambda _: None)
     step("evaluating fp32")
-    before = _evaluate(subject.model, subject, data)
+    before = _evaluate(fp32.model, fp32, data)
     trials: list[Trial] = []
 
     def attempt(left: Sequence[str]) -> Trial:
         layers = (*recipe.float_layers, *left)
         step(f"evaluating with {len(layers)} layers left in higher precision")
-        graph = make(subject, table, replace(recipe, float_layers=layers))
-        score = _evaluate(simulate_fp16(graph) if recipe.half else graph, subject, data)
+        graph = quantized_graph(fp32, table, replace(recipe, float_layers=layers))
+        score = _evaluate(simulate_fp16(graph) if recipe.half else graph, fp32, data)
         trials.append(Trial(layers, score, 100 * (before - score)))
         return trials[-1]
 
     kept = attempt(())
     if kept.drop > max_drop:
-        order = [name for name in ranking().worst_first() if name not in recipe.float_layers]
+        order = [cost.layer for cost in ranking().by_harm() if cost.layer not in recipe.float_layers]
         fewest = _bisect(attempt, order, max_drop)
         if fewest is None:
             best = min(trials, key=lambda trial: trial.drop)
@@ -118,15 +118,15 @@ def within_budget(
                 "another --method"
             )
         kept = fewest
-    work = layer_costs(subject.model)
-    report = Report(
+    work = layer_costs(fp32.model)
+    report = BudgetReport(
         data=data.images.resolve().name,
         max_drop=max_drop,
         fp32_mean_iu=before,
         trials=tuple(trials),
         kept=kept,
         float_work=sum(work[name] for name in kept.float_layers if name not in recipe.float_layers),
-        slowdown=_slowdown(subject, table, recipe, kept, data) if recipe.target == "cpu" else None,
+        slowdown=_slowdown(fp32, table, recipe, kept, data) if recipe.target == "cpu" else None,
         simulated_fp16=recipe.half,
     )
     return replace(recipe, float_layers=kept.float_layers), report
@@ -145,12 +145,12 @@ def _bisect(attempt: Callable[[Sequence[str]], Trial], order: Sequence[str], max
     return found
 
 
-def _evaluate(model: ModelProto, subject: Subject, data: LabelledFolder) -> float:
+def _evaluate(model: ModelProto, fp32: Fp32Model, data: LabelledFolder) -> float:
     from fcn_deploy.runtimes.registry import load
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.onnx")
-        write_model(model, subject.spec, path)
+        write_model(model, fp32.spec, path)
         with load(path, backend="onnxruntime", device="cpu") as segmenter:
             found = evaluate(segmenter, data)
     if found.problems:
@@ -162,13 +162,14 @@ def _evaluate(model: ModelProto, subject: Subject, data: LabelledFolder) -> floa
 
 
 def _slowdown(
-    subject: Subject, table: CalibrationTable, recipe: Recipe, kept: Trial, data: LabelledFolder
+    fp32: Fp32Model, table: CalibrationTable, recipe: Recipe, kept: Trial, data: LabelledFolder
 ) -> float:
     """Median over rounds of kept graph by all-INT8 graph, on one frame, one after the other."""
     if kept.float_layers == recipe.float_layers:
         return 1.0
-    image = check_frames(data[0].image[None], subject.spec)
-    graphs = [make(subject, table, r) for r in (recipe, replace(recipe, float_layers=kept.float_layers))]
+    image = check_frames(data[0].image[None], fp32.spec)
+    recipes = (recipe, replace(recipe, float_layers=kept.float_layers))
+    graphs = [quantized_graph(fp32, table, each) for each in recipes]
     ratios = []
     with open_session(graphs[0]) as every, open_session(graphs[1]) as mixed:
         for _ in range(7):

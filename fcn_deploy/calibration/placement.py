@@ -36,7 +36,7 @@ Range = tuple[float, float]
 
 
 @dataclass(frozen=True)
-class Target:
+class QuantizationTarget:
     """What a family of kernels wants of a Q/DQ graph."""
 
     name: str
@@ -59,11 +59,11 @@ class Target:
 TARGETS = ("tensorrt", "cpu")
 
 
-def target_of(name: str, *, assume_vnni: bool = False) -> Target:
+def target_of(name: str, *, assume_vnni: bool = False) -> QuantizationTarget:
     """The target called ``tensorrt`` or ``cpu``; ``assume_vnni`` gives the CPU's weights 8 bits."""
     if name == "tensorrt":
-        return Target("tensorrt", False, 127, False, False, False)
-    return Target("cpu", True, 127 if assume_vnni else 64, True, True, True)
+        return QuantizationTarget("tensorrt", False, 127, False, False, False)
+    return QuantizationTarget("cpu", True, 127 if assume_vnni else 64, True, True, True)
 
 
 def layer_inputs(model: ModelProto) -> dict[str, str]:
@@ -77,7 +77,7 @@ def default_layers(model: ModelProto) -> list[str]:
 
 
 def place(
-    model: ModelProto, ranges: Mapping[str, Range], layers: Collection[str], target: Target
+    model: ModelProto, ranges: Mapping[str, Range], layers: Collection[str], target: QuantizationTarget
 ) -> ModelProto:
     """A copy in which ``layers`` run on integers.
 
@@ -108,7 +108,7 @@ class _Placement:
     """The pass over the nodes: each is appended behind the pairs that it needs."""
 
     def __init__(
-        self, model: ModelProto, ranges: Mapping[str, Range], layers: set[str], target: Target
+        self, model: ModelProto, ranges: Mapping[str, Range], layers: set[str], target: QuantizationTarget
     ) -> None:
         self.onnx = require("onnx", extra="export")
         self.graph, self.layers, self.target = model.graph, layers, target

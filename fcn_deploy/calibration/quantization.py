@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import dataclasses
+import itertools
+import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fcn_deploy.calibration.budget import Report, within_budget
-from fcn_deploy.calibration.images import MAX_FRAMES, CalibrationFrames
+from fcn_deploy.calibration.budget import BudgetReport, within_budget
 from fcn_deploy.calibration.placement import layer_inputs
-from fcn_deploy.calibration.recipe import Recipe, Subject, make, open_subject, quantised_layers
+from fcn_deploy.calibration.recipe import Fp32Model, Recipe, open_fp32, quantised_layers, quantized_graph
+from fcn_deploy.calibration.result import Agreement, QuantizationResult
 from fcn_deploy.calibration.sensitivity import Sensitivity, measure
 from fcn_deploy.calibration.table import PERCENTILE, CalibrationTable, calibrate
+from fcn_deploy.data.calibration import MAX_FRAMES, CalibrationFrames
 from fcn_deploy.data.folders import LabelledFolder
 from fcn_deploy.errors import UsageError
 from fcn_deploy.export.graph.files import identity, write_model
 from fcn_deploy.export.graph.session import open_session
+from fcn_deploy.files import sha256_of
 from fcn_deploy.metrics import label_agreement
 from fcn_deploy.spec import ModelSpec
 
@@ -27,7 +32,9 @@ if TYPE_CHECKING:
 
 
 _CHECK_FRAMES = 8
-"""Frames on which a quantised graph is held against the fp32 one."""
+"""Frames on which a quantised graph is compared with the fp32 one."""
+_LOW_AGREEMENT = 0.97
+"""Share of labels equal to fp32's below which a warning is due."""
 
 
 @dataclass(frozen=True)
@@ -79,173 +86,186 @@ def quantize(
     output: str | Path,
     *,
     calib: str | Path | None = None,
+    table: str | Path | None = None,
     target: str = "tensorrt",
     method: str = "entropy",
-    rest: str | None = None,
+    percentile: float = PERCENTILE,
+    max_frames: int = MAX_FRAMES,
+    size: tuple[int, int] | None = None,
+    float_precision: str | None = None,
     assume_vnni: bool = False,
     float_layers: Iterable[str] = (),
     max_drop: float | None = None,
     data: str | Path | None = None,
     sensitivity: str | Path | None = None,
+    save_table: str | Path | None = None,
     progress: Callable[[str], None] | None = None,
-    **source: Any,
-) -> ModelSpec:
-    """Write a Q/DQ graph of an exported fp32 model.
+) -> QuantizationResult:
+    """Write an INT8 graph (with QuantizeLinear and DequantizeLinear) of an exported fp32 model.
 
     Args:
         model: an fp32 ``.onnx`` that fcn-deploy exported.
-        output: where the Q/DQ graph goes.
-        calib: frames that the camera shows: a folder of images or a video.
+        output: where the INT8 ``.onnx`` goes.
+        calib: frames that the camera shows: a folder of images or a video. Give it or ``table``.
+        table: a calibration table that ``save_table`` wrote for the same model.
         target: ``tensorrt`` or ``cpu``; one file does not serve both well.
         method: ``minmax``, ``percentile`` or ``entropy``.
-        rest: ``fp16`` or ``fp32`` for what is not INT8; None takes fp16 for TensorRT, fp32 for CPUs.
+        percentile: percent of an activation's values that the percentile method keeps; above 50 and
+            at most 100.
+        max_frames: frames to take at most, spread evenly over ``calib``.
+        size: height and width to which calibration frames are resized; None keeps their own.
+        float_precision: ``fp16`` or ``fp32`` for what is not INT8; None takes fp16 for TensorRT and
+            fp32 for CPUs.
         assume_vnni: give a CPU's weights 8 bits instead of 7; CPUs without VNNI refuse the file.
         float_layers: convolutions to leave in higher precision beside the score layers.
         max_drop: points of mean IU (of 100) that may be lost on ``data``; layers are left in higher
             precision until it holds.
-        data: a labelled folder for ``max_drop``.
-        sensitivity: a sensitivity report: read where the file exists, else measured and written.
+        data: a labelled folder for ``max_drop``; without ``max_drop``, the sensitivity report counts
+            mean IU on it.
+        sensitivity: a sensitivity report (JSON): read where the file exists, else measured and written.
+        save_table: where to keep the calibration table (JSON).
         progress: called with a few words as the work goes on.
-        source: the other fields of :class:`CalibrationSource`: ``table``, ``max_frames``, ``size``,
-            ``percentile``, ``save_table``.
 
     Returns:
-        The description of the new artefact; ``evidence["quantization"]`` says what was done.
+        What was written, with warnings, the agreement with fp32, and what sensitivity and budget found.
 
     Raises:
         UsageError, SourceError, ModelError: the call, the frames or the model cannot be used.
         CalibrationError: the frames give no ranges, a table or report is stale, or the budget cannot be
-            kept; nothing is written then.
+            kept; no artefact is written then.
     """
-    recipe = Recipe(target, method, rest, assume_vnni, tuple(float_layers))
-    return run(
-        open_subject(model),
-        Path(output),
-        recipe,
-        CalibrationSource(calib=calib, **source),
-        Budget(data, max_drop, sensitivity),
-        progress or (lambda _: None),
-    )
+    begun = time.monotonic()
+    recipe = Recipe(target, method, float_precision, assume_vnni, tuple(float_layers))
+    source = CalibrationSource(calib, table, max_frames, size, percentile, save_table)
+    budget = Budget(data, max_drop, sensitivity)
+    run = _Run(open_fp32(model), recipe, source, budget, progress or (lambda _: None))
+    return run.write(Path(output), begun)
 
 
-def run(
-    subject: Subject,
-    output: Path,
-    recipe: Recipe,
-    source: CalibrationSource,
-    budget: Budget,
-    step: Callable[[str], None],
-) -> ModelSpec:
-    """:func:`quantize` with its arguments sorted."""
-    quantised_layers(subject, recipe)  # a wrong name is said before the frames are read
-    frames = (
-        None
-        if source.calib is None
-        else CalibrationFrames(Path(source.calib), subject.spec, source.max_frames, source.size)
-    )
-    data = None if budget.data is None else LabelledFolder(budget.data, subject.spec.color_order)
-    table = _table(subject, source, frames, step)
-    if source.save_table is not None:
-        table.save(source.save_table)
+class _Run:
+    """One call of :func:`quantize`: what its steps share."""
 
-    def ranking() -> Sensitivity:
-        return _sensitivity(subject, table, recipe, budget, data or frames, step)
-
-    if budget.sensitivity is not None:
-        ranking()  # named, so it is read or measured whether the budget needs it or not
-    report = None
-    if budget.max_drop is not None and data is not None:
-        recipe, report = within_budget(
-            subject, table, recipe, data, budget.max_drop, ranking=ranking, progress=step
+    def __init__(
+        self,
+        fp32: Fp32Model,
+        recipe: Recipe,
+        source: CalibrationSource,
+        budget: Budget,
+        step: Callable[[str], None],
+    ) -> None:
+        quantised_layers(fp32, recipe)  # a wrong name is refused before the frames are read
+        self.fp32, self.recipe, self.source, self.budget, self.step = fp32, recipe, source, budget, step
+        self.frames = (
+            None
+            if source.calib is None
+            else CalibrationFrames(Path(source.calib), fp32.spec, source.max_frames, source.size)
         )
-    step("placing Q/DQ")
-    graph = make(subject, table, recipe)
-    step("comparing with fp32")
-    check = None if frames is None else compare_labels(subject.model, graph, frames)
-    spec = _describe(subject, table, recipe, check, report)
-    write_model(graph, spec, output)
-    return spec
+        self.data = None if budget.data is None else LabelledFolder(budget.data, fp32.spec.color_order)
+        self.sensitivity: Sensitivity | None = None
 
-
-def _table(
-    subject: Subject, source: CalibrationSource, frames: CalibrationFrames | None, step: Callable[[str], None]
-) -> CalibrationTable:
-    if frames is None:
-        table = CalibrationTable.load(Path(str(source.table)), subject.model)
-        if source.percentile not in (PERCENTILE, table.percentile):
-            raise UsageError(
-                f"{source.table} was made with percentile {table.percentile:g}, not {source.percentile:g}; "
-                "calibrate again with --calib FOLDER"
+    def write(self, output: Path, begun: float) -> QuantizationResult:
+        """All steps; ``begun`` is the time of ``time.monotonic`` at which the call began."""
+        self.table = self._table()
+        if self.source.save_table is not None:
+            self.table.save(self.source.save_table)
+        if self.budget.sensitivity is not None:
+            self._ranking()  # named, so it is read or measured whether the budget needs it or not
+        recipe, report = self.recipe, None
+        if self.budget.max_drop is not None and self.data is not None:
+            recipe, report = within_budget(
+                *(self.fp32, self.table, recipe, self.data, self.budget.max_drop),
+                ranking=self._ranking,
+                progress=self.step,
             )
-        return table
-    done = 0
-
-    def advance() -> None:
-        nonlocal done
-        done += 1
-        step(f"calibrating: {done} frames")
-
-    return calibrate(subject.model, subject.spec, frames, percentile=source.percentile, progress=advance)
-
-
-def _sensitivity(
-    subject: Subject,
-    table: CalibrationTable,
-    recipe: Recipe,
-    budget: Budget,
-    frames: CalibrationFrames | LabelledFolder | None,
-    step: Callable[[str], None],
-) -> Sensitivity:
-    """The report that was saved, or a new one."""
-    if budget.sensitivity is not None and Path(budget.sensitivity).exists():
-        return Sensitivity.load(budget.sensitivity, subject, recipe)
-    if frames is None:
-        raise UsageError(
-            "sensitivity is measured on frames; give calibration frames or labelled ones beside the table"
+        self.step("placing Q/DQ")
+        graph = quantized_graph(self.fp32, self.table, recipe)
+        self.step("comparing with fp32")
+        agreement = None if self.frames is None else compare_labels(self.fp32.model, graph, self.frames)
+        spec = _describe(self.fp32, self.table, recipe, agreement, report)
+        write_model(graph, spec, output)
+        return QuantizationResult(
+            path=output,
+            spec=spec,
+            seconds=time.monotonic() - begun,
+            bytes=output.stat().st_size,
+            sha256=sha256_of(output),
+            warnings=(*self.table.warnings, *_low_agreement(agreement)),
+            agreement=agreement,
+            sensitivity=self.sensitivity,
+            budget=report,
         )
-    done = 0
 
-    def advance() -> None:
-        nonlocal done
-        done += 1
-        step(f"sensitivity: {done} layers")
+    def _table(self) -> CalibrationTable:
+        """The calibration table that was given, or a new one."""
+        source = self.source
+        if self.frames is None:
+            table = CalibrationTable.load(Path(str(source.table)), self.fp32.model)
+            if source.percentile not in (PERCENTILE, table.percentile):
+                raise UsageError(
+                    f"{source.table} was made with percentile {table.percentile:g}, not "
+                    f"{source.percentile:g}; calibrate again with --calib FOLDER"
+                )
+            return table
+        advance = self._counter("calibrating: {} frames")
+        spec = self.fp32.spec
+        return calibrate(self.fp32.model, spec, self.frames, percentile=source.percentile, progress=advance)
 
-    found = measure(subject, table, recipe, frames, progress=advance)
-    if budget.sensitivity is not None:
-        found.save(budget.sensitivity)
-    return found
+    def _ranking(self) -> Sensitivity:
+        """The sensitivity report: kept from before, read from its file, or measured."""
+        if self.sensitivity is not None:
+            return self.sensitivity
+        path, frames = self.budget.sensitivity, self.data or self.frames
+        if path is not None and Path(path).exists():
+            self.sensitivity = Sensitivity.load(path, self.fp32, self.recipe)
+            return self.sensitivity
+        if frames is None:
+            raise UsageError(
+                "sensitivity is measured on frames; give calibration frames or labelled ones beside the table"
+            )
+        advance = self._counter("sensitivity: {} layers")
+        self.sensitivity = measure(self.fp32, self.table, self.recipe, frames, progress=advance)
+        if path is not None:
+            self.sensitivity.save(path)
+        return self.sensitivity
+
+    def _counter(self, words: str) -> Callable[[], None]:
+        """A function that reports one more of ``words`` each time it is called."""
+        numbers = itertools.count(1)
+        return lambda: self.step(words.format(next(numbers)))
 
 
-def compare_labels(fp32: ModelProto, quantised: ModelProto, frames: CalibrationFrames) -> dict[str, Any]:
-    """Label agreement of two graphs in ONNX Runtime on the first calibration frames.
-
-    Returns:
-        ``{"frames", "label_agreement", "lowest"}``, fractions from 0 to 1.
-    """
+def compare_labels(fp32: ModelProto, quantised: ModelProto, frames: CalibrationFrames) -> Agreement:
+    """Label agreement of two graphs in ONNX Runtime on the first calibration frames."""
     shares = []
     with open_session(fp32) as reference, open_session(quantised) as session:
-        for index, batch in enumerate(frames):
-            if index == _CHECK_FRAMES:
-                break
-            answers = [s.run(["labels"], {"image": batch})[0] for s in (reference, session)]
-            shares.append(label_agreement(*answers))
-    return {"frames": len(shares), "label_agreement": float(np.mean(shares)), "lowest": float(min(shares))}
+        for batch in itertools.islice(frames, _CHECK_FRAMES):
+            results = [s.run(["labels"], {"image": batch})[0] for s in (reference, session)]
+            shares.append(label_agreement(*results))
+    return Agreement(len(shares), float(np.mean(shares)), float(min(shares)))
+
+
+def _low_agreement(agreement: Agreement | None) -> Iterator[str]:
+    if agreement is not None and agreement.label_agreement < _LOW_AGREEMENT:
+        yield (
+            f"only {agreement.label_agreement:.2%} of labels equal those of fp32; measure what that costs on "
+            "labelled frames (--eval FOLDER), and bound it (--max-drop POINTS)"
+        )
 
 
 def _describe(
-    subject: Subject,
+    fp32: Fp32Model,
     table: CalibrationTable,
     recipe: Recipe,
-    check: dict[str, Any] | None,
-    report: Report | None,
+    agreement: Agreement | None,
+    report: BudgetReport | None,
 ) -> ModelSpec:
     """The new artefact's description: precision, parent, and the evidence."""
-    layers = quantised_layers(subject, recipe)
-    spec = subject.spec.replace(
+    layers = quantised_layers(fp32, recipe)
+    spec = fp32.spec.replace(
         precision=recipe.precision,
         # What was verified about the parent is the parent's.
-        evidence={("parent_parity" if k == "parity" else k): v for k, v in subject.spec.evidence.items()},
-    ).with_parent(kind="onnx", name=subject.path.name, sha256=identity(subject.model))
+        evidence={("parent_parity" if k == "parity" else k): v for k, v in fp32.spec.evidence.items()},
+    ).with_parent(kind="onnx", name=fp32.path.name, sha256=identity(fp32.model))
     evidence = {
         "target": recipe.target,
         "method": recipe.method,
@@ -254,11 +274,13 @@ def _describe(
         "source": table.source,
         "sizes": [list(size) for size in table.sizes],
         "int8_layers": layers,
-        "float_layers": [name for name in layer_inputs(subject.model) if name not in layers],
+        "float_layers": [name for name in layer_inputs(fp32.model) if name not in layers],
         "reduce_range": recipe.target == "cpu" and not recipe.assume_vnni,
         "assume_vnni": recipe.assume_vnni,
-        "doubts": list(table.doubts),
-        "agreement_with_fp32": check or "not checked: quantised from a table, without frames",
+        "warnings": list(table.warnings),
+        "agreement_with_fp32": dataclasses.asdict(agreement)
+        if agreement
+        else "not checked: quantised from a table, without frames",
     }
     if recipe.method == "percentile":
         evidence["percentile"] = table.percentile

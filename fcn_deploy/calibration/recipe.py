@@ -19,7 +19,7 @@ from fcn_deploy.spec import ModelSpec
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-RESTS = ("fp16", "fp32")
+FLOAT_PRECISIONS = ("fp16", "fp32")
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Recipe:
     """``tensorrt`` or ``cpu``."""
     method: str = "entropy"
     """``minmax``, ``percentile`` or ``entropy``."""
-    rest: str | None = None
+    float_precision: str | None = None
     """What is not INT8: ``fp16`` (the default for TensorRT) or ``fp32`` (the only one for CPUs)."""
     assume_vnni: bool = False
     """8-bit weights for CPUs that have VNNI; the others refuse the file."""
@@ -45,19 +45,21 @@ class Recipe:
         for name, value, choices in (
             ("target", self.target, TARGETS),
             ("method", self.method, METHODS),
-            ("rest", self.rest or "fp32", RESTS),
+            ("float_precision", self.float_precision or "fp32", FLOAT_PRECISIONS),
         ):
             if value not in choices:
                 raise UsageError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
-        if self.target == "cpu" and self.rest == "fp16":
-            raise UsageError("a CPU gains nothing from fp16; leave rest at fp32, or choose target tensorrt")
+        if self.target == "cpu" and self.float_precision == "fp16":
+            raise UsageError(
+                "a CPU gains nothing from fp16; leave the float precision at fp32, or choose target tensorrt"
+            )
         if self.target != "cpu" and self.assume_vnni:
-            raise UsageError("assume_vnni is about CPUs; choose target cpu, or leave it away")
+            raise UsageError("assume_vnni is about CPUs; choose target cpu, or leave it out")
 
     @property
     def half(self) -> bool:
         """Whether what is not INT8 is fp16."""
-        return (self.rest or ("fp16" if self.target == "tensorrt" else "fp32")) == "fp16"
+        return (self.float_precision or ("fp16" if self.target == "tensorrt" else "fp32")) == "fp16"
 
     @property
     def precision(self) -> str:
@@ -66,16 +68,16 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Subject:
-    """The fp32 artefact being quantised."""
+class Fp32Model:
+    """The fp32 artefact that is quantised."""
 
     path: Path
     model: ModelProto
     spec: ModelSpec
 
 
-def open_subject(path: str | Path) -> Subject:
-    """Read an fp32 graph to quantise.
+def open_fp32(path: str | Path) -> Fp32Model:
+    """Read an fp32 artefact to quantise.
 
     Raises:
         UsageError: the file cannot be read.
@@ -89,35 +91,35 @@ def open_subject(path: str | Path) -> Subject:
             f"{path} is {found}, and ranges are taken from fp32; start from the fp32 file: fcn-deploy export "
             "--precision fp32"
         )
-    return Subject(Path(path), model, spec)
+    return Fp32Model(Path(path), model, spec)
 
 
-def quantised_layers(subject: Subject, recipe: Recipe) -> list[str]:
+def quantised_layers(fp32: Fp32Model, recipe: Recipe) -> list[str]:
     """The convolutions that run on integers, in graph order.
 
     Raises:
         UsageError: a layer to leave out does not exist.
     """
-    known = layer_inputs(subject.model)
+    known = layer_inputs(fp32.model)
     if unknown := sorted(set(recipe.float_layers) - set(known)):
         raise UsageError(f"there is no convolution {unknown[0]}; choose from {', '.join(known)}")
-    return [name for name in default_layers(subject.model) if name not in recipe.float_layers]
+    return [name for name in default_layers(fp32.model) if name not in recipe.float_layers]
 
 
-def make(subject: Subject, table: CalibrationTable, recipe: Recipe) -> ModelProto:
+def quantized_graph(fp32: Fp32Model, table: CalibrationTable, recipe: Recipe) -> ModelProto:
     """The Q/DQ graph of a recipe, in memory.
 
     Raises:
         UsageError: a layer to leave out does not exist.
         CalibrationError: no layer is left to quantise, or fp16 cannot hold what one reads.
     """
-    layers = quantised_layers(subject, recipe)
+    layers = quantised_layers(fp32, recipe)
     if not layers:
         raise CalibrationError("no layer is left for INT8; leave fewer in higher precision")
     target = target_of(recipe.target, assume_vnni=recipe.assume_vnni)
     if recipe.half:
         _check_fp16(table)
-    base = to_fp16(subject.model) if recipe.half else subject.model
+    base = to_fp16(fp32.model) if recipe.half else fp32.model
     return place(base, table.ranges(recipe.method, recipe.target), layers, target)
 
 
@@ -127,7 +129,7 @@ def _check_fp16(table: CalibrationTable) -> None:
         if limits["minmax"] > FP16_LARGEST:
             raise CalibrationError(
                 f"{layer} reads values up to {limits['minmax']:.4g} and fp16 ends at {FP16_LARGEST:.0f}; "
-                "keep what is not INT8 in fp32 (--rest fp32), or train with smaller activations"
+                "keep what is not INT8 in fp32 (--float-precision fp32), or train with smaller activations"
             )
 
 

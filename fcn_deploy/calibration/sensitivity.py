@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fcn_deploy.calibration.images import CalibrationFrames
-from fcn_deploy.calibration.recipe import Recipe, Subject, layer_costs, make, quantised_layers
+from fcn_deploy.calibration.recipe import Fp32Model, Recipe, layer_costs, quantised_layers, quantized_graph
 from fcn_deploy.calibration.table import CalibrationTable
+from fcn_deploy.data.calibration import CalibrationFrames
 from fcn_deploy.data.folders import LabelledFolder
 from fcn_deploy.errors import CalibrationError, SourceError
 from fcn_deploy.export.graph.files import identity
@@ -57,16 +57,16 @@ class Sensitivity:
     frames: int
     layers: tuple[LayerCost, ...]
 
-    def worst_first(self) -> list[str]:
-        """Layers by the harm that INT8 does in them."""
-        return [cost.layer for cost in sorted(self.layers, key=lambda cost: cost.harm, reverse=True)]
+    def by_harm(self) -> list[LayerCost]:
+        """The costs of all layers, worst first."""
+        return sorted(self.layers, key=lambda cost: cost.harm, reverse=True)
 
     def save(self, path: str | Path) -> None:
         """Write it as JSON, atomically."""
         write_text(path, json.dumps(dataclasses.asdict(self), indent=1) + "\n")
 
     @classmethod
-    def load(cls, path: str | Path, subject: Subject, recipe: Recipe) -> Sensitivity:
+    def load(cls, path: str | Path, fp32: Fp32Model, recipe: Recipe) -> Sensitivity:
         """Read a report made for the same model, target and method.
 
         Raises:
@@ -82,7 +82,7 @@ class Sensitivity:
                 f"{found} is no sensitivity report ({type(exc).__name__}: {exc}); make one with: fcn-deploy "
                 "quantize ... --sensitivity FILE"
             ) from exc
-        wanted = (identity(subject.model), recipe.target, recipe.method)
+        wanted = (identity(fp32.model), recipe.target, recipe.method)
         if (report.model, report.target, report.method) != wanted:
             raise CalibrationError(
                 f"{found} is stale: it was made for model {report.model[:12]}..., target {report.target}, "
@@ -90,7 +90,7 @@ class Sensitivity:
                 "another file to measure again"
             )
         measured = {cost.layer for cost in report.layers}
-        if missing := [name for name in quantised_layers(subject, recipe) if name not in measured]:
+        if missing := [name for name in quantised_layers(fp32, recipe) if name not in measured]:
             raise CalibrationError(
                 f"{found} does not cover {missing[0]}, which was left out when it was measured; name another "
                 "file to measure again"
@@ -99,7 +99,7 @@ class Sensitivity:
 
 
 def measure(
-    subject: Subject,
+    fp32: Fp32Model,
     table: CalibrationTable,
     recipe: Recipe,
     frames: CalibrationFrames | LabelledFolder,
@@ -109,7 +109,7 @@ def measure(
     """Quantise each layer alone and compare with fp32 on up to :data:`FRAMES` frames.
 
     Args:
-        subject: the fp32 graph.
+        fp32: the fp32 graph.
         table: its ranges.
         recipe: target and method; layers it leaves out are not tried.
         frames: with labels, lost points of mean IU are measured too.
@@ -118,35 +118,35 @@ def measure(
     Raises:
         SourceError: no frame can be used.
     """
-    images, truths = _pick(frames, subject)
+    images, truths = _pick(frames, fp32)
     step = progress or (lambda: None)
-    reference = _labels(subject.model, images)
-    before = _mean_iu(truths, reference, subject)
+    reference = _labels(fp32.model, images)
+    before = _mean_iu(truths, reference, fp32)
     step()
-    work = layer_costs(subject.model)
-    everything = quantised_layers(subject, recipe)
+    work = layer_costs(fp32.model)
+    everything = quantised_layers(fp32, recipe)
     costs = []
     for layer in everything:
         others = tuple(name for name in everything if name != layer)
-        alone = replace(recipe, rest="fp32", float_layers=(*recipe.float_layers, *others))
-        answers = _labels(make(subject, table, alone), images)
-        after = _mean_iu(truths, answers, subject)
+        alone = replace(recipe, float_precision="fp32", float_layers=(*recipe.float_layers, *others))
+        results = _labels(quantized_graph(fp32, table, alone), images)
+        after = _mean_iu(truths, results, fp32)
         costs.append(
             LayerCost(
                 layer,
-                float(np.mean([label_agreement(a, b) for a, b in zip(reference, answers, strict=True)])),
+                float(np.mean([label_agreement(a, b) for a, b in zip(reference, results, strict=True)])),
                 None if before is None or after is None else 100 * (before - after),
                 work[layer],
             )
         )
         step()
-    return Sensitivity(identity(subject.model), recipe.target, recipe.method, len(images), tuple(costs))
+    return Sensitivity(identity(fp32.model), recipe.target, recipe.method, len(images), tuple(costs))
 
 
 Images = list[np.ndarray[Any, np.dtype[np.uint8]]]
 
 
-def _pick(frames: CalibrationFrames | LabelledFolder, subject: Subject) -> tuple[Images, Images | None]:
+def _pick(frames: CalibrationFrames | LabelledFolder, fp32: Fp32Model) -> tuple[Images, Images | None]:
     """Frames spread evenly over the source, as uint8 ``[1, H, W, 3]``, and their labels."""
     if isinstance(frames, CalibrationFrames):
         few = replace(frames, max_frames=min(FRAMES, frames.max_frames))
@@ -155,7 +155,7 @@ def _pick(frames: CalibrationFrames | LabelledFolder, subject: Subject) -> tuple
     for index in np.linspace(0, len(frames) - 1, min(FRAMES, len(frames))).round().astype(int):
         frame = frames[int(index)]
         assert frame.labels is not None, "a labelled folder gives labels"
-        images.append(check_frames(frame.image[None], subject.spec))
+        images.append(check_frames(frame.image[None], fp32.spec))
         truths.append(frame.labels)
     if not images:
         raise SourceError(f"{frames.images} has no frame to measure on; give a labelled folder")
@@ -167,10 +167,10 @@ def _labels(model: ModelProto, images: Images) -> Images:
         return [session.run(["labels"], {"image": image})[0] for image in images]
 
 
-def _mean_iu(truths: Images | None, answers: Images, subject: Subject) -> float | None:
+def _mean_iu(truths: Images | None, results: Images, fp32: Fp32Model) -> float | None:
     if truths is None:
         return None
-    matrix = ConfusionMatrix(subject.spec.num_classes, subject.spec.ignore_label)
-    for truth, answer in zip(truths, answers, strict=True):
-        matrix.update(truth, answer[0])
+    matrix = ConfusionMatrix(fp32.spec.num_classes, fp32.spec.ignore_label)
+    for truth, result in zip(truths, results, strict=True):
+        matrix.update(truth, result[0])
     return float(matrix.mean_iu)

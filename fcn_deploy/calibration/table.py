@@ -1,7 +1,7 @@
-"""The calibration table: what the frames told of each layer, kept beside the model it belongs to.
+"""The calibration table: the ranges of each layer's input, kept in a file beside the model.
 
-One pass over the frames answers every method and both targets, so a table is worth keeping: another
-method, target or budget needs no frames again. It names its model by hash, and no other takes it.
+One pass over the frames gives the ranges of every method and both targets, so a table is worth keeping:
+another method, target or budget needs no frames. It names its model by hash and is refused for any other.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fcn_deploy.calibration.images import CalibrationFrames
 from fcn_deploy.calibration.placement import TARGETS, Range, layer_inputs, target_of
 from fcn_deploy.calibration.ranges import METHODS, Histogram
+from fcn_deploy.data.calibration import CalibrationFrames
 from fcn_deploy.errors import CalibrationError, UsageError
 from fcn_deploy.export.graph.files import identity
 from fcn_deploy.export.graph.session import open_session
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 PERCENTILE = 99.99
 """Share of an activation's values, zeros included, that the percentile method keeps; in percent."""
-_SCHEMA = 1
+_SCHEMA = 2
 _TRIED_SWAPPED = 4
 """Frames that the model is also shown with B and R swapped."""
 _SURER = 1.2
@@ -57,8 +57,8 @@ class CalibrationTable:
     range; the lower end is 0."""
     image: Range
     """Range of the first layer's input. Not measured: frames are 0 to 255, so it is known."""
-    doubts: tuple[str, ...] = ()
-    """What speaks against the frames, in sentences."""
+    warnings: tuple[str, ...] = ()
+    """Why ranges from these frames may be wrong, in sentences."""
     schema: int = _SCHEMA
 
     def ranges(self, method: str, target: str) -> dict[str, Range]:
@@ -93,9 +93,9 @@ class CalibrationTable:
         """
         found = input_file(Path(path), "calibration table")
         try:
-            data: dict[str, Any] = json.loads(found.read_text())
+            data = _current(json.loads(found.read_text()))
             data |= {"sizes": tuple(map(tuple, data["sizes"]))}
-            data |= {key: tuple(data[key]) for key in ("image", "doubts")}
+            data |= {key: tuple(data[key]) for key in ("image", "warnings")}
             table = cls(**data)
             complete = set(layer_inputs(model)) - {"conv1_1"} <= set(table.limits)
             _check(table)
@@ -110,6 +110,13 @@ class CalibrationTable:
                 f"{identity(model)[:12]}...; calibrate again with --calib FOLDER"
             )
         return table
+
+
+def _current(data: dict[str, Any]) -> dict[str, Any]:
+    """What a file holds, by today's keys: in version 0.1 (schema 1) the warnings were ``doubts``."""
+    if data["schema"] != 1:
+        return data
+    return {**{k: v for k, v in data.items() if k != "doubts"}, "warnings": data["doubts"], "schema": _SCHEMA}
 
 
 def _check(table: CalibrationTable) -> None:
@@ -171,7 +178,7 @@ def calibrate(
         percentile=percentile,
         limits={layer: limits[tensor] for layer, tensor in measured.items()},
         image=image_range(model),
-        doubts=(*frames.seen.doubts(spec), *doubt_of_order(margins)),
+        warnings=(*frames.seen.warnings(spec), *order_warning(margins)),
     )
 
 
@@ -181,17 +188,20 @@ def _margin(session: Any, logits: str, image: NDArray[np.uint8]) -> float:
     return float((scores[:, -1] - scores[:, -2]).mean())
 
 
-def doubt_of_order(margins: list[list[float]]) -> list[str]:
-    """A sentence where the model is surer of frames with B and R swapped.
+def order_warning(margins: list[list[float]]) -> list[str]:
+    """A warning where the model is more certain of the frames with B and R swapped.
 
-    A trained network knows its colours better than a histogram does: grey streets have none, and its
-    lead still falls by a third on swapped frames.
+    On swapped frames a trained network's lead falls by a third, even on grey streets, where a histogram
+    of colours shows nothing.
+
+    Args:
+        margins: for each frame, the mean lead of the winning class as it is, and with B and R swapped.
     """
     as_given, swapped = np.mean(margins, axis=0)
     if swapped < as_given * _SURER:
         return []
     return [
-        f"the model is surer of these frames with B and R swapped (lead {swapped:.2f} against "
+        f"the model is more certain of these frames with B and R swapped (lead {swapped:.2f} against "
         f"{as_given:.2f}); check that they hold the colour order of its training"
     ]
 

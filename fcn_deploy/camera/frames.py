@@ -1,4 +1,4 @@
-"""What travels through a camera pipeline: a captured frame, and a delivered answer."""
+"""What a camera pipeline passes on: captured frames, and deliveries (a frame with its result)."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from fcn_deploy.runtimes.base import Segmentation
 
 
-@dataclass(frozen=True, eq=False)  # arrays do not compare to one truth
+@dataclass(frozen=True, eq=False)  # comparing arrays gives no single truth value
 class CameraFrame:
-    """One frame as a source captured it. Nobody writes into its image after that."""
+    """One frame as a source captured it. Its image is never written to after that."""
 
     image: NDArray[np.uint8]
     """uint8 ``[H, W, 3]`` in the colour order that the source was opened with."""
@@ -26,18 +26,18 @@ class CameraFrame:
     """Which source of the pipeline it came from, from 0."""
 
 
-@dataclass(frozen=True, eq=False)  # arrays do not compare to one truth
+@dataclass(frozen=True, eq=False)  # comparing arrays gives no single truth value
 class Delivery:
-    """A frame with its answer, as sinks get it."""
+    """A frame with its result, as sinks get it."""
 
     frame: CameraFrame
-    answer: Segmentation
-    """The answer for this frame alone: a batch of 1."""
+    result: Segmentation
+    """The result for this frame alone: a batch of 1."""
     age: float
-    """Seconds from capture to the moment that delivery began."""
+    """Seconds from capture to the start of the delivery."""
 
     @property
     def labels(self) -> NDArray[np.uint8]:
         """Class ids, uint8 ``[H, W]``."""
-        labels: NDArray[np.uint8] = self.answer.labels[0]
+        labels: NDArray[np.uint8] = self.result.labels[0]
         return labels

@@ -1,22 +1,16 @@
-"""``fcn-deploy bench``: how fast artefacts are, and whether their labels are still the same."""
+"""``fcn-deploy bench``: how fast artefacts are, and whether their labels stay the same."""
 
 from __future__ import annotations
 
-import io
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fcn_deploy.cli import console, options
-from fcn_deploy.errors import FcnDeployError
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from fcn_deploy.bench.results import BenchReport
+    from fcn_deploy.bench.results import BenchmarkResult
 
 
 def bench(
@@ -39,16 +33,16 @@ def bench(
     ] = None,
     threads: options.Threads = None,
     cuda_binding: options.CudaBinding = None,
-    rounds: Annotated[int, typer.Option(min=1, metavar="N", help="Turns of each row.")] = 10,
+    rounds: Annotated[int, typer.Option(min=1, metavar="N", help="How often each row is timed.")] = 10,
     seconds: Annotated[
-        float, typer.Option(metavar="S", help="Timed seconds of each row, over all its turns.")
+        float, typer.Option(metavar="S", help="Timed seconds of each row, over all rounds.")
     ] = 10.0,
     reference: Annotated[
         str | None,
         typer.Option(
             metavar="PATH|bundled",
             help="fp32 checkpoint that labels are compared with.",
-            show_default="the artefact's own chain",
+            show_default="from each artefact's provenance",
         ),
     ] = None,
     typical: Annotated[
@@ -71,6 +65,7 @@ def bench(
     if report:
         options.check_output("--report", report, (".html", ".htm"))
     from fcn_deploy.bench.method import benchmark
+    from fcn_deploy.bench.pictures import draw_pictures
     from fcn_deploy.bench.report import write_html
 
     with console.steps() as step:
@@ -92,8 +87,8 @@ def bench(
         if json_file:
             console.write_json(found.to_dict(), json_file)
         if report:
-            write_html(found, report, _pictures(artefacts, frames, sizes[0], cuda_binding))
-    out = console.Printer(aside=options.is_stdout(json_file))
+            write_html(found, report, draw_pictures(artefacts, sizes[0], frames, cuda_binding=cuda_binding))
+    out = console.Printer(to_stderr=options.is_stdout(json_file))
     _show(found, out)
     for place in (json_file, report):
         if place and not options.is_stdout(place):
@@ -102,7 +97,7 @@ def bench(
         raise typer.Exit(1)
 
 
-def _show(found: BenchReport, out: console.Printer) -> None:
+def _show(found: BenchmarkResult, out: console.Printer) -> None:
     from fcn_deploy.bench.report import remarks, to_device, to_stages, to_table
 
     for columns, rows in (to_table(found), to_stages(found), to_device(found)):
@@ -110,35 +105,3 @@ def _show(found: BenchReport, out: console.Printer) -> None:
             out.table(columns, rows)
     for sentence in remarks(found):
         out.say(f"- {sentence}")
-
-
-def _pictures(
-    artefacts: list[Path], frames: Path | None, size: tuple[int, int], cuda_binding: str | None
-) -> dict[str, bytes | str]:
-    """What each artefact answers for one of the measured frames: caption -> PNG.
-
-    One that cannot answer is left out; its row says why.
-    """
-    from fcn_deploy.bench.frames import make_frames
-
-    pool = make_frames(frames, *size)
-    pictures: dict[str, bytes | str] = {}
-    for artefact in artefacts:
-        with suppress(FcnDeployError):
-            pictures[artefact.name] = _picture(artefact, pool[len(pool) // 2], cuda_binding)
-    return pictures
-
-
-def _picture(artefact: Path, image: NDArray[np.uint8], cuda_binding: str | None) -> bytes:
-    """A PNG of the labels drawn over a frame, uint8 ``[H, W, 3]`` in B, G, R."""
-    from fcn_deploy.draw import overlay
-    from fcn_deploy.lazy import require
-    from fcn_deploy.runtimes.registry import load
-
-    with load(artefact, cuda_binding=cuda_binding) as segmenter:
-        ordered = image if segmenter.spec.color_order == "bgr" else image[..., ::-1]
-        drawn = overlay(ordered, segmenter.infer(ordered).labels[0], segmenter.spec)
-        rgb = drawn[..., ::-1] if segmenter.spec.color_order == "bgr" else drawn
-    encoded = io.BytesIO()
-    require("PIL.Image", extra="cpu").fromarray(rgb).save(encoded, "PNG")
-    return encoded.getvalue()

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import tempfile
-import time
-from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from fcn_deploy.building import build_engine as build
 from fcn_deploy.cli import console, options
-from fcn_deploy.cli.describe import megabytes
+from fcn_deploy.describe import megabytes
 from fcn_deploy.errors import UsageError
-
-if TYPE_CHECKING:
-    from fcn_deploy.runtimes.tensorrt.sidecar import EngineTarget, Sidecar
 
 _MIB = 1 << 20
 
@@ -97,6 +91,10 @@ def build_engine(
             min=0, metavar="N", help="Place layers on this DLA core (TensorRT, one size; unproven)."
         ),
     ] = None,
+    timeout: Annotated[
+        float | None,
+        typer.Option(min=1, metavar="S", help="Seconds that the build may take.", show_default="no limit"),
+    ] = None,
     as_json: options.Json = False,
 ) -> None:
     """Build a TensorRT engine and write what it is beside it."""
@@ -105,16 +103,12 @@ def build_engine(
         options.check_output("--timing-cache", timing_cache)
     if fp16 and int8:
         raise UsageError("give --fp16 or --int8, one of the two; with --int8 the rest is fp16 already")
-    if calib is not None and not (fp16 or int8):
-        raise UsageError("--calib is for --int8 or --fp16; add one of them, or leave it away")
-    from fcn_deploy.export.tensorrt.engine import build_engine as build
-
-    begun = time.monotonic()
-    with console.steps() as step, tempfile.TemporaryDirectory(prefix="fcn-deploy-") as folder:
-        graph = _in_precision(model, Path(folder), fp16, int8, calib, step)
-        sidecar = build(
-            graph,
+    with console.steps() as step:
+        result = build(
+            model,
             output,
+            precision="fp16" if fp16 else "int8" if int8 else None,
+            calib=calib,
             profiles=profile,
             flavor=flavor.value,
             compute_capabilities=compute_capability or (),
@@ -124,108 +118,14 @@ def build_engine(
             version_compatible=version_compatible,
             dla_core=dla_core,
             timing_cache=timing_cache,
-            require_precision="fp16" if fp16 else "int8" if int8 else None,
+            timeout=timeout,
             progress=step,
         )
-    _report(output, sidecar, time.monotonic() - begun, as_json)
-
-
-def _in_precision(
-    model: Path, folder: Path, fp16: bool, int8: bool, calib: Path | None, step: Callable[[str], None]
-) -> Path:
-    """The graph to build from: the one given, or one made of it in ``folder``."""
-    if not (fp16 or int8):
-        return model
-    from fcn_deploy.runtimes.artefact import read_spec
-
-    precision = read_spec(model).precision
-    wanted = "fp16" if fp16 else "int8"
-    if precision != "fp32":
-        if calib is not None:
-            raise UsageError(f"{model} is {precision} already and is taken as it is; leave --calib away")
-        return model
-    made = folder / f"{model.stem}.{wanted}.onnx"
-    if fp16:
-        _write_fp16(model, made, calib, step)
-        return made
-    if calib is None:
-        raise UsageError(
-            f"{model} is fp32, so --int8 needs frames of your camera: --calib FOLDER (a folder or a video)"
-        )
-    from fcn_deploy.calibration.quantization import quantize
-
-    quantize(model, made, calib=calib, target="tensorrt", progress=step)
-    return made
-
-
-def _write_fp16(model: Path, made: Path, calib: Path | None, step: Callable[[str], None]) -> None:
-    from fcn_deploy.data.folders import ImageFolder
-    from fcn_deploy.export.graph.files import read_model, write_model
-    from fcn_deploy.export.precision import check_fp16_range, to_fp16
-    from fcn_deploy.runtimes.artefact import identity
-
-    graph, spec = read_model(model)
-    step("checking the range of each layer in fp16")
-    if calib is None:
-        batches, source = None, "the synthetic clip"
-    else:
-        folder = ImageFolder(calib, color_order=spec.color_order)
-        batches, source = (frame.image[None] for frame in folder), f"the folder {calib.resolve().name}"
-    ranges = check_fp16_range(graph, spec, batches, source)
-    evidence = {("parent_parity" if k == "parity" else k): v for k, v in spec.evidence.items()}
-    spec = spec.replace(precision="fp16", evidence={**evidence, "fp16_range": ranges})
-    spec = spec.with_parent(kind="onnx", name=model.name, sha256=identity(model))
-    write_model(to_fp16(graph), spec, made)
-
-
-def _report(output: Path, sidecar: Sidecar, seconds: float, as_json: bool) -> None:
     if as_json:
-        console.write_json(
-            {
-                "file": str(output),
-                "bytes": sidecar.engine_bytes,
-                "sha256": sidecar.engine_sha256,
-                "seconds": round(seconds, 2),
-                "sidecar": json.loads(sidecar.to_json()),
-            }
-        )
+        console.write_json(result.to_dict())
         return
-    declared, memory = sidecar.precision["declared"], sidecar.build["memory"]
-    layers = ", ".join(f"{count} {kind}" for kind, count in sorted(declared["layers"].items()))
     out = console.Printer()
-    out.say(f"Wrote {output} ({megabytes(sidecar.engine_bytes)}) and {output.name}.json in {seconds:.1f} s")
-    out.pairs(
-        [
-            ("built by", sidecar.built_by),
-            ("runs on", _target_words(sidecar.target)),
-            ("profiles", ", ".join(map(str, sidecar.profiles))),
-            (
-                "declared",
-                f"{declared['precision']}: convolutions {layers}; the engine has "
-                f"{declared['engine_to_fp32_weights']:.0%} of the bytes of fp32 weights",
-            ),
-            ("achieved", _achieved_words(sidecar.precision["achieved"])),
-            (
-                "memory",
-                f"at least {megabytes(memory['weights'] + memory['activations'])} on the device, an estimate "
-                f"for {memory['profile'].rpartition(':')[2]}",
-            ),
-            ("sha256", sidecar.engine_sha256),
-            *(("note", note) for note in sidecar.build["notes"]),
-        ],
-        indent=2,
-    )
+    size = megabytes(result.bytes)
+    out.say(f"Wrote {output} ({size}) and {output.name}.json in {result.seconds:.1f} s")
+    out.pairs(result.summary()[1:], indent=2)
     out.say(f"Next, where it runs: fcn-deploy bench {output}")
-
-
-def _target_words(target: EngineTarget) -> str:
-    listed = ", ".join(target.compute_capabilities) + (" and later" if target.later else "")
-    words = f"compute capability {listed}"
-    words = words if target.gpu is None else f"{target.gpu} ({words})"
-    return words if target.platform == "any" else f"{words}, {target.platform}"
-
-
-def _achieved_words(achieved: str | dict[str, int]) -> str:
-    if isinstance(achieved, str):
-        return achieved
-    return ", ".join(f"{count} layers {kind}" for kind, count in sorted(achieved.items()))

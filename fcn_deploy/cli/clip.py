@@ -1,4 +1,4 @@
-"""``fcn-deploy clip``: the synthetic street clip as files, for machines that have no footage."""
+"""``fcn-deploy clip``: writes the synthetic street clip as files, for machines without recordings."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from fcn_deploy.cli import console, options
 from fcn_deploy.errors import UsageError
 
 _FPS = 12.0
+"""Frames per second of the video."""
 
 
 def clip(
@@ -33,7 +34,7 @@ def clip(
     height, width = options.parse_size(size, "--size")
     names = [f"{index:06d}.png" for index in range(frames)]
     for part in ("images", "labels"):
-        _refuse_mixture(folder / part, set(names))
+        _refuse_other_files(folder / part, set(names))
     from fcn_deploy.camera.sinks.files import write_picture
     from fcn_deploy.camera.sinks.video_file import VIDEO_SUFFIXES
     from fcn_deploy.classes import CAMVID_PALETTE
@@ -68,8 +69,8 @@ def clip(
     out.say(f"Next: fcn-deploy eval ARTEFACT --data {folder}")
 
 
-def _refuse_mixture(folder: Path, names: set[str]) -> None:
-    """Frames of another clip in the same folder would be taken for this one's."""
+def _refuse_other_files(folder: Path, names: set[str]) -> None:
+    """Refuse a folder with other files: frames of another clip would be taken for frames of this one."""
     if folder.is_dir() and (others := sorted({path.name for path in folder.iterdir()} - names)):
         raise UsageError(
             f"{folder} already holds {len(others)} other files ({others[0]}, ...); name another folder"

@@ -1,7 +1,7 @@
-"""What every command shares: words on the terminal, pure JSON, progress, and errors in one sentence.
+"""Output that all commands share: text, tables, JSON, progress, and errors as one sentence.
 
-Words meant for people go to stdout, or to stderr where stdout carries JSON. Errors, warnings and
-progress always go to stderr.
+Text goes to stdout, or to stderr where stdout carries JSON. Errors, warnings and progress always go to
+stderr.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 INTERRUPTED = 130
-"""What a shell expects of a program that Ctrl-C ended: 128 + SIGINT."""
+"""Exit code of a program that Ctrl-C ended: 128 + SIGINT."""
 
-_PATIENCE = 2.0
+_PROGRESS_DELAY = 2.0
 """Seconds before a progress bar appears."""
 
 
@@ -45,10 +45,10 @@ def set_debug(on: bool) -> None:
 
 
 def prepare_process() -> None:
-    """Settings of the whole process, made before anything heavy is imported."""
-    # `kill` and `timeout` end a run as Ctrl-C does: videos are finalised first.
+    """Set up the process, before any large package is imported."""
+    # `kill` and `timeout` end a run as Ctrl-C does: videos are finished first.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    # OpenCV and its FFmpeg write to stderr on their own; what went wrong is said in our words.
+    # OpenCV and its FFmpeg write to stderr on their own; our errors already say what went wrong.
     os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     if not sys.warnoptions:  # python -W and PYTHONWARNINGS still show all of them
@@ -63,20 +63,20 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(command)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            answer = command(*args, **kwargs)
+            result = command(*args, **kwargs)
             sys.stdout.flush()
         except (typer.Exit, typer.Abort, BrokenPipeError):
-            raise  # typer ends these quietly
+            raise  # typer ends the process without a message
         except KeyboardInterrupt:
-            _leave("interrupted", INTERRUPTED)
+            _exit_with("interrupted", INTERRUPTED)
         except Exception as exc:
-            _leave(*_in_words(exc))
-        return answer
+            _exit_with(*_sentence_and_code(exc))
+        return result
 
     return wrapper
 
 
-def _in_words(exc: Exception) -> tuple[str, int]:
+def _sentence_and_code(exc: Exception) -> tuple[str, int]:
     """A sentence for an error, and the exit code."""
     if isinstance(exc, FcnDeployError):
         return str(exc), exc.exit_code
@@ -89,42 +89,42 @@ def _in_words(exc: Exception) -> tuple[str, int]:
         where = f"{exc.filename}: " if exc.filename else ""
         return f"{where}{exc.strerror[0].lower()}{exc.strerror[1:]}", 1
     first = (str(exc).strip().splitlines() or [""])[0]
-    told = f"{type(exc).__name__}: {first}" if first else type(exc).__name__
-    return f"unexpected {told}; run again with --debug to see where it comes from", 1
+    name = f"{type(exc).__name__}: {first}" if first else type(exc).__name__
+    return f"unexpected {name}; run again with --debug to see where it comes from", 1
 
 
-def _leave(sentence: str, code: int) -> NoReturn:
+def _exit_with(sentence: str, code: int) -> NoReturn:
     if _State.debug:
         traceback.print_exc()
-    typer.echo(f"Error: {harmless(sentence)}", err=True)
+    typer.echo(f"Error: {printable(sentence)}", err=True)
     try:
         sys.stdout.flush()
     except OSError:
-        # What cannot be written now could not be at exit either, and Python would say so twice.
+        # Python would try to flush it again at exit, and report the same error a second time.
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     raise typer.Exit(code)
 
 
 def warn(sentence: str) -> None:
     """One warning on stderr."""
-    typer.echo(f"Warning: {harmless(sentence)}", err=True)
+    typer.echo(f"Warning: {printable(sentence)}", err=True)
 
 
-def harmless(text: str) -> str:
-    """``text`` without control characters: names come out of files, and files from anywhere."""
+def printable(text: str) -> str:
+    """``text`` with control characters replaced, because names in it come from untrusted files."""
     return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
 
 
 @dataclass(frozen=True)
 class Printer:
-    """Words for people."""
+    """Prints text and tables for people."""
 
-    aside: bool = False
-    """Whether they go to stderr, because stdout carries JSON."""
+    to_stderr: bool = False
+    """Whether they go to stderr, because stdout carries data."""
 
     def say(self, text: str = "") -> None:
         """One line."""
-        typer.echo(harmless(text), err=self.aside)
+        typer.echo(printable(text), err=self.to_stderr)
 
     def pairs(self, rows: Iterable[tuple[str, str]], indent: int = 0) -> None:
         """Names and values in two aligned columns; rows without a value are left out."""
@@ -143,15 +143,15 @@ class Printer:
         for index, column in enumerate(columns):
             table.add_column(Text(column), justify="left" if index < left else "right", overflow="fold")
         for row in rows:
-            table.add_row(*(Text(harmless(cell)) for cell in row))
+            table.add_row(*(Text(printable(cell)) for cell in row))
         self.render(table)
 
     def render(self, renderable: Any) -> None:
-        """Anything that rich can draw."""
+        """Print anything that rich can render."""
         from rich.console import Console
 
-        stream = sys.stderr if self.aside else sys.stdout
-        # Piped into a file or a pager there is no edge to wrap at.
+        stream = sys.stderr if self.to_stderr else sys.stdout
+        # A file or a pager has no width to wrap at.
         Console(file=stream, width=None if stream.isatty() else 240, highlight=False).print(renderable)
 
 
@@ -159,7 +159,7 @@ def write_json(data: Any, target: Path | None = None) -> None:
     """JSON on stdout, or atomically in a file.
 
     Args:
-        data: what ``json`` can write; NaN is refused, because it is not JSON.
+        data: anything that ``json`` can write, numpy numbers and paths; NaN is an error, as it is not JSON.
         target: a file; None or ``-`` is stdout.
     """
     text = json.dumps(data, indent=2, allow_nan=False, default=_plain) + "\n"
@@ -172,27 +172,27 @@ def write_json(data: Any, target: Path | None = None) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """numpy's numbers and paths as JSON knows them."""
+    """numpy's numbers, and paths, as JSON types."""
     if isinstance(value, Path):
         return str(value)
     if hasattr(value, "tolist"):
         return value.tolist()
-    raise TypeError(f"{type(value).__name__} has no place in JSON")
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
 
 
 @contextmanager
-def progress(what: str, total: int | None = None) -> Iterator[Callable[[], None]]:
-    """A bar on stderr for work of more than two seconds; nothing where stderr is not a terminal.
+def progress(what: str, total: int | None = None) -> Iterator[Callable[..., None]]:
+    """A progress bar on stderr, shown after two seconds; nothing where stderr is not a terminal.
 
     Args:
         what: the work, such as ``frames``.
-        total: how many steps; None where that is not known.
+        total: how many steps; None where that is unknown.
 
     Yields:
-        A function to call after each step.
+        A function to call after each step; it takes the number of steps where that is known only later.
     """
     if not sys.stderr.isatty():
-        yield lambda: None
+        yield lambda total=None: None
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -202,9 +202,9 @@ def progress(what: str, total: int | None = None) -> Iterator[Callable[[], None]
     task = bar.add_task(what, total=total)
     begun = time.monotonic()
 
-    def advance() -> None:
-        bar.advance(task)
-        if not bar.live.is_started and time.monotonic() - begun > _PATIENCE:
+    def advance(total: int | None = None) -> None:
+        bar.update(task, advance=1, total=total)
+        if not bar.live.is_started and time.monotonic() - begun > _PROGRESS_DELAY:
             bar.start()
 
     try:
@@ -215,7 +215,7 @@ def progress(what: str, total: int | None = None) -> Iterator[Callable[[], None]
 
 @contextmanager
 def steps() -> Iterator[Callable[[str], None]]:
-    """A line on stderr that names the step being made; nothing where stderr is not a terminal.
+    """A live status line on stderr that names the current step; nothing where stderr is no terminal.
 
     Yields:
         A function to call with the name of each step as it begins.

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,14 +12,7 @@ from fcn_deploy.errors import UsageError
 
 if TYPE_CHECKING:
     from fcn_deploy.evaluation import Evaluation
-    from fcn_deploy.runtimes.segmenter import Segmenter
 
-_METRICS = (
-    ("mean IU", "mean_iu"),
-    ("pixel accuracy", "pixel_accuracy"),
-    ("mean accuracy", "mean_accuracy"),
-    ("fw IU", "fw_iu"),
-)
 _SHOWN_PROBLEMS = 20
 
 
@@ -77,32 +67,32 @@ def evaluate(
     for option, place in (("--confusion", confusion), ("--worst-out", worst_out)):
         if place:
             options.check_output(option, place, options.PICTURES)
-    from fcn_deploy.runtimes.registry import load
+    from fcn_deploy.evaluation import evaluate as score
 
     found = []
     for index, artefact in enumerate(artefacts):
-        with (
-            _simulated(artefact, simulate_fp16) as opened,
-            load(
-                opened,
-                backend=backend,
-                device=device,
-                provider=provider,
-                threads=threads,
-                allow_fallback=allow_fallback,
-                cuda_binding=cuda_binding,
-                expect_sha256=expect_sha256,
-            ) as segmenter,
-        ):
-            scored = _score(segmenter, str(artefact), data, ignore_label, worst or 0)
-            if opened != artefact:
-                scored = replace(scored, backend=f"{scored.backend}, fp16 simulated")
-            found.append(scored)
-            if index == 0:
-                _draw(found[0], segmenter, confusion, worst_out)
+        with console.progress(artefact.name) as advance:
+            found.append(
+                score(
+                    artefact,
+                    data,
+                    ignore_label=ignore_label,
+                    keep_worst=worst if worst and index == 0 else 0,
+                    simulate_fp16=simulate_fp16,
+                    backend=backend,
+                    device=device,
+                    progress=lambda _, total: advance(total),
+                    provider=provider,
+                    threads=threads,
+                    allow_fallback=allow_fallback,
+                    cuda_binding=cuda_binding,
+                    expect_sha256=expect_sha256,
+                )
+            )
+    _draw(found[0], confusion, worst_out)
     if json_file:
         console.write_json({"results": [evaluation.to_dict() for evaluation in found]}, json_file)
-    out = console.Printer(aside=options.is_stdout(json_file))
+    out = console.Printer(to_stderr=options.is_stdout(json_file))
     _show(found, data, out)
     for place in (json_file, confusion, worst_out):
         if place and not options.is_stdout(place):
@@ -111,74 +101,34 @@ def evaluate(
         raise typer.Exit(1)
 
 
-@contextmanager
-def _simulated(artefact: Path, wanted: bool) -> Iterator[Path]:
-    """The artefact, or a temporary one that rounds as fp16 does where it is wanted and there is fp16."""
-    from fcn_deploy.runtimes.artefact import read_spec
-
-    if not (wanted and artefact.suffix.lower() == ".onnx" and "fp16" in read_spec(artefact).precision):
-        yield artefact
-        return
-    from fcn_deploy.export.rounding import simulated_artefact
-
-    with simulated_artefact(artefact) as path:
-        yield path
-
-
-def _score(
-    segmenter: Segmenter, name: str, data: Path, ignore_label: int | None, keep_worst: int
-) -> Evaluation:
-    from fcn_deploy import evaluation as scoring
-    from fcn_deploy.data.folders import LabelledFolder
-
-    folder = LabelledFolder(data, color_order=segmenter.spec.color_order)
-    with console.progress(Path(name).name, len(folder)) as advance:
-        found = scoring.evaluate(
-            segmenter,
-            folder,
-            artefact=name,
-            ignore_label=ignore_label,
-            keep_worst=keep_worst,
-            progress=advance,
-        )
-    for path in folder.orphans:
-        console.warn(f"{path} has no image")
-    return found
-
-
-def _draw(found: Evaluation, segmenter: Segmenter, confusion: Path | None, worst_out: Path | None) -> None:
+def _draw(found: Evaluation, confusion: Path | None, worst_out: Path | None) -> None:
     """The pictures asked for, of the first artefact."""
-    from fcn_deploy import draw
     from fcn_deploy.camera.sinks.files import write_picture
 
-    spec = segmenter.spec
     if confusion:
-        write_picture(confusion, draw.confusion_picture(found.confusion.counts, spec.classes))
+        write_picture(confusion, found.draw_confusion())
     if worst_out:
-        rows = []
-        for one in found.worst:
-            image = one.frame.image[..., ::-1] if spec.color_order == "bgr" else one.frame.image
-            assert one.frame.labels is not None, "a frame without labels is not scored"
-            maps = (draw.colorize(labels, spec.palette) for labels in (one.frame.labels, one.answer))
-            caption = f"{one.frame.name}: mean IU {one.mean_iu:.3f}   (frame, labels, answer)"
-            rows.append((caption, [image, *maps]))
-        write_picture(worst_out, draw.strip(rows))
+        write_picture(worst_out, found.draw_worst())
 
 
 def _show(found: list[Evaluation], data: Path, out: console.Printer) -> None:
+    from fcn_deploy.evaluation import METRICS
+
     names = [f"{Path(one.artefact).name} ({one.backend})" for one in found]
-    rows = [[title, *(f"{getattr(one, key):.4f}" for one in found)] for title, key in _METRICS]
+    rows = [[title, *(f"{getattr(one, key):.4f}" for one in found)] for title, key in METRICS]
     rows.append(["frames", *(str(one.frames) for one in found)])
     out.table([str(data), *names], rows)
     by_class = [one.iu_by_class for one in found]
     classes = dict.fromkeys(name for scores in by_class for name in scores)
     out.table(["IU by class", *names], [[c, *(_score_words(s.get(c)) for s in by_class)] for c in classes])
+    for sentence in dict.fromkeys(sentence for one in found for sentence in one.warnings):
+        console.warn(sentence)
     for problems in dict.fromkeys(one.problems for one in found if one.problems):
         _warn_of(problems)
 
 
 def _score_words(value: float | None) -> str:
-    """A class that occurs neither in truth nor in answer has no score."""
+    """A class that is in neither the true nor the predicted labels has no score."""
     return "-" if value is None else f"{value:.4f}"
 
 

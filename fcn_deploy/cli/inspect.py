@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fcn_deploy.cli import console, options
-from fcn_deploy.cli.describe import chain, describe, megabytes
+from fcn_deploy.describe import chain, describe, megabytes
 from fcn_deploy.errors import MissingDependency, ModelError
 from fcn_deploy.lazy import require
 

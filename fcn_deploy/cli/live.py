@@ -1,4 +1,4 @@
-"""What a long run needs of the terminal and the system: a line that lives, log lines, signals."""
+"""For commands that run for long: a live status line, log lines above it, and signals."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ class Stopped:
 
 @contextmanager
 def stop_on_signals(stop: Callable[[], None]) -> Iterator[Stopped]:
-    """SIGINT and SIGTERM call ``stop``, so that the work ends between two frames; a second one raises.
+    """SIGINT and SIGTERM call ``stop``, which ends the work between two frames; a second one raises.
 
     Yields:
-        What came.
+        Which signal came.
     """
-    seen = Stopped()
+    stopped = Stopped()
 
     def handle(number: int, _: object) -> None:
-        if seen.signal is not None:
+        if stopped.signal is not None:
             raise KeyboardInterrupt
-        seen.signal = number
-        # What a handler interrupts may hold a lock that stop() needs.
+        stopped.signal = number
+        # In a thread, because the interrupted code may hold a lock that stop() needs.
         threading.Thread(target=stop, daemon=True).start()
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield seen
+        yield stopped
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -53,14 +53,14 @@ def stop_on_signals(stop: Callable[[], None]) -> Iterator[Stopped]:
 
 @contextmanager
 def status_line(text: Callable[[], str], log_every: float | None = None) -> Iterator[None]:
-    """Keep a line on stderr up to date where that is a terminal; write one now and then where asked.
+    """Show a live status line on stderr where that is a terminal, and write log lines where asked.
 
     Args:
         text: makes the line; called from another thread.
-        log_every: seconds between lines that stay, for logs; None writes none.
+        log_every: seconds between permanent lines, for logs; None writes none.
     """
     ended = threading.Event()
-    with _shown(text) as say, _logged(say):
+    with _live_line(text) as say, _logged(say):
 
         def log_lines() -> None:
             while log_every is not None and not ended.wait(log_every):
@@ -76,17 +76,17 @@ def status_line(text: Callable[[], str], log_every: float | None = None) -> Iter
 
 
 @contextmanager
-def _shown(text: Callable[[], str]) -> Iterator[Callable[[str], None]]:
-    """Yields what writes a line that stays, above the one that lives."""
+def _live_line(text: Callable[[], str]) -> Iterator[Callable[[str], None]]:
+    """Yields a function that writes a permanent line, above the live one."""
     if not sys.stderr.isatty():
-        yield lambda line: typer.echo(console.harmless(line), err=True)
+        yield lambda line: typer.echo(console.printable(line), err=True)
         return
     from rich.console import Console
     from rich.live import Live
     from rich.text import Text
 
     def renderable(line: str) -> Text:
-        return Text(console.harmless(line), overflow="ellipsis", no_wrap=True)
+        return Text(console.printable(line), overflow="ellipsis", no_wrap=True)
 
     with Live(
         get_renderable=lambda: renderable(text()),
@@ -94,7 +94,7 @@ def _shown(text: Callable[[], str]) -> Iterator[Callable[[str], None]]:
         refresh_per_second=4,
         transient=True,
     ) as live:
-        yield lambda line: live.console.print(Text(console.harmless(line)))
+        yield lambda line: live.console.print(Text(console.printable(line)))
 
 
 class _Handler(logging.Handler):
@@ -109,7 +109,7 @@ class _Handler(logging.Handler):
 
 @contextmanager
 def _logged(say: Callable[[str], None]) -> Iterator[None]:
-    """Say what the camera room logs, such as a stream that is lost and found."""
+    """Write what ``fcn_deploy.camera`` logs, such as a stream that is lost or reconnected."""
     log, handler = logging.getLogger("fcn_deploy.camera"), _Handler(say)
     level, propagates = log.level, log.propagate
     log.addHandler(handler)

@@ -2,35 +2,33 @@
 
 from __future__ import annotations
 
-import json
-import time
+from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fcn_deploy.cli import console, options
-from fcn_deploy.cli.describe import describe, megabytes
+from fcn_deploy.describe import describe, megabytes
 from fcn_deploy.errors import UsageError
 
 if TYPE_CHECKING:
+    from fcn_deploy.calibration.result import QuantizationResult
     from fcn_deploy.calibration.sensitivity import LayerCost
-    from fcn_deploy.spec import ModelSpec
 
-_LOW_AGREEMENT = 0.97
-"""Share of labels equal to fp32's below which a warning is due."""
 _BAR = 24
+"""Characters of the longest bar."""
 
 
-class Target(str, Enum):
+class TargetChoice(str, Enum):
     """What the INT8 file is for."""
 
     TENSORRT = "tensorrt"
     CPU = "cpu"
 
 
-class Method(str, Enum):
+class MethodChoice(str, Enum):
     """How ranges are chosen."""
 
     MINMAX = "minmax"
@@ -43,13 +41,15 @@ def quantize(
         Path,
         typer.Argument(metavar="MODEL", help="An fp32 .onnx that export wrote.", show_default=False),
     ],
-    target: Annotated[Target, typer.Option(help="One file does not serve both well.", show_default=False)],
+    target: Annotated[
+        TargetChoice, typer.Option(help="One file does not serve both well.", show_default=False)
+    ],
     output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="The INT8 .onnx.")],
     calib: Annotated[
         Path | None,
         typer.Option(metavar="PATH", help="Frames of your camera: a folder of images, or a video."),
     ] = None,
-    method: Annotated[Method, typer.Option(help="How ranges are chosen.")] = Method.ENTROPY,
+    method: Annotated[MethodChoice, typer.Option(help="How ranges are chosen.")] = MethodChoice.ENTROPY,
     percentile: Annotated[
         float, typer.Option(metavar="P", help="Percent of an activation's values that it keeps.")
     ] = 99.99,
@@ -58,9 +58,9 @@ def quantize(
         str | None,
         typer.Option(metavar="HxW", help="Resize calibration frames.", show_default="their own size"),
     ] = None,
-    rest: Annotated[
+    float_precision: Annotated[
         options.Precision | None,
-        typer.Option(help="What is not INT8.", show_default="fp16 for tensorrt, fp32 for cpu"),
+        typer.Option(help="Precision of what is not INT8.", show_default="fp16 for tensorrt, fp32 for cpu"),
     ] = None,
     assume_vnni: Annotated[
         bool,
@@ -112,46 +112,39 @@ def quantize(
         raise UsageError("--eval is for --max-drop or --sensitivity; give one of them with it")
     if chart and not sensitivity:
         raise UsageError("--chart draws the sensitivity report; give --sensitivity FILE with it")
-    from fcn_deploy.calibration.quantization import quantize as make
+    from fcn_deploy.calibration.quantization import quantize as quantize_model
 
-    begun = time.monotonic()
     with console.steps() as step:
-        spec = make(
+        result = quantize_model(
             model,
             output,
             calib=calib,
+            table=table,
             target=target.value,
             method=method.value,
-            rest=rest.value if rest else None,
+            percentile=percentile,
+            max_frames=max_frames,
+            size=options.parse_size(size, "--size") if size else None,
+            float_precision=float_precision.value if float_precision else None,
             assume_vnni=assume_vnni,
             float_layers=float_layer or (),
             max_drop=max_drop,
             data=eval_data,
             sensitivity=sensitivity,
-            progress=step,
-            table=table,
-            max_frames=max_frames,
-            size=options.parse_size(size, "--size") if size else None,
-            percentile=percentile,
             save_table=save_table,
+            progress=step,
         )
-    costs = _read_costs(sensitivity)
-    if chart and costs:
-        _draw(costs, chart)
-    _report(output, spec, costs, time.monotonic() - begun, as_json)
+    if chart and result.sensitivity:
+        _draw(result.sensitivity.by_harm(), chart)
+    for warning in result.warnings:
+        console.warn(warning)
+    if as_json:
+        console.write_json(result.to_dict())
+        return
+    _show(result)
     for place in (save_table, sensitivity, chart):
-        if place and not as_json:
+        if place:
             console.Printer().say(f"Wrote {place}" if place != sensitivity else f"Sensitivity in {place}")
-
-
-def _read_costs(path: Path | None) -> list[LayerCost]:
-    """The layers of a report that the run has read or written, worst first; none without a report."""
-    if path is None or not path.exists():
-        return []
-    from fcn_deploy.calibration.sensitivity import LayerCost
-
-    costs = [LayerCost(**cost) for cost in json.loads(path.read_text())["layers"]]
-    return sorted(costs, key=lambda cost: cost.harm, reverse=True)
 
 
 def _draw(costs: list[LayerCost], path: Path) -> None:
@@ -176,48 +169,27 @@ def _caption(cost: LayerCost) -> str:
     return f"{_changed(cost):.2f} %{lost}"
 
 
-def _report(output: Path, spec: ModelSpec, costs: list[LayerCost], seconds: float, as_json: bool) -> None:
-    found: dict[str, Any] = spec.evidence["quantization"]
-    for doubt in found["doubts"]:
-        console.warn(doubt)
-    check = found["agreement_with_fp32"]
-    if isinstance(check, dict) and check["label_agreement"] < _LOW_AGREEMENT:
-        console.warn(
-            f"only {check['label_agreement']:.2%} of labels equal those of fp32; measure what that costs "
-            "with --eval FOLDER, and bound it with --max-drop"
-        )
-    if as_json:
-        from fcn_deploy.files import sha256_of
-
-        console.write_json(
-            {
-                "file": str(output),
-                "bytes": output.stat().st_size,
-                "sha256": sha256_of(output),
-                "seconds": round(seconds, 2),
-                "spec": json.loads(spec.to_json()),
-            }
-        )
-        return
+def _show(result: QuantizationResult) -> None:
     out = console.Printer()
-    if costs:
-        worst = max(_changed(cost) for cost in costs) or 1.0
-        rows = [
-            [
-                cost.layer,
-                "█" * max(1, round(_BAR * _changed(cost) / worst)),
-                f"{_changed(cost):.2f} %",
-                "-" if cost.drop is None else f"{cost.drop:.2f}",
-                f"{cost.work:.1%}",
-            ]
-            for cost in costs
-        ]
-        out.table(
-            ["INT8 in this layer alone", "", "labels changed", "points lost", "of the work"], rows, left=2
-        )
-    out.say(f"Wrote {output} ({megabytes(output.stat().st_size)}) in {seconds:.1f} s")
-    out.pairs(describe(spec), indent=2)
-    if found["target"] == "tensorrt":
-        out.say(f"Next: fcn-deploy build-engine {output} -o {output.with_suffix('.engine')}")
+    if result.sensitivity:
+        costs = result.sensitivity.by_harm()
+        columns = ["INT8 in this layer alone", "", "labels changed", "points lost", "of the work"]
+        out.table(columns, _rows(costs), left=2)
+    out.say(f"Wrote {result.path} ({megabytes(result.bytes)}) in {result.seconds:.1f} s")
+    out.pairs(describe(result.spec), indent=2)
+    if result.spec.evidence["quantization"]["target"] == "tensorrt":
+        out.say(f"Next: fcn-deploy build-engine {result.path} -o {result.path.with_suffix('.engine')}")
     else:
-        out.say(f"Next: fcn-deploy bench {output} --backend openvino --backend onnxruntime")
+        out.say(f"Next: fcn-deploy bench {result.path} --backend openvino --backend onnxruntime")
+
+
+def _rows(costs: list[LayerCost]) -> Iterator[list[str]]:
+    worst = max(_changed(cost) for cost in costs) or 1.0
+    for cost in costs:
+        yield [
+            cost.layer,
+            "█" * max(1, round(_BAR * _changed(cost) / worst)),
+            f"{_changed(cost):.2f} %",
+            "-" if cost.drop is None else f"{cost.drop:.2f}",
+            f"{cost.work:.1%}",
+        ]

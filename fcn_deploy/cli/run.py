@@ -1,4 +1,4 @@
-"""``fcn-deploy run``: frames of files and cameras in; pictures, label maps, a preview and a summary out."""
+"""``fcn-deploy run``: labels frames of files and cameras; the results go to the outputs asked for."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ import typer
 
 from fcn_deploy.cli import console, options
 from fcn_deploy.cli.live import Stopped, status_line, stop_on_signals
-from fcn_deploy.cli.outputs import Wanted, sinks_for
-from fcn_deploy.errors import UsageError
+from fcn_deploy.cli.outputs import Outputs, output_options
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from fcn_deploy.camera import Delivery, Pipeline, Source, Statistics
+    from fcn_deploy.camera import Delivery, Pipeline, Sink, Source, Statistics
     from fcn_deploy.runtimes.segmenter import Segmenter
     from fcn_deploy.spec import ModelSpec
 
@@ -39,7 +38,7 @@ class Transport(str, Enum):
 
 
 @dataclass
-class _Shares:
+class _ClassShares:
     """A sink that counts the pixels of each class."""
 
     pixels: NDArray[np.int64] | None = None
@@ -47,8 +46,8 @@ class _Shares:
     def __call__(self, delivery: Delivery) -> None:
         import numpy as np
 
-        counted = np.bincount(delivery.labels.ravel(), minlength=256)
-        self.pixels = counted if self.pixels is None else self.pixels + counted
+        counts = np.bincount(delivery.labels.ravel(), minlength=256)
+        self.pixels = counts if self.pixels is None else self.pixels + counts
 
     def by_class(self, spec: ModelSpec) -> dict[str, float]:
         """Share of all pixels by class name, largest first."""
@@ -61,13 +60,14 @@ class _Shares:
 
 @dataclass(frozen=True)
 class _Done:
-    """A run that is over."""
+    """The end of a run."""
 
     statistics: Statistics
     shares: dict[str, float]
     stopped: Stopped
 
 
+@output_options
 def run(
     artefact: options.Artefact,
     sources: Annotated[
@@ -79,26 +79,7 @@ def run(
             show_default=False,
         ),
     ],
-    overlay: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="PATH", help="Labels drawn over frames: a video (.mp4, .mkv, ...), a picture or a folder."
-        ),
-    ] = None,
-    masks: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Label maps as PNG.")] = None,
-    confidence: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="Heat maps of the confidence, where it was exported."),
-    ] = None,
-    raw: Annotated[
-        Path | None,
-        typer.Option(metavar="PATH", help="Label maps as a stream of binary PGM; - is stdout."),
-    ] = None,
-    serve: Annotated[
-        str | None,
-        typer.Option(metavar="[HOST:]PORT", help="Preview in a browser, on this machine unless told."),
-    ] = None,
-    show: Annotated[bool, typer.Option("--show", help="Open a window; q or Esc ends.")] = False,
+    outputs: Outputs,
     max_frames: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Stop after so many frames.")
     ] = None,
@@ -156,11 +137,10 @@ def run(
 ) -> None:
     """Label the frames of images, videos and cameras.
 
-    Files lose no frame. A live camera's frames give way to newer ones while the model is busy, and a
-    camera that is lost is looked for until it is back. Ctrl-C and SIGTERM finish what is being written.
+    No frame of a file is dropped. While the model is busy, a live camera's frames are replaced by newer ones;
+    a camera that is lost is opened again until it is back. Ctrl-C and SIGTERM finish what is being written.
     """
-    wanted = Wanted(overlay, masks, confidence, raw, serve, show, alpha)
-    _refuse(sources, wanted, as_json)
+    outputs.check(sources, as_json)
     from fcn_deploy.camera import Pipeline, SourceOptions, open_source
     from fcn_deploy.runtimes.registry import load
 
@@ -187,11 +167,11 @@ def run(
             expect_sha256=expect_sha256,
         ) as segmenter,
     ):
-        _require_confidence(artefact, segmenter, wanted)
+        outputs.check_artefact(artefact, segmenter.spec)
         cameras = [open_source(source, segmenter.spec.color_order, asked) for source in sources]
-        _warn_of_files(cameras, size=size, fps=None if real_time else fps, pixel_format=pixel_format)
-        sinks, preview = sinks_for(wanted, cameras, opened)
-        shares = _Shares()
+        _warn_of_ignored(cameras, size=size, fps=None if real_time else fps, pixel_format=pixel_format)
+        sinks = outputs.open(cameras, alpha, opened)
+        shares = _ClassShares()
         pipeline = Pipeline(
             cameras,
             segmenter,
@@ -200,60 +180,36 @@ def run(
             smoothing=smooth,
             max_frames=max_frames,
         )
-        if preview:
-            preview.statistics = pipeline.statistics
-            console.Printer(aside=True).say(f"Preview on {preview.url}")
-        stopped = _run(pipeline, cameras, max_frames, log_every)
+        _start_previews(sinks, pipeline)
+        stopped = _run_until_stopped(pipeline, cameras, max_frames, log_every)
         done = _Done(pipeline.statistics(), shares.by_class(segmenter.spec), stopped)
-        _report(artefact, cameras, segmenter, done, wanted, as_json)
+        _report(artefact, cameras, segmenter, done, outputs, as_json)
     if stopped.signal is not None:
         raise typer.Exit(stopped.exit_code)
 
 
-def _refuse(sources: list[str], wanted: Wanted, as_json: bool) -> None:
-    """Outputs that would overwrite a source or each other."""
-    from fcn_deploy.data.images import IMAGE_SUFFIXES
+def _start_previews(sinks: list[Sink], pipeline: Pipeline) -> None:
+    """Give the statistics to the preview, and say where it is."""
+    from fcn_deploy.camera import Preview
 
-    if as_json and str(wanted.raw) == "-":
-        raise UsageError("--raw - and --json both write to stdout; name a file or a pipe for --raw")
-    places = [place.resolve() for place in wanted.places()]
-    for option, folder in (("--masks", wanted.masks), ("--confidence", wanted.confidence)):
-        if folder and folder.suffix.lower() in IMAGE_SUFFIXES:
-            raise UsageError(
-                f"{option} {folder}: expected a folder, which gets one PNG a frame; leave the suffix out"
-            )
-    for source in map(Path, sources):
-        threatened = {source.resolve()}
-        if source.suffix.lower() in IMAGE_SUFFIXES:
-            threatened.add(source.parent.resolve())
-        if threatened & set(places):
-            raise UsageError(f"an output would overwrite frames of {source}; name another place to write to")
-    if len(set(places)) < len(places):
-        raise UsageError("two outputs have the same place; give each its own")
+    for sink in sinks:
+        if isinstance(sink, Preview):
+            sink.statistics = pipeline.statistics
+            console.Printer(to_stderr=True).say(f"Preview on {sink.url}")
 
 
-def _require_confidence(artefact: Path, segmenter: Segmenter, wanted: Wanted) -> None:
-    if wanted.confidence and "confidence" not in segmenter.spec.outputs:
-        raise UsageError(
-            f"{artefact} has no confidence output (it answers {', '.join(segmenter.spec.outputs)}); "
-            "export it again with --outputs labels,confidence"
-        )
-
-
-def _warn_of_files(cameras: list[Source], **asked: object) -> None:
-    """Options that only cameras can heed."""
+def _warn_of_ignored(cameras: list[Source], **asked: object) -> None:
+    """Warn of options that were given for a file and have an effect on cameras only."""
     from fcn_deploy.camera.sources.recorded import FileSource
 
-    unheeded = [f"--{name.replace('_', '-')}" for name, value in asked.items() if value is not None]
+    ignored = [f"--{name.replace('_', '-')}" for name, value in asked.items() if value is not None]
     for camera in cameras:
-        if unheeded and isinstance(camera, FileSource):
-            console.warn(
-                f"{camera.name} is a file and keeps what it has: {', '.join(unheeded)} is for cameras"
-            )
+        if ignored and isinstance(camera, FileSource):
+            console.warn(f"{camera.name} is a file: {', '.join(ignored)} is for cameras and is ignored")
 
 
 def _expected(cameras: list[Source], max_frames: int | None) -> int | None:
-    """How many frames will be delivered; None where nobody knows."""
+    """How many frames will be delivered; None where that is unknown."""
     lengths = [None if camera.live else camera.length for camera in cameras]
     if any(length is None for length in lengths):
         return max_frames
@@ -261,7 +217,7 @@ def _expected(cameras: list[Source], max_frames: int | None) -> int | None:
     return min(total, max_frames or total)
 
 
-def _run(
+def _run_until_stopped(
     pipeline: Pipeline, cameras: list[Source], max_frames: int | None, log_every: float | None
 ) -> Stopped:
     expected = _expected(cameras, max_frames)
@@ -278,21 +234,21 @@ def _run(
             pipeline.run()
         except Exception:
             if (now := pipeline.statistics()).delivered:
-                console.Printer(aside=True).say(f"Until then: {now}")
+                console.Printer(to_stderr=True).say(f"Before the error: {now}")
             raise
     return stopped
 
 
 def _report(
-    artefact: Path, cameras: list[Source], segmenter: Segmenter, done: _Done, wanted: Wanted, as_json: bool
+    artefact: Path, cameras: list[Source], segmenter: Segmenter, done: _Done, outputs: Outputs, as_json: bool
 ) -> None:
     if as_json:
-        console.write_json(_facts(artefact, cameras, segmenter, done, wanted))
+        console.write_json(_facts(artefact, cameras, segmenter, done, outputs))
         return
     now = done.statistics
-    out = console.Printer(aside=str(wanted.raw) == "-")
+    out = console.Printer(to_stderr=outputs.on_stdout)
     if done.stopped.signal is not None:
-        out.say("Interrupted; what was made until then is complete.")
+        out.say("Interrupted; the outputs are complete up to here.")
     infer = now.stages.get("infer")
     out.say(
         f"{now.delivered} frame{'s' * (now.delivered != 1)} in {now.seconds:.1f} s "
@@ -305,14 +261,14 @@ def _report(
     if segmenter.spec.note:
         out.say(f"Note: {segmenter.spec.note}")
     out.pairs(((name, f"{share:6.1%}") for name, share in done.shares.items() if share > 0), indent=2)
-    for place in wanted.places():
-        out.say(f"Wrote {place}")
-    if wanted.nothing():
+    for path in outputs.paths():
+        out.say(f"Wrote {path}")
+    if not outputs:
         out.say("Nothing was written; add --overlay PATH, --masks FOLDER or --serve PORT.")
 
 
 def _facts(
-    artefact: Path, cameras: list[Source], segmenter: Segmenter, done: _Done, wanted: Wanted
+    artefact: Path, cameras: list[Source], segmenter: Segmenter, done: _Done, outputs: Outputs
 ) -> dict[str, Any]:
     now = done.statistics
     return {
@@ -325,7 +281,7 @@ def _facts(
         "seconds": now.seconds,
         "frames_per_second": now.delivered / now.seconds,
         "class_shares": done.shares,
-        "written": wanted.places(),
+        "written": outputs.paths(),
         "interrupted": done.stopped.signal is not None,
         "statistics": now.to_json(),
         "note": segmenter.spec.note,

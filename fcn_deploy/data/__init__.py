@@ -1,4 +1,4 @@
-"""Frames and labels on disk: what run, eval, calibration and bench read."""
+"""Frames and labels on disk, and a synthetic street clip: what run, eval, calibration and bench read."""
 
 from fcn_deploy.data.folders import ImageFolder, LabelledFolder
 from fcn_deploy.data.frames import Frame

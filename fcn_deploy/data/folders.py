@@ -1,4 +1,4 @@
-"""Folders of images, with labels or without, iterated with one frame in memory at a time."""
+"""Folders of images, with or without labels, read one frame at a time."""
 
 from __future__ import annotations
 
@@ -7,20 +7,25 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fcn_deploy.data.frames import Frame
-from fcn_deploy.data.images import IMAGE_SUFFIXES, LABEL_SUFFIXES, known_order, read_image, read_labels
+from fcn_deploy.data.images import IMAGE_SUFFIXES, LABEL_SUFFIXES, check_color_order, read_image, read_labels
 from fcn_deploy.errors import SourceError
 
 
 class ImageFolder:
     """Every image below a folder, in the order of their paths; or one image.
 
+    Args:
+        folder: a folder, or the path of one image.
+        color_order: ``bgr`` or ``rgb``: of the frames.
+
     Raises:
         SourceError: the folder is missing, or holds no image.
+        UsageError: the colour order is unknown.
     """
 
     def __init__(self, folder: str | Path, color_order: str = "bgr") -> None:
         self.folder = Path(folder)
-        self.color_order = known_order(color_order)
+        self.color_order = check_color_order(color_order)
         if self.folder.is_file():
             self.paths = [self.folder]
             self.folder = self.folder.parent
@@ -43,16 +48,21 @@ class LabelledFolder:
     """Images with their labels, in one of two layouts.
 
     ``DIR`` holds the images and ``DIRannot`` beside it the labels (CamVid), or ``DIR`` has ``images/``
-    and ``labels/``. A label has the image's name, its suffix aside.
+    and ``labels/``. A label file has the name of its image; the suffix may differ.
+
+    Args:
+        folder: ``DIR``.
+        color_order: ``bgr`` or ``rgb``: of the frames.
 
     Raises:
         SourceError: neither layout is there, or there is no image.
+        UsageError: the colour order is unknown.
     """
 
     def __init__(self, folder: str | Path, color_order: str = "bgr") -> None:
-        self.color_order = known_order(color_order)
+        self.color_order = check_color_order(color_order)
         root = _existing(Path(folder))
-        beside = Path(f"{os.path.abspath(root)}annot")  # "." and ".." have no name of their own
+        beside = Path(f"{os.path.abspath(root)}annot")  # abspath, because "." and ".." have no name
         if (root / "images").is_dir() and (root / "labels").is_dir():
             self.images, self.annotations = root / "images", root / "labels"
         elif beside.is_dir():

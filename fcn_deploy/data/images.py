@@ -1,6 +1,6 @@
 """Images and label maps on disk.
 
-Images are decoded by Pillow, on every machine, so that a frame is the same bytes wherever it is read.
+Images are decoded by Pillow on every machine, so that an image gives the same bytes everywhere.
 """
 
 from __future__ import annotations
@@ -20,16 +20,24 @@ from fcn_deploy.files import atomic_output
 from fcn_deploy.lazy import require
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
-
-
 LABEL_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")
-
 
 Image = NDArray[np.uint8]
 
 
+def check_color_order(color_order: str) -> str:
+    """``color_order`` itself.
+
+    Raises:
+        UsageError: it is neither ``bgr`` nor ``rgb``.
+    """
+    if color_order not in ("bgr", "rgb"):
+        raise UsageError(f"color_order must be bgr or rgb, not {color_order!r}")
+    return color_order
+
+
 def read_image(path: str | Path, color_order: str = "bgr") -> Image:
-    """Decode an image, turned as its EXIF orientation says.
+    """Decode an image, rotated as its EXIF orientation says.
 
     Args:
         path: PNG, JPEG, BMP, WebP or TIFF. Grayscale and palette images become three channels,
@@ -43,7 +51,7 @@ def read_image(path: str | Path, color_order: str = "bgr") -> Image:
         SourceError: it is missing, damaged, cut off, or grayscale of more than 8 bits.
         UsageError: the colour order is unknown.
     """
-    known_order(color_order)
+    check_color_order(color_order)
     ops = require("PIL.ImageOps", extra="cpu")
     with _opened(path) as image:
         if image.mode.startswith(("I", "F")):
@@ -72,12 +80,12 @@ def read_labels(path: str | Path) -> NDArray[np.uint8]:
 
 
 def write_labels(path: str | Path, labels: NDArray[np.uint8], palette: tuple[Color, ...] = ()) -> None:
-    """Write a label map as a PNG atomically; the palette only colours it for the eye.
+    """Write a label map as a PNG atomically. The palette changes only how viewers show it.
 
     Args:
-        path: where it goes.
+        path: the file to write.
         labels: uint8 ``[H, W]``.
-        palette: R, G, B colours by class id; none makes it grayscale.
+        palette: R, G, B by class id; an empty one makes it grayscale.
 
     Raises:
         UsageError: it cannot be written.
@@ -92,13 +100,13 @@ def write_labels(path: str | Path, labels: NDArray[np.uint8], palette: tuple[Col
 
 @contextmanager
 def _opened(path: str | Path) -> Iterator[Any]:
-    """A fully decoded Pillow image; every failure of Pillow's becomes one sentence."""
+    """A decoded Pillow image; each of Pillow's errors becomes a SourceError."""
     pillow = require("PIL.Image", extra="cpu")
     if not Path(path).is_file():
         raise SourceError(f"{path} is not a file; give the path of an image")
     try:
         with warnings.catch_warnings():
-            # Metadata that is odd is the writer's business; the pixels are read all the same.
+            # Odd metadata does not matter here: the pixels can be read.
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", pillow.DecompressionBombWarning)
             with pillow.open(path) as image:
@@ -111,9 +119,3 @@ def _opened(path: str | Path) -> Iterator[Any]:
             f"{path} cannot be read as an image ({type(exc).__name__}: {exc}); it is damaged, "
             "cut off or no image"
         ) from exc
-
-
-def known_order(color_order: str) -> str:
-    if color_order not in ("bgr", "rgb"):
-        raise UsageError(f"color_order must be bgr or rgb, not {color_order!r}")
-    return color_order

@@ -1,4 +1,4 @@
-"""The frames of an image, a folder or a video, whichever a path is."""
+"""Opens a path as an image, a folder of images, or a video."""
 
 from __future__ import annotations
 
@@ -11,10 +11,15 @@ from fcn_deploy.errors import SourceError
 
 
 def open_frames(path: str | Path, color_order: str = "bgr") -> ImageFolder | Video:
-    """An image, a folder of images, or a video, told apart by what the path is.
+    """Open an image, a folder of images, or a video, whichever the path is.
+
+    Args:
+        path: an image is known by its suffix; any other file is a video.
+        color_order: ``bgr`` or ``rgb``: of the frames.
 
     Raises:
         SourceError: it is missing, empty or cannot be read.
+        UsageError: the colour order is unknown.
     """
     found = Path(path)
     if not found.exists():

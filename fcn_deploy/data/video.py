@@ -1,4 +1,4 @@
-"""Videos, read by OpenCV, one frame in memory at a time."""
+"""Videos, decoded by OpenCV one frame at a time."""
 
 from __future__ import annotations
 
@@ -11,30 +11,35 @@ from typing import Any
 import numpy as np
 
 from fcn_deploy.data.frames import Frame
-from fcn_deploy.data.images import known_order
+from fcn_deploy.data.images import check_color_order
 from fcn_deploy.errors import SourceError
 from fcn_deploy.lazy import require
 
 
 class Video:
-    """A video file, decoded by OpenCV; its file is closed however the iteration ends.
+    """A video file, decoded by OpenCV; the file is closed however the iteration ends.
+
+    Args:
+        path: the file.
+        color_order: ``bgr`` or ``rgb``: of the frames.
 
     Raises:
         SourceError: it is missing or cannot be decoded at all.
+        UsageError: the colour order is unknown.
     """
 
     def __init__(self, path: str | Path, color_order: str = "bgr") -> None:
-        self.path, self.color_order = Path(path), known_order(color_order)
+        self.path, self.color_order = Path(path), check_color_order(color_order)
         if not self.path.is_file():
             raise SourceError(f"{self.path} does not exist; give a video, an image or a folder of images")
         cv2 = require("cv2", extra="opencv")
         capture = self._open()
         try:
             self.fps = float(capture.get(cv2.CAP_PROP_FPS)) or 25.0
-            """Frames a second, as the file states them."""
+            """Frames a second that the file states; 25 where it states none."""
             count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
             self.count = count if count > 0 else None
-            """Frames, as the file states them; None where it does not."""
+            """The number of frames that the file states; None where it states none."""
             self.size = (
                 int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT)),
                 int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)),
@@ -44,7 +49,7 @@ class Video:
             capture.release()
 
     def __iter__(self) -> Iterator[Frame]:
-        """Frames in order; a file that ends before its stated count is reported with a warning.
+        """Frames in order; warns where the file ends before the stated number of frames.
 
         Raises:
             SourceError: not one frame can be decoded.
@@ -61,7 +66,7 @@ class Video:
             )
 
     def frames(self) -> Generator[Frame, None, None]:
-        """As iterating, for callers that compare with :attr:`count` themselves: nothing is warned of.
+        """As :meth:`__iter__`, without the warning, for callers that compare with :attr:`count` themselves.
 
         Raises:
             SourceError: not one frame can be decoded.

@@ -6,23 +6,23 @@ import contextlib
 import logging
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from fcn_deploy import __version__
+from fcn_deploy.contract import INPUT
 from fcn_deploy.errors import ExportError, UsageError
+from fcn_deploy.export.fp16 import convert_to_fp16
 from fcn_deploy.export.graph.files import SINGLE_FILE_LIMIT, weight_bytes, write_model
 from fcn_deploy.export.graph.naming import tidy
 from fcn_deploy.export.graph.surgery import find_output, pad_pooling
 from fcn_deploy.export.parity import check_parity
-from fcn_deploy.export.precision import check_fp16_range, to_fp16
 from fcn_deploy.lazy import require
-from fcn_deploy.model.deploy import DeployModel, Rewrites
+from fcn_deploy.model.deploy import DeployModel, Rewrites, reference_logits
 from fcn_deploy.model.fcn8s import FCN8s
 from fcn_deploy.spec import ModelSpec
 
@@ -48,8 +48,7 @@ def export_onnx(
     path: str | Path,
     *,
     precision: str = "fp32",
-    calib: Iterable[NDArray[np.uint8]] | None = None,
-    calib_source: str = "the synthetic street clip",
+    calib: str | Path | None = None,
     keep_fp32: bool = False,
     rewrites: Rewrites = Rewrites(),  # noqa: B008 - frozen
     progress: Callable[[str], None] | None = None,
@@ -58,12 +57,10 @@ def export_onnx(
 
     Args:
         model: the network, in float32.
-        spec: its description; ``spec.outputs`` says what the graph answers.
+        spec: its description; ``spec.outputs`` says which outputs the graph has.
         path: where the ONNX file goes.
         precision: ``fp32``, or ``fp16`` with float16 weights and activations from conv1_1 on.
-        calib: uint8 ``[N, H, W, 3]`` batches for the range check of fp16; None takes frames of
-            the synthetic clip.
-        calib_source: the name of ``calib`` in the evidence.
+        calib: images or a video for the range check of fp16; None takes the synthetic clip.
         keep_fp32: leave layers that overflow fp16 in fp32 instead of failing.
         rewrites: which faster forms to use.
         progress: called with the name of each step as it begins.
@@ -73,7 +70,7 @@ def export_onnx(
 
     Raises:
         UsageError: the file cannot be written, or ``precision`` is unknown.
-        ParityError: the fp32 graph does not answer as the plain module does.
+        ParityError: the fp32 graph does not give what the plain module gives.
         ExportError: the exporter failed, or a layer overflows fp16.
     """
     if precision not in ("fp32", "fp16"):
@@ -86,26 +83,22 @@ def export_onnx(
     deploy = DeployModel(model, spec, rewrites=rewrites).eval()
     graph = trace(deploy)
 
-    step("checking parity with the plain module")
-    parity = check_parity(graph, deploy.offset, model, spec)
+    network = str(spec.reference or spec.architecture.name)
+    step(f"checking parity with {network}")
+    reference = partial(reference_logits, model, spec)
+    name = f"plain {network} in PyTorch fp32 behind numpy preprocessing"
+    parity = check_parity(graph, reference, spec, name=name, network=network)
     spec = spec.replace(precision="fp32").with_evidence("parity", parity)
-
     if precision == "fp16":
-        step("checking the range of each layer in fp16")
-        ranges = check_fp16_range(graph, spec, calib, calib_source, keep_fp32=keep_fp32)
-        graph = to_fp16(graph, ranges["kept_fp32"])
-        step("comparing the fp16 graph")
-        spec = spec.replace(precision="fp16").with_evidence("fp16_range", ranges)
-        spec = spec.with_evidence(
-            "parity", {**check_parity(graph, deploy.offset, model, spec, tolerance=None), "fp32": parity}
+        graph, spec = convert_to_fp16(
+            graph, spec, reference, name=name, network=network, calib=calib, keep_fp32=keep_fp32, step=step
         )
 
     step("writing")
     made = {"tool": f"fcn-deploy {__version__}", "torch": str(torch.__version__), "opset": OPSET}
     made["at"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     spec = spec.with_evidence("made", made)
-    write_model(graph, spec, path)
-    return spec
+    return write_model(graph, spec, path)
 
 
 def trace(deploy: DeployModel) -> ModelProto:
@@ -129,9 +122,9 @@ def trace(deploy: DeployModel) -> ModelProto:
                 (example,),
                 dynamo=True,
                 opset_version=OPSET,
-                input_names=["image"],
+                input_names=[INPUT],
                 output_names=list(deploy.outputs),
-                dynamic_shapes={"image": axes},
+                dynamic_shapes={INPUT: axes},
                 verbose=False,
             )
         if program is None:

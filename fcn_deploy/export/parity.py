@@ -1,26 +1,33 @@
-"""Parity: an artefact against the plain module, over sizes, with the evidence kept.
+"""Parity: an artefact against its reference, over sizes, with the evidence kept.
 
-The reference is always :func:`fcn_deploy.model.deploy.reference_logits`: FCN8s as the paper has
-it behind numpy preprocessing. The rewritten deploy graph never vouches for itself.
+The reference of an export is :func:`fcn_deploy.model.deploy.reference_logits`: FCN8s as the paper has it
+behind numpy preprocessing. The rewritten deploy graph is never its own reference. A graph that is converted
+without its checkpoint is compared with the fp32 graph that it was made from.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fcn_deploy.contract import INPUT
 from fcn_deploy.errors import ParityError
 from fcn_deploy.export.graph.session import open_session
-from fcn_deploy.export.graph.surgery import find_output
+from fcn_deploy.export.graph.surgery import crop_offset, find_output
 from fcn_deploy.lazy import require
 from fcn_deploy.spec import ModelSpec
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-    from fcn_deploy.model.fcn8s import FCN8s
+Frames = NDArray[np.uint8]
+LogitArray = NDArray[np.floating[Any]]
+Logits = Callable[[Frames], NDArray[np.float32]]
+"""uint8 ``[N, H, W, 3]`` -> float32 ``[N, classes, H, W]``."""
 
 PARITY_SIZES: tuple[tuple[int, int, int], ...] = (
     (1, 1, 1),
@@ -40,46 +47,41 @@ TOLERANCE = 1e-4
 
 def check_parity(
     graph: ModelProto,
-    offset: int,
-    model: FCN8s,
+    reference: Logits,
     spec: ModelSpec,
     *,
+    name: str,
+    network: str,
     tolerance: float | None = TOLERANCE,
 ) -> dict[str, Any]:
-    """Compare a deploy graph in ONNX Runtime with the plain module.
+    """Compare a deploy graph in ONNX Runtime with its reference.
 
     Args:
         graph: the deploy graph.
-        offset: where the frame starts in the uncropped logits (``DeployModel.offset``).
-        model: the plain module, in float32.
+        reference: gives the logits that there should be.
         spec: the description of both.
+        name: what the reference is, and how it is run, for the evidence.
+        network: the same in a word or two, such as ``fcn8s-same as stated``.
         tolerance: the largest relative logit error that passes; None records and never refuses.
 
     Returns:
-        ``{"reference", "against", "tolerance", "max_relative_error", "min_agreement",
+        ``{"reference", "network", "against", "tolerance", "max_relative_error", "min_agreement",
         "differences_beyond_ties", "sizes": [...]}``; every size has its own record.
 
     Raises:
         ParityError: the error is above the tolerance, a value is not finite, or a label differs
             where the two best classes are not within rounding of each other.
     """
-    from fcn_deploy.model.deploy import reference_logits
-
-    # Without a logits output, what ArgMax reads is not cropped yet.
-    cropped = any(output.name == "logits" for output in graph.graph.output)
-    logits_name = "logits" if cropped else find_output(graph, "ArgMax").input[0]
-    start = 0 if cropped else offset
     records = []
-    with open_session(graph, [logits_name]) as session:
+    with graph_results(graph) as results:
         for batch, height, width in PARITY_SIZES:
             if height > spec.max_height or width > spec.max_width:
                 continue
             images = parity_frames(batch, height, width, spec)
-            labels, logits = session.run(["labels", logits_name], {"image": images})
-            logits = logits[..., start : start + height, start : start + width]
-            records.append(compare(labels, logits, reference_logits(model, spec, images)))
+            records.append(compare(*results(images), reference(images)))
     evidence = {
-        "reference": "plain FCN8s in PyTorch fp32 behind numpy preprocessing",
+        "reference": name,
+        "network": network,
         "against": f"onnxruntime {require('onnxruntime', extra='cpu').__version__} (CPU)",
         "tolerance": tolerance,
         "max_relative_error": max(r["relative_error"] for r in records),
@@ -88,8 +90,29 @@ def check_parity(
         "sizes": records,
     }
     if tolerance is not None:
-        _refuse(records, tolerance)
+        _refuse(records, tolerance, network)
     return evidence
+
+
+@contextmanager
+def graph_results(graph: ModelProto) -> Iterator[Callable[[Frames], tuple[Frames, LogitArray]]]:
+    """A function that gives labels and logits of a deploy graph, whether the logits are an output or not.
+
+    Yields:
+        uint8 ``[N, H, W, 3]`` -> uint8 ``[N, H, W]``, float ``[N, classes, H, W]``.
+    """
+    inside = find_output(graph, "ArgMax").input[0]
+    named = any(output.name == "logits" for output in graph.graph.output)
+    # Without a logits output, what ArgMax reads is not cropped yet.
+    logits_name, start = ("logits", 0) if named else (inside, crop_offset(graph))
+    with open_session(graph, [logits_name]) as session:
+
+        def results(images: Frames) -> tuple[Frames, LogitArray]:
+            height, width = images.shape[1:3]
+            labels, logits = session.run(["labels", logits_name], {INPUT: images})
+            return labels, logits[..., start : start + height, start : start + width]
+
+        yield results
 
 
 def compare(
@@ -123,19 +146,19 @@ def compare(
     }
 
 
-def _refuse(records: list[dict[str, Any]], tolerance: float) -> None:
+def _refuse(records: list[dict[str, Any]], tolerance: float, network: str) -> None:
     for record in records:
         where = f"{record['batch']}x{record['height']}x{record['width']}"
         # Written so that NaN, which compares false with everything, is refused too.
         if not record["relative_error"] <= tolerance:
             raise ParityError(
-                f"at {where} the exported graph's logits differ from the plain module's by "
+                f"at {where} the exported graph's logits differ from those of {network} by "
                 f"{record['relative_error']:.3g} of the largest logit (allowed {tolerance:g}); nothing was "
                 "written: install the versions in constraints.txt and export again"
             )
         if record["differences_beyond_ties"]:
             raise ParityError(
-                f"at {where} {record['differences_beyond_ties']} labels differ from the plain module's where "
+                f"at {where} {record['differences_beyond_ties']} labels differ from those of {network} where "
                 "no tie explains it; nothing was written"
             )
 

@@ -1,6 +1,6 @@
 """fp16 on a machine without it: a simulation that rounds where a device would.
 
-ONNX Runtime's CPU provider computes fp16 graphs in fp32, so its answers say nothing about fp16. Here the
+ONNX Runtime's CPU provider computes fp16 graphs in fp32, so its results say nothing about fp16. Here the
 graph becomes fp32 with every fp16 tensor rounded to half precision as soon as it is made, and what
 overflows becomes infinite, as on a device. Sums inside a convolution stay in fp32, as tensor cores keep
 them. It is a simulation: which kernels a device chooses is known only there.
@@ -66,7 +66,7 @@ def simulate_fp16(model: ModelProto) -> ModelProto:
 
 @contextmanager
 def simulated_artefact(path: str | Path) -> Iterator[Path]:
-    """An ONNX file in a temporary folder that answers as an fp16 artefact would with real fp16.
+    """An ONNX file in a temporary folder that gives what an fp16 artefact would give in real fp16.
 
     Raises:
         UsageError, ModelError: the file cannot be read, or nothing in it is fp16.

@@ -107,15 +107,15 @@ class DeployModel(nn.Module):
         late = self.rewrites.crop_labels and "logits" not in self.outputs
         if not late:
             logits = crop_like(logits, frames, self.offset)
-        answers = {"labels": logits.argmax(1)}
+        results = {"labels": logits.argmax(1)}
         if "confidence" in self.outputs:
-            answers["confidence"] = F.softmax(logits, dim=1).amax(1)
+            results["confidence"] = F.softmax(logits, dim=1).amax(1)
         if late:
-            answers = {name: crop_like(answer, frames, self.offset) for name, answer in answers.items()}
+            results = {name: crop_like(result, frames, self.offset) for name, result in results.items()}
         # TensorRT makes uint8 only from float, not from the integers of argmax.
-        answers["labels"] = answers["labels"].float().to(torch.uint8)
-        answers["logits"] = logits
-        return tuple(answers[name] for name in self.outputs)
+        results["labels"] = results["labels"].float().to(torch.uint8)
+        results["logits"] = logits
+        return tuple(results[name] for name in self.outputs)
 
     def normalise(self, image: Tensor) -> Tensor:
         """uint8 ``[N, H, W, 3]`` -> float ``[N, 3, H, W]``; Cast comes first, as TensorRT wants."""

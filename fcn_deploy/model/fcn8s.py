@@ -29,6 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fcn_deploy.errors import ModelError
+from fcn_deploy.spec import Architecture
 
 
 @dataclass(frozen=True)
@@ -134,6 +135,11 @@ class FCN8s(nn.Module):
         ModelError: a number is out of range or the variant is unknown.
     """
 
+    stride = 32
+    """The product of the strides of its five poolings."""
+    size_multiple = 1
+    """Any height and width is taken as it is."""
+
     def __init__(
         self,
         num_classes: int = 21,
@@ -189,6 +195,28 @@ class FCN8s(nn.Module):
         self.upscore8 = Upscore(num_classes, 8, padded=padded, resize=resize)
         for upscore in (self.upscore2, self.upscore_pool4, self.upscore8):
             upscore.weight.requires_grad_(learned_upscore)
+
+    @classmethod
+    def from_architecture(cls, architecture: Architecture, num_classes: int) -> FCN8s:
+        """The network that a description names, its weights not loaded yet.
+
+        Raises:
+            ModelError: the variant or an option is unknown, or a number is out of range.
+        """
+        try:
+            return cls(num_classes, architecture.name, **architecture.options)
+        except TypeError as exc:  # an option that it does not have, or of the wrong type
+            raise ModelError(f"the options of {architecture.name} cannot be used: {exc}") from exc
+
+    @property
+    def architecture(self) -> Architecture:
+        """Which network it is, as a :class:`~fcn_deploy.spec.ModelSpec` keeps it."""
+        options = {
+            "width": self.width,
+            "fc_channels": self.fc_channels,
+            "learned_upscore": self.learned_upscore,
+        }
+        return Architecture(self.variant.name, options)
 
     def forward(self, frames: Tensor) -> Tensor:
         """Class scores of normalised frames.

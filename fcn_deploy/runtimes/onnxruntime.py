@@ -89,7 +89,7 @@ class OnnxRuntime(Runtime):
         session, provider = _open(ort, path, options, wanted_provider(ort, options))
         if provider == "cpu":  # asked for, or fallen back to
             check_int8(spec, path)
-        check_deploy_graph(_ports(session.get_inputs()), _ports(session.get_outputs()), spec, path)
+        check_deploy_graph(_ports(session.get_inputs()), _ports(session.get_outputs()), spec.outputs, path)
         details = {
             "onnxruntime": ort.__version__,
             "provider": provider,

@@ -68,7 +68,7 @@ class OpenVino(Runtime):
             inputs, outputs = _ports(compiled.inputs, ("image",)), _ports(compiled.outputs, spec.outputs)
         except Exception as exc:  # OpenVINO raises RuntimeError for everything
             raise ModelError(f"OpenVINO {openvino.__version__} refuses {path}: {_in_words(exc)}") from exc
-        check_deploy_graph(inputs, outputs, spec, path)
+        check_deploy_graph(inputs, outputs, spec.outputs, path)
         details = {
             "openvino": openvino.__version__.partition("-")[0],
             "processor": core.get_property("CPU", "FULL_DEVICE_NAME").strip(),

@@ -10,12 +10,14 @@ import onnx
 import pytest
 
 from fcn_deploy.bench import process
-from fcn_deploy.spec import METADATA_KEY, ModelSpec
+from fcn_deploy.spec import METADATA_KEY, Architecture, ModelSpec
 
 Plant = Callable[[str], None]
 MakeOnnx = Callable[..., Path]
 
-SPEC = ModelSpec(classes=("blue", "green", "red"), variant="fcn8s-lite", width=2, fc_channels=4)
+SPEC = ModelSpec(
+    classes=("blue", "green", "red"), architecture=Architecture("fcn8s-lite", {"width": 2, "fc_channels": 4})
+)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import pytest
 
-from fcn_deploy.bench.machine import busy, cores_in_use, describe_machine, memory_mb, versions
+from fcn_deploy.bench.machine import busy_warning, cores_in_use, describe_machine, memory_mb, versions
 
 
 def test_the_machine_is_described_without_names_of_people_or_hosts() -> None:
@@ -32,17 +32,17 @@ def test_a_busy_machine_is_warned_of(
     known: str, taken: float, cores: int, threads: int, warned: bool
 ) -> None:
     machine = {"cores_in_use": None, "load_average": None, "cores_total": cores, known: taken}
-    warning = busy(machine, threads)
+    warning = busy_warning(machine, threads)
     assert bool(warning) == warned
     assert warning is None or (f"{taken:.2f}" in warning and "measure again" in warning)
 
 
 def test_a_load_that_has_ended_is_no_reason_to_warn() -> None:
-    assert busy({"cores_in_use": 0.0, "load_average": 9.0, "cores_total": 2}, 2) is None
+    assert busy_warning({"cores_in_use": 0.0, "load_average": 9.0, "cores_total": 2}, 2) is None
 
 
 def test_nothing_known_is_no_reason_to_warn() -> None:
-    assert busy({"cores_in_use": None, "load_average": None, "cores_total": 2}, 2) is None
+    assert busy_warning({"cores_in_use": None, "load_average": None, "cores_total": 2}, 2) is None
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")

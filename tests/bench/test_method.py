@@ -21,13 +21,13 @@ from hypothesis import strategies as st
 from fcn_deploy.bench.method import benchmark, rotated
 from fcn_deploy.bench.plan import open_specs
 from fcn_deploy.bench.report import remarks
-from fcn_deploy.bench.results import BenchReport, Row
+from fcn_deploy.bench.results import BenchmarkResult, Row
 from fcn_deploy.errors import ModelError, UsageError
 from fcn_deploy.files import sha256_of
 
 QUICK = {"sizes": ((12, 20),), "rounds": 3, "seconds": 0.03, "threads": 1}
 
-# Opens whatever its name says: "slow" and "fast" differ by a delay, "wrong" answers another label,
+# What a file does depends on its name: "slow" and "fast" differ by a delay, "wrong" gives another label,
 # "crash" and "hang" do so at their first call.
 ACTORS = """
 import os, pathlib, sys, time
@@ -65,10 +65,10 @@ main(Actors(act))
 
 
 @pytest.fixture
-def actors(plant: Callable[[str], None], make_onnx) -> Callable[..., BenchReport]:
+def actors(plant: Callable[[str], None], make_onnx) -> Callable[..., BenchmarkResult]:
     plant(ACTORS)
 
-    def play(*names: str, **options) -> BenchReport:
+    def play(*names: str, **options) -> BenchmarkResult:
         paths = [make_onnx(f"{name}.onnx", provenance=(RANDOM,)) for name in names]
         return benchmark(paths, **{**QUICK, **options})
 
@@ -78,11 +78,11 @@ def actors(plant: Callable[[str], None], make_onnx) -> Callable[..., BenchReport
 RANDOM = {"kind": "random", "name": "random (seed 3)", "sha256": None}
 
 
-def by_name(report: BenchReport) -> dict[str, Row]:
+def by_name(report: BenchmarkResult) -> dict[str, Row]:
     return {row.artefact.removesuffix(".onnx"): row for row in report.rows}
 
 
-def test_the_slow_one_is_slower_and_the_ratio_says_so(actors: Callable[..., BenchReport]) -> None:
+def test_the_slow_one_is_slower_and_the_ratio_says_so(actors: Callable[..., BenchmarkResult]) -> None:
     rows = by_name(actors("slow", "fast"))
     slow, fast = rows["slow"], rows["fast"]
     assert slow.latency_ms.p50 >= 80 > fast.latency_ms.p50
@@ -97,7 +97,7 @@ def test_the_slow_one_is_slower_and_the_ratio_says_so(actors: Callable[..., Benc
     assert max(slow.idle_cpu_seconds, fast.idle_cpu_seconds) < 0.2
 
 
-def test_rows_have_their_turns_in_rotation(actors: Callable[..., BenchReport], tmp_path: Path) -> None:
+def test_rows_have_their_turns_in_rotation(actors: Callable[..., BenchmarkResult], tmp_path: Path) -> None:
     actors("a", "b", "c", rounds=3, seconds=3e-9)
     calls = (tmp_path / "turns.txt").read_text().split()
     # Timed at the end: 3 rounds of 3 rows, 2 calls each (one is not counted), then 8 frames for labels.
@@ -112,7 +112,7 @@ def test_rotation_gives_each_row_each_place(rows: list[int]) -> None:
     assert all(sorted(place) == sorted(rows) for place in places)
 
 
-def test_a_fast_wrong_answer_does_not_pass(actors: Callable[..., BenchReport]) -> None:
+def test_wrong_labels_are_found_however_fast_they_are(actors: Callable[..., BenchmarkResult]) -> None:
     rows = by_name(actors("right", "wrong"))
     right, wrong = rows["right"].agreement, rows["wrong"].agreement
     assert right.share == pytest.approx(1 - 1 / (8 * 12))  # one line of one frame in eight
@@ -123,7 +123,7 @@ def test_a_fast_wrong_answer_does_not_pass(actors: Callable[..., BenchReport]) -
     assert "random (seed 3)" in right.reference
 
 
-def test_rows_that_crash_hang_or_refuse_fail_alone(actors: Callable[..., BenchReport]) -> None:
+def test_rows_that_crash_hang_or_refuse_fail_alone(actors: Callable[..., BenchmarkResult]) -> None:
     began = time.monotonic()
     report = actors("crash", "fast", "hang", "refuse", timeout=6)
     assert time.monotonic() - began < 60
@@ -131,13 +131,13 @@ def test_rows_that_crash_hang_or_refuse_fail_alone(actors: Callable[..., BenchRe
     assert rows["fast"].measured and rows["fast"].ratio.baseline == rows["fast"].name
     assert {row.artefact for row in report.failed} == {"crash.onnx", "hang.onnx", "refuse.onnx"}
     assert "exit code 9" in rows["crash"].failure
-    assert "did not answer within 6 s" in rows["hang"].failure
+    assert "did not respond within 6 s" in rows["hang"].failure
     assert rows["refuse"].failure == "refuse is refused"
     assert rows["hang"].latency_ms is None and rows["hang"].ratio is None
     assert all(any(row.failure in remark for remark in remarks(report)) for row in report.failed)
 
 
-def test_sizes_and_batches_are_swept(actors: Callable[..., BenchReport]) -> None:
+def test_sizes_and_batches_are_swept(actors: Callable[..., BenchmarkResult]) -> None:
     report = actors("fast", sizes=((5, 7), (9, 4)), batches=(1, 3), rounds=1, seconds=0.01)
     cases = [(row.height, row.width, row.batch) for row in report.rows]
     assert cases == [(5, 7, 1), (5, 7, 3), (9, 4, 1), (9, 4, 3)]
@@ -153,7 +153,7 @@ def test_the_same_name_twice_is_told_apart(make_onnx) -> None:
     assert names == ["one/fast.onnx", "two/fast.onnx", "two/fast.onnx (2)"]
 
 
-def test_frames_of_the_users_own(actors: Callable[..., BenchReport], tmp_path: Path) -> None:
+def test_frames_of_the_users_own(actors: Callable[..., BenchmarkResult], tmp_path: Path) -> None:
     from PIL import Image
 
     (tmp_path / "mine").mkdir()
@@ -164,7 +164,7 @@ def test_frames_of_the_users_own(actors: Callable[..., BenchReport], tmp_path: P
     assert report.method["frames"] == "mine"
 
 
-def test_progress_names_each_step(actors: Callable[..., BenchReport]) -> None:
+def test_progress_names_each_step(actors: Callable[..., BenchmarkResult]) -> None:
     steps: list[str] = []
     actors("fast", progress=steps.append)
     told = "\n".join(steps)
@@ -208,22 +208,22 @@ def lite(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def impostor(lite: Path, make_onnx) -> Path:
-    """A made-up ONNX file that claims to descend from the network."""
+def unrelated(lite: Path, make_onnx) -> Path:
+    """An ONNX file whose provenance names the network, with other labels."""
     link = {"kind": "safetensors", "name": lite.name, "sha256": sha256_of(lite)}
-    return make_onnx("impostor.onnx", provenance=(link,))
+    return make_onnx("unrelated.onnx", provenance=(link,))
 
 
-def test_an_impostor_is_found_out_by_the_real_reference(lite: Path, impostor: Path) -> None:
-    own, other = benchmark([lite, impostor], **QUICK).rows
+def test_labels_of_another_model_do_not_agree_with_the_reference(lite: Path, unrelated: Path) -> None:
+    own, other = benchmark([lite, unrelated], **QUICK).rows
     assert own.backend == "pytorch" and own.agreement.share > 0.999
     assert other.agreement.share < 0.9
-    assert "own chain" in other.agreement.reference
+    assert "own provenance" in other.agreement.reference
 
 
 @pytest.mark.slow
-def test_typical_user_code_is_the_baseline(lite: Path, impostor: Path) -> None:
-    report = benchmark([impostor, lite], **{**QUICK, "sizes": ((33, 47),)}, batches=(2,), typical=True)
+def test_typical_user_code_is_the_baseline(lite: Path, unrelated: Path) -> None:
+    report = benchmark([unrelated, lite], **{**QUICK, "sizes": ((33, 47),)}, batches=(2,), typical=True)
     assert not report.failed, remarks(report)
     *_, typical = report.rows
     assert typical.kind == "typical" and "bilinear kernels" in typical.description
@@ -237,7 +237,7 @@ def test_a_named_reference_with_other_classes_is_not_compared(lite: Path, make_o
     four = make_onnx("four.onnx", classes=("a", "b", "c", "d"), palette=())
     (row,) = benchmark(four, reference=lite, **QUICK).rows
     assert row.agreement.share is None
-    assert "tells 3 classes apart, this model 4" in row.agreement.reason
+    assert "has 3 classes, this model has 4" in row.agreement.reason
 
 
 def test_typical_without_a_checkpoint_is_a_failed_row(make_onnx) -> None:
@@ -247,7 +247,7 @@ def test_typical_without_a_checkpoint_is_a_failed_row(make_onnx) -> None:
     assert "no checkpoint to export" in typical.failure
 
 
-def test_a_reference_that_cannot_answer_is_told(make_onnx, tmp_path: Path) -> None:
+def test_a_reference_that_fails_is_told(make_onnx, tmp_path: Path) -> None:
     broken = tmp_path / "broken.pth"
     broken.write_bytes(b"not a checkpoint")
     (row,) = benchmark(make_onnx(), reference=broken, **QUICK).rows

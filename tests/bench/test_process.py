@@ -16,6 +16,8 @@ import pytest
 from fcn_deploy.bench.process import CAN_PAUSE, WorkerProcess
 from fcn_deploy.errors import InferenceError
 
+Gone = Callable[[int], bool]
+
 needs_stop = pytest.mark.skipif(not CAN_PAUSE, reason="this system cannot stop a process")
 
 ECHO = """
@@ -36,22 +38,7 @@ def start(tmp_path: Path, plant: Callable[[str], None]) -> Callable[[str], Worke
     return begin
 
 
-def gone(pid: int, within: float = 10.0) -> bool:
-    """Whether a process has ended, or ends soon; one that only waits to be collected has ended."""
-    end = time.monotonic() + within
-    while time.monotonic() < end:
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return True
-        status = Path(f"/proc/{pid}/stat")
-        if status.exists() and status.read_text().rpartition(")")[2].split()[0] == "Z":
-            return True
-        time.sleep(0.05)
-    return False
-
-
-def test_lines_of_libraries_do_not_disturb_the_answers(start: Callable[[str], WorkerProcess]) -> None:
+def test_lines_of_libraries_do_not_disturb_the_responses(start: Callable[[str], WorkerProcess]) -> None:
     noise = 'print("hello"); print("{broken"); print("[1]"); print(\'{"id": 99}\'); print("\\xff")'
     with start(ECHO.format(body=noise)) as worker:
         assert [worker.ask("echo", timeout=30, word=w)["said"] for w in ("a", "b")] == ["a", "b"]
@@ -60,7 +47,7 @@ def test_lines_of_libraries_do_not_disturb_the_answers(start: Callable[[str], Wo
 def test_endless_chatter_does_not_outlast_the_time_out(start: Callable[[str], WorkerProcess]) -> None:
     with (
         start('while True: print("chatter", flush=True)') as worker,
-        pytest.raises(InferenceError, match="did not answer within 1 s"),
+        pytest.raises(InferenceError, match="did not respond within 1 s"),
     ):
         worker.ask("echo", timeout=1)
 
@@ -69,7 +56,10 @@ def test_endless_chatter_does_not_outlast_the_time_out(start: Callable[[str], Wo
     ("code", "told"),
     [
         ("import sys; sys.exit(3)", "exit code 3"),
-        ("raise RuntimeError('no such kernel')", "exit code 1; its last words: RuntimeError: no such kernel"),
+        (
+            "raise RuntimeError('no such kernel')",
+            "exit code 1; the last line of its stderr: RuntimeError: no such kernel",
+        ),
         ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "SIGKILL.*memory"),
         ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "SIGSEGV"),
     ],
@@ -81,11 +71,11 @@ def test_a_process_that_dies_says_how(start: Callable[[str], WorkerProcess], cod
                 worker.ask("open", timeout=60)
 
 
-def test_a_process_that_hangs_is_ended(start: Callable[[str], WorkerProcess]) -> None:
+def test_a_process_that_hangs_is_ended(start: Callable[[str], WorkerProcess], gone: Gone) -> None:
     with start(ECHO.format(body="if request['do'] == 'hang': time.sleep(600)")) as worker:
         pid = worker.pid
         assert worker.ask("echo", timeout=30, word="here")["said"] == "here"
-        with pytest.raises(InferenceError, match=r"did not answer within 1 s \(hang\)"):
+        with pytest.raises(InferenceError, match=r"did not respond within 1 s \(hang\)"):
             worker.ask("hang", timeout=1)
         assert gone(pid)
         with pytest.raises(InferenceError):
@@ -93,9 +83,9 @@ def test_a_process_that_hangs_is_ended(start: Callable[[str], WorkerProcess]) ->
 
 
 def test_a_process_that_closes_its_stdout_is_ended(
-    start: Callable[[str], WorkerProcess], monkeypatch: pytest.MonkeyPatch
+    start: Callable[[str], WorkerProcess], monkeypatch: pytest.MonkeyPatch, gone: Gone
 ) -> None:
-    monkeypatch.setattr("fcn_deploy.bench.process._PATIENCE", 0.5)
+    monkeypatch.setattr("fcn_deploy.bench.process._END_TIMEOUT", 0.5)
     with start("import os, time; os.close(1); time.sleep(600)") as worker:
         with pytest.raises(InferenceError, match="closed its stdout"):
             worker.ask("open", timeout=60)
@@ -143,7 +133,7 @@ def cpu_ticks(pid: int) -> int:
 
 
 @needs_stop
-def test_a_paused_process_can_be_ended(start: Callable[[str], WorkerProcess]) -> None:
+def test_a_paused_process_can_be_ended(start: Callable[[str], WorkerProcess], gone: Gone) -> None:
     worker = start(ECHO.format(body="pass"))
     worker.ask("echo", timeout=30)
     worker.pause()
@@ -153,14 +143,14 @@ def test_a_paused_process_can_be_ended(start: Callable[[str], WorkerProcess]) ->
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child that its owner is gone")
-def test_nothing_is_left_when_the_owner_is_killed(tmp_path: Path) -> None:
+def test_nothing_is_left_when_the_owner_is_killed(tmp_path: Path, gone: Gone) -> None:
     """The real worker, paused when its owner ends without a chance to clean up."""
     owner = """
     import os, pathlib, signal, sys
     from fcn_deploy.bench.process import WorkerProcess
     worker = WorkerProcess(pathlib.Path(sys.argv[1]), "worker", 1)
     try:
-        worker.ask("nothing", timeout=60)  # any answer: it is up
+        worker.ask("nothing", timeout=60)  # any response: it has started
     except Exception:
         pass
     worker.pause()

@@ -1,4 +1,4 @@
-"""Which checkpoint an artefact is held against, and why there may be none."""
+"""Which checkpoint an artefact is compared with, and why there may be none."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_the_checkpoint_beside_the_artefact_is_found_by_its_hash(artefact: Path,
     link = {**link_to(checkpoint), "name": "renamed since.safetensors"}
     found = chain_reference(artefact, spec.with_parent(**link), [])
     assert found.path == str(checkpoint)
-    assert "own chain" in str(found)
+    assert "own provenance" in str(found)
 
 
 def test_a_namesake_with_another_hash_is_refused(artefact: Path, spec: ModelSpec) -> None:
@@ -66,7 +66,7 @@ def test_graphs_of_the_chain_are_passed_over(artefact: Path, spec: ModelSpec) ->
     assert chain_reference(artefact, chained, []).path == str(checkpoint)
 
 
-def test_no_farther_ancestor_stands_in_for_a_missing_one(artefact: Path, spec: ModelSpec) -> None:
+def test_an_earlier_checkpoint_does_not_replace_a_missing_one(artefact: Path, spec: ModelSpec) -> None:
     ancestor = weights(artefact.with_name("before-training.safetensors"))
     chained = spec.with_parent(**link_to(ancestor))
     chained = chained.with_parent(kind="safetensors", name="trained.safetensors", sha256="1" * 64)
@@ -117,7 +117,7 @@ def test_the_bundled_weights_are_looked_for_where_the_model_has_them() -> None:
     assert reference._bundled() == bundled_path()
 
 
-def test_random_weights_are_made_again(artefact: Path) -> None:
+def test_random_weights_are_generated_again(artefact: Path) -> None:
     from fcn_deploy.model.checkpoints.describe import describe
     from fcn_deploy.model.checkpoints.random import random_model
 

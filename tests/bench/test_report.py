@@ -1,4 +1,4 @@
-"""The report in its three forms: nothing hidden, nothing unescaped, nothing outside the file."""
+"""The result as text and as a page: nothing hidden, nothing unescaped, nothing outside the file."""
 
 from __future__ import annotations
 
@@ -19,18 +19,16 @@ from fcn_deploy.bench.report import (
     remarks,
     to_device,
     to_html,
-    to_json,
     to_stages,
     to_table,
     write_html,
-    write_json,
 )
 from fcn_deploy.bench.results import (
     Agreement,
-    BenchReport,
+    BenchmarkResult,
     DeviceStages,
     Latency,
-    Memory,
+    MemoryUse,
     Percentiles,
     Ratio,
     Row,
@@ -61,7 +59,7 @@ def row(**changes) -> Row:
         stages_ms=Stages(*(Percentiles(p, p + 1, p + 2) for p in (0.5, 80.0, 0.54))),
         load_seconds=0.5,
         first_answer_seconds=0.6,
-        memory_mb=Memory(40.0, 90.0, 250.0),
+        memory_mb=MemoryUse(40.0, 90.0, 250.0),
         warm_up=WarmUp(12, 1.0, True),
         idle_cpu_seconds=0.0,
         ratio=Ratio("typical user code", 1.5, 1.4, 1.6),
@@ -74,8 +72,8 @@ def failed_row(reason: str, **changes) -> Row:
     return row(latency_ms=None, stages_ms=None, ratio=None, failure=reason, **changes)
 
 
-def report(*rows: Row, **changes) -> BenchReport:
-    one = BenchReport(
+def result(*rows: Row, **changes) -> BenchmarkResult:
+    one = BenchmarkResult(
         rows=rows,
         method={"text": ["In turns.", NASTY]},
         machine={"cpu": "Some CPU", "flags": ["avx2"], "governor": "", "load_average": 0.1},
@@ -87,7 +85,7 @@ def report(*rows: Row, **changes) -> BenchReport:
 
 
 def cells(one: Row) -> dict[str, str]:
-    columns, (line,) = to_table(report(one))
+    columns, (line,) = to_table(result(one))
     return dict(zip(columns, line, strict=True))
 
 
@@ -102,15 +100,15 @@ def test_a_line_of_the_table() -> None:
     assert found["peak MB"] == "250"
 
 
-def test_a_device_that_was_asked_has_a_line_of_its_own() -> None:
+def test_a_row_timed_on_a_gpu_has_a_line_of_its_own() -> None:
     stages = DeviceStages(*(Percentiles(p, p + 1, p + 2) for p in (0.11, 3.456, 0.07)))
     engine = row(device_ms=stages, details={"cuda_graph": "yes", "gpu_memory_mb": 123.4})
-    columns, (line,) = to_device(report(row(), engine))
+    columns, (line,) = to_device(result(row(), engine))
     found = dict(zip(columns, line, strict=True))
     assert [found[f"{stage} ms"] for stage in ("copy in", "compute", "copy out")] == ["0.11", "3.46", "0.07"]
     assert (found["CUDA graph"], found["GPU MB"]) == ("yes", "123")
-    assert "<th>copy in ms</th>" in to_html(report(engine))
-    assert "<th>copy in ms</th>" not in to_html(report(row()))
+    assert "<th>copy in ms</th>" in to_html(result(engine))
+    assert "<th>copy in ms</th>" not in to_html(result(row()))
 
 
 @given(st.floats(0, 1, exclude_max=True))
@@ -125,22 +123,22 @@ def test_the_baseline_is_marked() -> None:
 
 
 def test_stages_of_measured_rows_only() -> None:
-    _, lines = to_stages(report(row(), failed_row("no")))
+    _, lines = to_stages(result(row(), failed_row("no")))
     assert lines == [("model.onnx · onnxruntime", "360x480", "1", "0.5", "80", "0.54", "81")]
 
 
 def test_an_unknown_agreement_is_told_in_the_table_and_below_it() -> None:
     unknown = row(agreement=Agreement(reason="torch is not installed"))
     assert cells(unknown)["agreement"] == "unknown"
-    assert any("torch is not installed" in sentence for sentence in remarks(report(unknown)))
-    assert "torch is not installed" in to_html(report(unknown))
+    assert any("torch is not installed" in sentence for sentence in remarks(result(unknown)))
+    assert "torch is not installed" in to_html(result(unknown))
 
 
 def test_a_failed_row_is_told_with_its_reason() -> None:
     failed = failed_row("no such kernel")
     assert cells(failed)["p50 ms"] == "failed"
-    assert any("not measured: no such kernel" in sentence for sentence in remarks(report(failed)))
-    assert "no such kernel" in to_html(report(failed))
+    assert any("not measured: no such kernel" in sentence for sentence in remarks(result(failed)))
+    assert "no such kernel" in to_html(result(failed))
 
 
 @pytest.mark.parametrize(
@@ -153,19 +151,34 @@ def test_a_failed_row_is_told_with_its_reason() -> None:
         ({"description": "the plain module"}, "the plain module"),
     ],
 )
-def test_doubts_and_notes_are_remarked_on(changes: dict, told: str) -> None:
-    assert not remarks(report(row()))
-    assert any(told in sentence for sentence in remarks(report(row(**changes))))
+def test_warnings_and_notes_are_remarked_on(changes: dict, told: str) -> None:
+    assert not remarks(result(row()))
+    assert any(told in sentence for sentence in remarks(result(row(**changes))))
 
 
 def test_warnings_come_first_and_nothing_comes_twice() -> None:
     noted = row(note="a note")
-    found = remarks(report(noted, noted, warnings=("the machine was busy",)))
+    found = remarks(result(noted, noted, warnings=("the machine was busy",)))
     assert found == ["the machine was busy", "model.onnx: a note"]
 
 
+def test_a_result_is_shown_with_one_line_a_row() -> None:
+    shown = result(row(), failed_row("no such kernel"), warnings=("the machine was busy",))
+    assert shown.summary() == [
+        (
+            "model.onnx · onnxruntime at 360x480, batch 1",
+            "81 ms (p90 90, p99 123), 12.3 frames/s, 1.50 (1.40 to 1.60) times as fast as typical user code, "
+            "labels equal to the reference: 100 %",
+        ),
+        ("model.onnx · onnxruntime at 360x480, batch 1", "not measured: no such kernel"),
+        ("warning", "the machine was busy"),
+    ]
+    assert repr(shown).splitlines()[0] == "BenchmarkResult"
+    assert "times as fast" not in repr(result(row(ratio=Ratio(row().name, 1, 1, 1))))
+
+
 def test_json_has_the_documented_keys() -> None:
-    found = json.loads(to_json(report(row())))
+    found = json.loads(json.dumps(result(row()).to_dict(), allow_nan=False))
     documented = set(re.findall(r"`(\w+)`", PAGE.read_text(encoding="utf-8").partition("## The JSON")[2]))
     one = found["rows"][0]
     inner = [one[key] for key in ("latency_ms", "stages_ms", "memory_mb", "warm_up", "ratio", "agreement")]
@@ -187,7 +200,7 @@ def test_the_page_escapes_everything_and_loads_nothing() -> None:
     nasty = {"name": NASTY, "artefact": NASTY, "note": NASTY, "agreement": Agreement(reason=NASTY)}
     machine = {"cpu": NASTY, NASTY: NASTY}
     page = to_html(
-        report(
+        result(
             row(**nasty),
             failed_row(NASTY, **nasty),
             machine=machine,
@@ -205,37 +218,35 @@ def test_the_page_escapes_everything_and_loads_nothing() -> None:
 
 
 def test_the_page_is_for_light_and_dark_screens() -> None:
-    assert "prefers-color-scheme: dark" in to_html(report(row()))
+    assert "prefers-color-scheme: dark" in to_html(result(row()))
 
 
 def test_each_size_and_batch_has_a_chart_of_its_own() -> None:
-    page = to_html(report(row(), row(name="other"), row(batch=4)))
+    page = to_html(result(row(), row(name="other"), row(batch=4)))
     charts = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
     assert [len(ElementTree.fromstring(chart).findall(".//rect")) for chart in charts] == [2, 1]
 
 
 def test_a_report_without_figures_is_a_page_too() -> None:
-    assert "<svg" not in to_html(report(failed_row("no")))
+    assert "<svg" not in to_html(result(failed_row("no")))
 
 
 @pytest.mark.parametrize("picture", ["https://x/y.png", "javascript:alert(1)", "/etc/x.png", b"GIF89a"])
 def test_only_pictures_of_the_page_are_taken(picture: str | bytes) -> None:
     with pytest.raises(UsageError, match="picture 'overlay'"):
-        to_html(report(row()), {"overlay": picture})
+        to_html(result(row()), {"overlay": picture})
 
 
 def test_a_relative_picture_stays_a_path() -> None:
-    assert "src='pictures/a.png'" in to_html(report(row()), {"overlay": "pictures/a.png"})
+    assert "src='pictures/a.png'" in to_html(result(row()), {"overlay": "pictures/a.png"})
 
 
-def test_files_are_written_whole(tmp_path: Path) -> None:
-    write_json(report(row()), tmp_path / "bench.json")
-    write_html(report(row()), tmp_path / "bench.html", {"overlay": PNG})
-    assert json.loads((tmp_path / "bench.json").read_text())["threads"] == 2
+def test_the_page_is_written_whole(tmp_path: Path) -> None:
+    write_html(result(row()), tmp_path / "bench.html", {"overlay": PNG})
     assert (tmp_path / "bench.html").read_text(encoding="utf-8").endswith("</html>\n")
-    assert len(list(tmp_path.iterdir())) == 2
+    assert len(list(tmp_path.iterdir())) == 1
     with pytest.raises(UsageError):
-        write_json(report(row()), tmp_path / "missing" / "bench.json")
+        write_html(result(row()), tmp_path / "missing" / "bench.html")
 
 
 labels = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs")), max_size=20)

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fcn_deploy.bench.subjects import ArtefactSubject, TypicalSubject, open_subject
+from fcn_deploy.bench.subjects import ArtefactSubject, TypicalSubject, open_bench_subject
 from fcn_deploy.errors import FcnDeployError, UsageError
-from fcn_deploy.spec import CAFFE_MEAN_BGR, ModelSpec
+from fcn_deploy.spec import CAFFE_MEAN_BGR, Architecture, ModelSpec
 from fcn_deploy.testing import FakeRuntime
 
 
@@ -34,7 +34,7 @@ def float_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def typical(path: Path, spec: ModelSpec) -> TypicalSubject:
-    found = open_subject(kind="typical", path=str(path), spec=spec.to_json(), threads=1, spinning=False)
+    found = open_bench_subject(kind="typical", path=str(path), spec=spec.to_json(), threads=1, spinning=False)
     assert isinstance(found, TypicalSubject)
     return found
 
@@ -53,7 +53,7 @@ def test_the_delay_of_a_runtime_is_inference() -> None:
 
 def test_an_artefact_says_how_it_runs(make_onnx) -> None:
     fields = {"backend": "onnxruntime", "threads": 1, "spinning": False}
-    subject = open_subject(kind="artefact", path=str(make_onnx(color_order="rgb")), **fields)
+    subject = open_bench_subject(kind="artefact", path=str(make_onnx(color_order="rgb")), **fields)
     facts = subject.facts()
     assert (facts["device"], facts["precision"]) == ("cpu", "fp32")
     assert facts["details"]["threads"] == 1 and facts["details"]["spinning"] is False
@@ -64,7 +64,9 @@ def test_an_artefact_says_how_it_runs(make_onnx) -> None:
 
 def test_a_backend_that_does_not_read_the_file_says_so(make_onnx) -> None:
     with pytest.raises(UsageError, match="pytorch"):
-        open_subject(kind="artefact", path=str(make_onnx()), backend="pytorch", threads=1, spinning=False)
+        open_bench_subject(
+            kind="artefact", path=str(make_onnx()), backend="pytorch", threads=1, spinning=False
+        )
 
 
 @given(
@@ -78,7 +80,7 @@ def test_typical_code_normalises_as_the_reference_does(
     float_model: Path, n: int, height: int, width: int, order: str, std: tuple[float, float, float]
 ) -> None:
     pytest.importorskip("cv2")
-    spec = ModelSpec(classes=("a", "b", "c"), variant="fcn8s", color_order=order, std=std)
+    spec = ModelSpec(classes=("a", "b", "c"), architecture=Architecture("fcn8s"), color_order=order, std=std)
     subject = typical(float_model, spec)
     frames = np.random.default_rng(n * height * width).integers(0, 256, (n, height, width, 3), dtype=np.uint8)
     bgr = frames if order == "bgr" else frames[..., ::-1]

@@ -9,14 +9,14 @@ import numpy as np
 import onnx
 import pytest
 
-from fcn_deploy.bench.reference import answer_reference, chain_reference
+from fcn_deploy.bench.reference import chain_reference, label_with_reference
 from fcn_deploy.bench.subjects import TypicalSubject
 from fcn_deploy.bench.typical import describe_typical, export_typical
 
 
 @pytest.mark.filterwarnings("ignore")  # the exporter's own
 @pytest.mark.parametrize("variant", ["fcn8s-lite", pytest.param("fcn8s", marks=pytest.mark.slow)])
-def test_it_answers_as_the_reference_does(variant: str, tmp_path: Path) -> None:
+def test_its_labels_are_those_of_the_reference(variant: str, tmp_path: Path) -> None:
     pytest.importorskip("cv2")
     from fcn_deploy.model.checkpoints.describe import describe
     from fcn_deploy.model.checkpoints.random import random_model
@@ -33,8 +33,8 @@ def test_it_answers_as_the_reference_does(variant: str, tmp_path: Path) -> None:
     frames = np.random.default_rng(0).integers(0, 256, (2, 96, 64, 3), dtype=np.uint8)
     np.save(tmp_path / "frames.npy", frames)
     labels = tmp_path / "labels.npy"
-    answered = answer_reference(reference.job(), str(tmp_path / "frames.npy"), str(labels))
-    assert answered == {"classes": 3}
+    response = label_with_reference(reference.job(), str(tmp_path / "frames.npy"), str(labels))
+    assert response == {"classes": 3}
     subject = TypicalSubject(str(out), reference.spec, threads=1, spinning=False)
     same = subject.call(frames)[1] == np.load(labels)
     if variant == "fcn8s":

@@ -1,4 +1,4 @@
-"""What the worker answers, with a subject that is made up."""
+"""What the worker responds, with a subject that computes nothing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fcn_deploy.errors import ModelError
 
 
 class Made:
-    """Answers the first channel; each call takes what ``times`` says."""
+    """Its labels are the first channel; each call takes what ``times`` says."""
 
     color_order = "bgr"
 
@@ -56,37 +56,37 @@ def frames(tmp_path: Path) -> Path:
 
 def opened(subject: Made, frames: Path, batch: int = 2) -> Worker:
     worker = Worker(lambda **fields: subject)
-    answer = worker.answer({"do": "open", "frames": str(frames), "batch": batch, "subject": {}})
-    assert answer["device"] == "cpu" and answer["first_answer_seconds"] >= answer["load_seconds"] >= 0
+    response = worker.respond({"do": "open", "frames": str(frames), "batch": batch, "subject": {}})
+    assert response["device"] == "cpu" and response["first_answer_seconds"] >= response["load_seconds"] >= 0
     return worker
 
 
 def test_warming_up_ends_when_latency_is_steady(frames: Path) -> None:
     worker = opened(Made(falling(to=10)), frames)
-    answer = worker.answer({"do": "warm", "seconds": 60})
-    assert answer["steady"] is True
-    assert 10 <= answer["calls"] < 40
+    response = worker.respond({"do": "warm_up", "seconds": 60})
+    assert response["steady"] is True
+    assert 10 <= response["calls"] < 40
 
 
 def test_warming_up_ends_with_its_time(frames: Path) -> None:
     worker = opened(Made(falling(to=0, factor=0.96)), frames)
-    answer = worker.answer({"do": "warm", "seconds": 0.05})
-    assert answer["steady"] is False
+    response = worker.respond({"do": "warm_up", "seconds": 0.05})
+    assert response["steady"] is False
 
 
-def test_a_turn_times_at_least_one_call_and_drops_the_first(frames: Path) -> None:
+def test_a_round_times_at_least_one_call_and_drops_the_first(frames: Path) -> None:
     subject = Made(iter([0.0, 777.0, 5.0]))
-    answer = opened(subject, frames).answer({"do": "measure", "seconds": 0.0})
-    assert answer["times_ms"] == {"preprocess": [0.0], "infer": [5.0], "postprocess": [0.0]}
-    assert answer["device_ms"] == {"compute": [2.5]}
-    assert answer["idle_cpu_seconds"] >= 0
+    response = opened(subject, frames).respond({"do": "measure", "seconds": 0.0})
+    assert response["times_ms"] == {"preprocess": [0.0], "infer": [5.0], "postprocess": [0.0]}
+    assert response["device_ms"] == {"compute": [2.5]}
+    assert response["idle_cpu_seconds"] >= 0
     assert len(subject.seen) == 3
 
 
 def test_labels_are_of_each_frame_once(frames: Path, tmp_path: Path) -> None:
     subject = Made(falling(to=1))
     out = tmp_path / "labels.npy"
-    assert opened(subject, frames).answer({"do": "labels", "out": str(out)}) == {}
+    assert opened(subject, frames).respond({"do": "labels", "out": str(out)}) == {}
     labels = np.load(out)
     assert labels.shape == (5, 2, 4)
     assert labels[:, 0, 0].tolist() == [0, 1, 2, 3, 4]
@@ -106,7 +106,7 @@ def test_errors_become_sentences(
 ) -> None:
     worker = Worker(lambda **fields: Made(falling(to=1), error))
     request = {"do": "open", "frames": str(frames), "batch": 1, "subject": {}}
-    assert worker.answer(request) == {"error": told}
+    assert worker.respond(request) == {"error": told}
 
 
 @given(st.integers(1, 9), st.integers(1, 20), st.sampled_from(["bgr", "rgb"]))
@@ -121,11 +121,11 @@ def test_batches_cover_the_frames_in_order_and_are_full(frames: int, batch: int,
     assert (whole == wanted[np.arange(len(whole)) % frames]).all()
 
 
-def test_requests_and_answers_are_lines() -> None:
+def test_requests_and_responses_are_lines() -> None:
     requests = io.BytesIO(b'{"id": 4, "do": "labels", "out": "x"}\n{"id": 5, "do": "nothing"}\n')
-    answers = io.BytesIO()
-    serve(requests, answers, Worker())
-    first, second = map(json.loads, answers.getvalue().splitlines())
+    responses = io.BytesIO()
+    serve(requests, responses, Worker())
+    first, second = map(json.loads, responses.getvalue().splitlines())
     assert (first["id"], second["id"]) == (4, 5)
     assert "error" in first and "error" in second
 
@@ -157,8 +157,8 @@ def test_a_loud_library_cannot_break_the_protocol(
 ) -> None:
     plant(LOUD)
     with WorkerProcess(tmp_path, "worker", threads=1) as worker:
-        answer = worker.ask("open", timeout=60, frames=str(frames), batch=1, subject={})
-        assert answer["device"] == "nothing on stdin"
+        response = worker.ask("open", timeout=60, frames=str(frames), batch=1, subject={})
+        assert response["device"] == "nothing on stdin"
         assert "times_ms" in worker.ask("measure", timeout=60, seconds=0)
     said = (tmp_path / "worker.stderr").read_text()
     assert "a library says hello" in said and "straight" in said and "from a child" in said

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fcn_deploy.calibration.recipe import Subject, open_subject
+from fcn_deploy.calibration.recipe import Fp32Model, open_fp32
 from fcn_deploy.data.images import write_labels
 from fcn_deploy.data.street import SyntheticStreet
 from fcn_deploy.export.onnx import export_onnx
@@ -59,5 +59,5 @@ def bundled(
 
 
 @pytest.fixture
-def subject(narrow: Narrow) -> Subject:
-    return open_subject(narrow())
+def fp32(narrow: Narrow) -> Fp32Model:
+    return open_fp32(narrow())

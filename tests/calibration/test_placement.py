@@ -12,30 +12,31 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from fcn_deploy.calibration.images import CalibrationFrames
 from fcn_deploy.calibration.placement import default_layers, layer_inputs
-from fcn_deploy.calibration.recipe import Recipe, Subject, make, open_subject, quantised_layers
+from fcn_deploy.calibration.recipe import Fp32Model, Recipe, open_fp32, quantised_layers, quantized_graph
 from fcn_deploy.calibration.table import CalibrationTable, calibrate
+from fcn_deploy.data.calibration import CalibrationFrames
 from fcn_deploy.errors import CalibrationError, UsageError
 from fcn_deploy.export.graph.session import open_session
 from fcn_deploy.metrics import label_agreement
+from fcn_deploy.testing import onnxruntime_session
 
 VARIANTS = ("fcn8s", "fcn8s-atonce", "fcn8s-same", "fcn8s-lite")
 
 
 @cache
 def table_at(path: Path, street: Path) -> CalibrationTable:
-    subject = open_subject(path)
-    return calibrate(subject.model, subject.spec, CalibrationFrames(street, subject.spec))
+    fp32 = open_fp32(path)
+    return calibrate(fp32.model, fp32.spec, CalibrationFrames(street, fp32.spec))
 
 
-def table_of(subject: Subject, street: Path) -> CalibrationTable:
+def table_of(fp32: Fp32Model, street: Path) -> CalibrationTable:
     """The table of a model; taken once, and a copy that a test may change."""
-    return copy.deepcopy(table_at(subject.path, street))
+    return copy.deepcopy(table_at(fp32.path, street))
 
 
-def quantised(subject: Subject, street: Path, recipe: Recipe) -> onnx.ModelProto:
-    return make(subject, table_of(subject, street), recipe)
+def quantised(fp32: Fp32Model, street: Path, recipe: Recipe) -> onnx.ModelProto:
+    return quantized_graph(fp32, table_of(fp32, street), recipe)
 
 
 def weights(model: onnx.ModelProto) -> dict[str, np.ndarray]:
@@ -49,8 +50,8 @@ def makers(model: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
 @pytest.mark.parametrize(("variant", "learned"), [*((v, False) for v in VARIANTS), ("fcn8s", True)])
 @pytest.mark.parametrize("recipe", [Recipe("tensorrt"), Recipe("cpu")], ids=lambda r: r.target)
 def test_every_layer_but_the_scores_reads_integers(narrow, street, variant, learned, recipe) -> None:
-    subject = open_subject(narrow(variant, learned, classes=5))
-    model = quantised(subject, street, recipe)
+    fp32 = open_fp32(narrow(variant, learned, classes=5))
+    model = quantised(fp32, street, recipe)
     onnx.checker.check_model(model, full_check=True)
     made = makers(model)
     for node in model.graph.node:
@@ -62,11 +63,11 @@ def test_every_layer_but_the_scores_reads_integers(narrow, street, variant, lear
 
 
 @pytest.mark.parametrize("recipe", [Recipe("tensorrt"), Recipe("cpu"), Recipe("cpu", assume_vnni=True)])
-def test_weights_are_int8_by_output_channel_within_their_limit(subject, street, recipe) -> None:
-    values = weights(quantised(subject, street, recipe))
-    original = weights(subject.model)
+def test_weights_are_int8_by_output_channel_within_their_limit(fp32, street, recipe) -> None:
+    values = weights(quantised(fp32, street, recipe))
+    original = weights(fp32.model)
     limit = 64 if recipe.target == "cpu" and not recipe.assume_vnni else 127
-    for layer in default_layers(subject.model):
+    for layer in default_layers(fp32.model):
         integers, scale = values[f"{layer}.weight.int8"], values[f"{layer}.weight.scale"]
         assert integers.dtype == np.int8 and np.abs(integers.astype(int)).max() == limit
         assert scale.shape == (len(integers),)
@@ -77,8 +78,8 @@ def test_weights_are_int8_by_output_channel_within_their_limit(subject, street, 
         assert f"{layer}.weight" not in values, "the float weights stay in the file"
 
 
-def test_tensorrt_s_pairs_are_symmetric_and_stand_behind_the_relu(subject, street) -> None:
-    model = quantised(subject, street, Recipe("tensorrt"))
+def test_tensorrt_s_pairs_are_symmetric_and_stand_behind_the_relu(fp32, street) -> None:
+    model = quantised(fp32, street, Recipe("tensorrt"))
     values, made = weights(model), makers(model)
     for node in model.graph.node:
         if node.op_type == "QuantizeLinear":
@@ -89,8 +90,8 @@ def test_tensorrt_s_pairs_are_symmetric_and_stand_behind_the_relu(subject, stree
     assert all(made[n.input[0]].op_type in ("MaxPool", "Relu", "Mul") for n in scores)
 
 
-def test_a_cpu_s_pairs_are_unsigned_from_zero_and_pooling_lies_between_equal_ones(subject, street) -> None:
-    model = quantised(subject, street, Recipe("cpu"))
+def test_a_cpu_s_pairs_are_unsigned_from_zero_and_pooling_lies_between_equal_ones(fp32, street) -> None:
+    model = quantised(fp32, street, Recipe("cpu"))
     values, made = weights(model), makers(model)
     for node in model.graph.node:
         if node.op_type == "QuantizeLinear" and node.name != "sub1.q":
@@ -101,13 +102,13 @@ def test_a_cpu_s_pairs_are_unsigned_from_zero_and_pooling_lies_between_equal_one
             assert (before.op_type, after.op_type) == ("DequantizeLinear", "QuantizeLinear")
             assert values[before.input[1]] == values[after.input[1]]
     first = values["sub1.zero_point"]
-    low, high = (np.array([0.0, 255.0]) - subject.spec.mean[::-1][0], values["sub1.scale"])
+    low, high = (np.array([0.0, 255.0]) - fp32.spec.mean[::-1][0], values["sub1.scale"])
     assert 0 < first < 255 and high * 255 > 255 and low[0] < 0
 
 
-def test_a_cpu_s_bias_is_the_integer_that_the_sums_need(subject, street) -> None:
-    model = quantised(subject, street, Recipe("cpu"))
-    values, original = weights(model), weights(subject.model)
+def test_a_cpu_s_bias_is_the_integer_that_the_sums_need(fp32, street) -> None:
+    model = quantised(fp32, street, Recipe("cpu"))
+    values, original = weights(model), weights(fp32.model)
     scale = values["conv3_2.bias.scale"]
     np.testing.assert_allclose(
         scale, values["conv3_1.relu.scale"] * values["conv3_2.weight.scale"], rtol=1e-6
@@ -119,25 +120,27 @@ def test_a_cpu_s_bias_is_the_integer_that_the_sums_need(subject, street) -> None
 @pytest.mark.parametrize("variant", ["fcn8s", "fcn8s-lite"])
 def test_onnx_runtime_runs_every_quantised_layer_on_integers(narrow, street, tmp_path, variant) -> None:
     ort = pytest.importorskip("onnxruntime")
-    subject = open_subject(narrow(variant, classes=5))
-    model = quantised(subject, street, Recipe("cpu"))
-    options = ort.SessionOptions()
-    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-    options.log_severity_level = 4
-    ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    fp32 = open_fp32(narrow(variant, classes=5))
+    model = quantised(fp32, street, Recipe("cpu"))
+    onnxruntime_session(
+        model,
+        optimized_model_filepath=str(tmp_path / "optimised.onnx"),
+        graph_optimization_level=ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+    )
     found = Counter(node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node)
-    assert found["QLinearConv"] == len(default_layers(subject.model)) == 15
+    assert found["QLinearConv"] == len(default_layers(fp32.model)) == 15
     assert found["Conv"] + found["FusedConv"] == 3, "the score layers, and no other, stay in float"
     assert "Relu" not in found, "a zero point of 0 makes the ReLU disappear"
 
 
-@pytest.mark.parametrize("recipe", [Recipe("tensorrt"), Recipe("tensorrt", rest="fp32"), Recipe("cpu")])
+@pytest.mark.parametrize(
+    "recipe", [Recipe("tensorrt"), Recipe("tensorrt", float_precision="fp32"), Recipe("cpu")]
+)
 def test_the_trained_model_keeps_its_labels_at_every_size(bundled, street, recipe) -> None:
-    subject = open_subject(bundled)
-    model = quantised(subject, street, recipe)
-    frame = next(iter(CalibrationFrames(street, subject.spec)))
-    with open_session(subject.model) as reference, open_session(model) as session:
+    fp32 = open_fp32(bundled)
+    model = quantised(fp32, street, recipe)
+    frame = next(iter(CalibrationFrames(street, fp32.spec)))
+    with open_session(fp32.model) as reference, open_session(model) as session:
         tiny = np.repeat(frame[:, ::3, ::3], 2, 0)  # 40x54: a few pixels of the trunk decide many labels
         for image, least in ((frame, 0.97), (frame[:, :97, :131], 0.96), (tiny, 0.85)):
             answers = [s.run(["labels"], {"image": image})[0] for s in (reference, session)]
@@ -147,7 +150,7 @@ def test_the_trained_model_keeps_its_labels_at_every_size(bundled, street, recip
 
 
 def test_rgb_models_are_quantised_like_bgr_ones(narrow, street) -> None:
-    bgr, rgb = (open_subject(narrow(color_order=order)) for order in ("bgr", "rgb"))
+    bgr, rgb = (open_fp32(narrow(color_order=order)) for order in ("bgr", "rgb"))
     frame = next(iter(CalibrationFrames(street, bgr.spec)))
     with (
         open_session(quantised(bgr, street, Recipe("cpu"))) as a,
@@ -159,36 +162,36 @@ def test_rgb_models_are_quantised_like_bgr_ones(narrow, street) -> None:
 
 
 @pytest.mark.parametrize("target", ["tensorrt", "cpu"])
-def test_layers_left_out_stay_in_float(subject, street, target) -> None:
-    recipe = Recipe(target, rest="fp32", float_layers=("conv1_1", "conv4_2"))
-    model = quantised(subject, street, recipe)
+def test_layers_left_out_stay_in_float(fp32, street, target) -> None:
+    recipe = Recipe(target, float_precision="fp32", float_layers=("conv1_1", "conv4_2"))
+    model = quantised(fp32, street, recipe)
     left = {node.name for node in model.graph.node if node.op_type == "Conv" and ".dq" not in node.input[1]}
     assert left == {"conv1_1", "conv4_2", "score_fr", "score_pool3", "score_pool4"}
-    assert "conv4_2" not in quantised_layers(subject, recipe)
+    assert "conv4_2" not in quantised_layers(fp32, recipe)
     with open_session(model) as session:
         assert session.run(["labels"], {"image": np.zeros((1, 33, 47, 3), np.uint8)})[0].shape == (1, 33, 47)
 
 
-def test_an_unknown_layer_and_a_missing_range_are_named(subject, street) -> None:
+def test_an_unknown_layer_and_a_missing_range_are_named(fp32, street) -> None:
     with pytest.raises(UsageError, match="no convolution conv9; choose from conv1_1, conv1_2"):
-        quantised(subject, street, Recipe("cpu", float_layers=("conv9",)))
-    table = table_of(subject, street)
+        quantised(fp32, street, Recipe("cpu", float_layers=("conv9",)))
+    table = table_of(fp32, street)
     del table.limits["fc7"]
     with pytest.raises(CalibrationError, match="no range for the input of fc7"):
-        make(subject, table, Recipe("cpu"))
+        quantized_graph(fp32, table, Recipe("cpu"))
 
 
-def test_nothing_left_to_quantise_is_said(subject, street) -> None:
-    everything = tuple(layer_inputs(subject.model))
+def test_nothing_left_to_quantise_is_said(fp32, street) -> None:
+    everything = tuple(layer_inputs(fp32.model))
     with pytest.raises(CalibrationError, match="no layer is left for INT8"):
-        quantised(subject, street, Recipe("cpu", float_layers=everything))
+        quantised(fp32, street, Recipe("cpu", float_layers=everything))
 
 
 @pytest.mark.parametrize("gain", [0.0, 1e-9], ids=["dead", "nearly dead"])
-def test_a_channel_without_weights_keeps_its_bias(subject, street, gain: float) -> None:
+def test_a_channel_without_weights_keeps_its_bias(fp32, street, gain: float) -> None:
     """Its weights' scale times that of its input is so fine that the bias would leave 32 bits."""
     pruned = onnx.ModelProto()
-    pruned.CopyFrom(subject.model)
+    pruned.CopyFrom(fp32.model)
     for tensor in pruned.graph.initializer:
         values = numpy_helper.to_array(tensor).copy()
         if tensor.name == "conv2_2.weight":
@@ -198,9 +201,9 @@ def test_a_channel_without_weights_keeps_its_bias(subject, street, gain: float) 
         else:
             continue
         tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
-    other = Subject(subject.path, pruned, subject.spec)
-    frame = next(iter(CalibrationFrames(street, subject.spec)))
-    for recipe in (Recipe("cpu"), Recipe("tensorrt"), Recipe("tensorrt", rest="fp32")):
+    other = Fp32Model(fp32.path, pruned, fp32.spec)
+    frame = next(iter(CalibrationFrames(street, fp32.spec)))
+    for recipe in (Recipe("cpu"), Recipe("tensorrt"), Recipe("tensorrt", float_precision="fp32")):
         with open_session(quantised(other, street, recipe), ["conv2_2.relu"]) as session:
             (found,) = session.run(["conv2_2.relu"], {"image": frame})
         assert np.abs(found[0, 1].astype(np.float32) - 5.0).max() < 0.1, recipe

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -11,19 +12,22 @@ import pytest
 import fcn_deploy
 from fcn_deploy.calibration import budget, sensitivity
 from fcn_deploy.calibration import quantization as quantizing
-from fcn_deploy.calibration.images import CalibrationFrames
-from fcn_deploy.calibration.recipe import Recipe, layer_costs, open_subject
+from fcn_deploy.calibration.recipe import Recipe, layer_costs, open_fp32
+from fcn_deploy.calibration.result import Agreement
 from fcn_deploy.calibration.sensitivity import LayerCost, Sensitivity
-from fcn_deploy.calibration.table import CalibrationTable, calibrate, doubt_of_order
+from fcn_deploy.calibration.table import CalibrationTable, calibrate, order_warning
+from fcn_deploy.data.calibration import CalibrationFrames
 from fcn_deploy.data.folders import LabelledFolder
 from fcn_deploy.errors import CalibrationError, ModelError, UsageError
 from fcn_deploy.export.graph.files import identity, read_model, write_model
 from fcn_deploy.export.precision import to_fp16
+from fcn_deploy.files import sha256_of
 
 
 def test_the_artefact_says_what_was_done_and_runs(narrow, street, tmp_path) -> None:
     out = tmp_path / "int8.onnx"
-    spec = fcn_deploy.quantize(narrow(), out, calib=street, target="cpu", method="percentile")
+    result = fcn_deploy.quantize(narrow(), out, calib=street, target="cpu", method="percentile")
+    spec = result.spec
     _, read = read_model(out)
     parent, _ = read_model(narrow())
     assert read == spec and spec.precision == "int8"
@@ -42,17 +46,57 @@ def test_the_artefact_says_what_was_done_and_runs(narrow, street, tmp_path) -> N
 
 
 @pytest.mark.parametrize(
-    ("rest", "precision"), [(None, "int8+fp16"), ("fp16", "int8+fp16"), ("fp32", "int8")]
+    ("float_precision", "precision"), [(None, "int8+fp16"), ("fp16", "int8+fp16"), ("fp32", "int8")]
 )
-def test_tensorrt_s_rest_is_fp16_unless_told(narrow, street, tmp_path, rest, precision) -> None:
-    spec = fcn_deploy.quantize(narrow(), tmp_path / "x.onnx", calib=street, target="tensorrt", rest=rest)
-    assert spec.precision == precision
+def test_what_is_not_int8_is_fp16_for_tensorrt_unless_stated(
+    narrow, street, tmp_path, float_precision, precision
+) -> None:
+    result = fcn_deploy.quantize(
+        narrow(), tmp_path / "x.onnx", calib=street, target="tensorrt", float_precision=float_precision
+    )
+    assert result.spec.precision == precision
+
+
+def test_the_result_says_what_was_found_and_shows_itself(narrow, street, tmp_path) -> None:
+    out, report = tmp_path / "int8.onnx", tmp_path / "layers.json"
+    result = fcn_deploy.quantize(narrow(), out, calib=street, target="cpu", max_frames=2, sensitivity=report)
+    record = result.spec.evidence["quantization"]
+    assert (result.path, result.bytes, result.sha256) == (out, out.stat().st_size, sha256_of(out))
+    assert dataclasses.asdict(result.agreement) == record["agreement_with_fp32"]
+    assert list(result.warnings)[: len(record["warnings"])] == record["warnings"]
+    assert "2 frames to calibrate on is few" in result.warnings[0]
+    fp32 = open_fp32(narrow())
+    assert result.sensitivity == Sensitivity.load(report, fp32, Recipe("cpu"))
+    assert result.budget is None and result.seconds > 0
+    shown = result.summary()
+    assert shown[0][1].startswith(f"{out} (") and ("precision", "int8") in shown
+    assert [value for name, value in shown if name == "warning"] == list(result.warnings)
+    assert repr(result).splitlines()[0] == "QuantizationResult"
+    written = result.to_dict()
+    assert json.loads(json.dumps(written)) == written
+    assert list(written) == ["file", "bytes", "sha256", "seconds", "spec"]
+    assert written["spec"] == json.loads(result.spec.to_json())
+
+
+def test_a_table_alone_leaves_the_agreement_open(narrow, street, tmp_path) -> None:
+    table, out = tmp_path / "table.json", tmp_path / "a.onnx"
+    frames = fcn_deploy.quantize(narrow(), out, target="cpu", calib=street, max_frames=2, save_table=table)
+    result = fcn_deploy.quantize(narrow(), out, target="cpu", table=table)
+    assert result.agreement is None and result.sensitivity is None
+    assert frames.warnings[0] == result.warnings[0], "what speaks against the frames stays with their table"
+
+
+def test_few_equal_labels_are_a_warning(narrow, street, tmp_path, monkeypatch) -> None:
+    for share, warned in ((0.96, True), (0.98, False)):
+        monkeypatch.setattr(quantizing, "compare_labels", lambda *_, s=share: Agreement(8, s, s))
+        result = fcn_deploy.quantize(narrow(), tmp_path / "x.onnx", calib=street, target="cpu")
+        assert any(told.startswith("only 96.00% of labels") for told in result.warnings) == warned
 
 
 def test_onnx_runtime_keeps_the_labels_of_an_int8_fp16_graph(bundled, street, tmp_path) -> None:
     """One of its passes turned fp16 biases into infinity, and 4 % of the labels into others."""
-    spec = fcn_deploy.quantize(bundled, tmp_path / "x.onnx", calib=street, target="tensorrt")
-    assert spec.evidence["quantization"]["agreement_with_fp32"]["label_agreement"] > 0.975
+    result = fcn_deploy.quantize(bundled, tmp_path / "x.onnx", calib=street, target="tensorrt")
+    assert result.agreement.label_agreement > 0.975
 
 
 def test_a_table_gives_the_same_file_as_its_frames(narrow, street, tmp_path) -> None:
@@ -92,7 +136,7 @@ def test_what_is_not_fp32_any_more_is_refused(narrow, street, tmp_path) -> None:
     [
         ({"target": "tpu"}, "target must be one of tensorrt, cpu"),
         ({"target": "cpu", "method": "mean"}, "method must be one of minmax, percentile, entropy"),
-        ({"target": "cpu", "rest": "fp16"}, "a CPU gains nothing from fp16"),
+        ({"target": "cpu", "float_precision": "fp16"}, "a CPU gains nothing from fp16"),
         ({"target": "tensorrt", "assume_vnni": True}, "assume_vnni is about CPUs"),
         ({"target": "cpu", "max_drop": 1.0}, "measured on labelled frames"),
         ({"target": "cpu", "max_drop": -1.0, "data": "x"}, "must be at least 0"),
@@ -107,33 +151,35 @@ def test_wrong_calls_are_told(narrow, street, tmp_path, arguments, told) -> None
 
 
 def test_swapped_channels_are_told_by_how_sure_the_model_is() -> None:
-    assert doubt_of_order([[6.0, 4.1], [5.5, 4.0]]) == []
-    assert doubt_of_order([[5.0, 5.5]]) == [], "a little surer means nothing"
-    (told,) = doubt_of_order([[4.1, 6.0], [4.0, 5.5]])
-    assert "surer of these frames with B and R swapped (lead 5.75 against 4.05)" in told
+    assert order_warning([[6.0, 4.1], [5.5, 4.0]]) == []
+    assert order_warning([[5.0, 5.5]]) == [], "a little surer means nothing"
+    (told,) = order_warning([[4.1, 6.0], [4.0, 5.5]])
+    assert "more certain of these frames with B and R swapped (lead 5.75 against 4.05)" in told
 
 
 def test_sensitivity_names_every_layer_and_is_read_back(narrow, street, tmp_path) -> None:
-    subject, recipe = open_subject(narrow()), Recipe("cpu")
-    frames = CalibrationFrames(street, subject.spec, max_frames=2)
-    table = calibrate(subject.model, subject.spec, frames)
-    found = sensitivity.measure(subject, table, recipe, LabelledFolder(street))
-    assert len(found.layers) == 15 and found.worst_first() != [cost.layer for cost in found.layers]
+    fp32, recipe = open_fp32(narrow()), Recipe("cpu")
+    frames = CalibrationFrames(street, fp32.spec, max_frames=2)
+    table = calibrate(fp32.model, fp32.spec, frames)
+    found = sensitivity.measure(fp32, table, recipe, LabelledFolder(street))
+    assert len(found.layers) == 15 and [cost.layer for cost in found.by_harm()] != [
+        cost.layer for cost in found.layers
+    ]
     assert all(0 <= cost.label_agreement <= 1 and cost.drop is not None for cost in found.layers)
-    assert sum(layer_costs(subject.model).values()) == pytest.approx(1)
+    assert sum(layer_costs(fp32.model).values()) == pytest.approx(1)
     path = tmp_path / "layers.json"
     found.save(path)
-    assert Sensitivity.load(path, subject, recipe) == found
+    assert Sensitivity.load(path, fp32, recipe) == found
     with pytest.raises(CalibrationError, match=r"layers\.json is stale"):
-        Sensitivity.load(path, subject, Recipe("tensorrt"))
+        Sensitivity.load(path, fp32, Recipe("tensorrt"))
     path.write_text("{}")
     with pytest.raises(CalibrationError, match=r"layers\.json is no sensitivity report"):
-        Sensitivity.load(path, subject, recipe)
+        Sensitivity.load(path, fp32, recipe)
 
 
-def ranked(subject, drops: dict[str, float]) -> Sensitivity:
+def ranked(fp32, drops: dict[str, float]) -> Sensitivity:
     costs = tuple(LayerCost(name, 1 - drop / 100, drop, 0.1) for name, drop in drops.items())
-    return Sensitivity(identity(subject.model), "cpu", "entropy", 1, costs)
+    return Sensitivity(identity(fp32.model), "cpu", "entropy", 1, costs)
 
 
 class TestBudget:
@@ -142,26 +188,26 @@ class TestBudget:
     DROPS = {f"conv{i}": float(d) for i, d in enumerate([3, 1, 5, 2, 0.5, 0.1])}  # noqa: RUF012
 
     def search(self, monkeypatch, narrow, street, max_drop: float):
-        subject = open_subject(narrow())
+        fp32 = open_fp32(narrow())
         evaluated: list[float] = []
 
-        def evaluate(model, subject, data):
+        def evaluate(model, fp32, data):
             left = model if isinstance(model, tuple) else tuple(self.DROPS)
             cost = sum(d for name, d in self.DROPS.items() if name not in left)
             evaluated.append(cost)
             return 0.6 - cost / 100
 
-        monkeypatch.setattr(budget, "make", lambda subject, table, recipe: recipe.float_layers)
+        monkeypatch.setattr(budget, "quantized_graph", lambda fp32, table, recipe: recipe.float_layers)
         monkeypatch.setattr(budget, "_evaluate", evaluate)
         monkeypatch.setattr(budget, "_slowdown", lambda *_: 1.5)
         monkeypatch.setattr(budget, "layer_costs", lambda _: dict.fromkeys(self.DROPS, 0.1))
         recipe, report = budget.within_budget(
-            subject,
+            fp32,
             None,
             Recipe("cpu"),
             LabelledFolder(street),
             max_drop,
-            ranking=lambda: ranked(subject, self.DROPS),
+            ranking=lambda: ranked(fp32, self.DROPS),
         )
         return recipe, report, evaluated
 
@@ -185,10 +231,12 @@ class TestBudget:
 
 def test_a_budget_is_kept_on_real_scores_and_recorded(bundled, street, tmp_path) -> None:
     out, report = tmp_path / "x.onnx", tmp_path / "layers.json"
-    spec = fcn_deploy.quantize(
+    result = fcn_deploy.quantize(
         bundled, out, calib=street, target="cpu", max_drop=3.0, data=street, sensitivity=report
     )
-    record = spec.evidence["quantization"]["budget"]
+    record = result.spec.evidence["quantization"]["budget"]
+    assert json.loads(json.dumps(result.budget.to_dict())) == json.loads(json.dumps(record))
+    assert f"{record['kept']['drop']:.2f} points lost" in repr(result)
     assert record["kept"]["drop"] <= 3.0 and record["data"] == "images"
     with fcn_deploy.load(out, device="cpu") as segmenter:
         from fcn_deploy.evaluation import evaluate
@@ -203,7 +251,7 @@ def test_an_impossible_budget_writes_nothing(narrow, street, tmp_path, monkeypat
     monkeypatch.setattr(
         quantizing,
         "measure",
-        lambda subject, *_, **__: ranked(subject, dict.fromkeys(("conv1_1", "conv3_2", "fc6"), 1.0)),
+        lambda fp32, *_, **__: ranked(fp32, dict.fromkeys(("conv1_1", "conv3_2", "fc6"), 1.0)),
     )
     out = tmp_path / "x.onnx"
     with pytest.raises(CalibrationError, match=r"cannot be kept within 0\.5 points"):
@@ -216,5 +264,5 @@ def test_the_table_is_plain_json(narrow, street, tmp_path: Path) -> None:
     fcn_deploy.quantize(narrow(), tmp_path / "a.onnx", target="cpu", calib=street, save_table=table)
     data = json.loads(table.read_text())
     assert set(data["limits"]["fc7"]) == {"minmax", "percentile", "entropy-tensorrt", "entropy-cpu"}
-    subject = open_subject(narrow())
-    assert CalibrationTable.load(table, subject.model).ranges("minmax", "cpu")["conv1_1"][0] < 0
+    fp32 = open_fp32(narrow())
+    assert CalibrationTable.load(table, fp32.model).ranges("minmax", "cpu")["conv1_1"][0] < 0

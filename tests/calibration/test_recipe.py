@@ -7,25 +7,23 @@ from dataclasses import replace
 import pytest
 
 from fcn_deploy.calibration.placement import layer_inputs
-from fcn_deploy.calibration.recipe import Recipe, Subject, layer_costs, make, open_subject
+from fcn_deploy.calibration.recipe import Fp32Model, Recipe, layer_costs, open_fp32, quantized_graph
 from fcn_deploy.calibration.table import CalibrationTable
 from fcn_deploy.errors import CalibrationError, UsageError
 from fcn_deploy.export.graph.files import identity
 
 
-def table_of(subject: Subject, limit: float = 20.0) -> CalibrationTable:
+def table_of(fp32: Fp32Model, limit: float = 20.0) -> CalibrationTable:
     """A table without frames: every layer reads up to ``limit``."""
     keys = ("minmax", "percentile", "entropy-tensorrt", "entropy-cpu")
     return CalibrationTable(
-        model=identity(subject.model),
+        model=identity(fp32.model),
         frames=1,
         frames_sha256="0" * 64,
         source="made up",
         sizes=((36, 48),),
         percentile=99.99,
-        limits={
-            name: dict.fromkeys(keys, limit) for name in layer_inputs(subject.model) if name != "conv1_1"
-        },
+        limits={name: dict.fromkeys(keys, limit) for name in layer_inputs(fp32.model) if name != "conv1_1"},
         image=(-123.0, 151.0),
     )
 
@@ -34,9 +32,9 @@ def table_of(subject: Subject, limit: float = 20.0) -> CalibrationTable:
     ("fields", "precision"),
     [
         ({"target": "tensorrt"}, "int8+fp16"),
-        ({"target": "tensorrt", "rest": "fp32"}, "int8"),
+        ({"target": "tensorrt", "float_precision": "fp32"}, "int8"),
         ({"target": "cpu"}, "int8"),
-        ({"target": "cpu", "rest": "fp32", "assume_vnni": True}, "int8"),
+        ({"target": "cpu", "float_precision": "fp32", "assume_vnni": True}, "int8"),
     ],
 )
 def test_the_rest_decides_the_precision(fields: dict, precision: str) -> None:
@@ -48,8 +46,8 @@ def test_the_rest_decides_the_precision(fields: dict, precision: str) -> None:
     [
         {"target": "gpu"},
         {"method": "mse"},
-        {"rest": "bf16"},
-        {"target": "cpu", "rest": "fp16"},
+        {"float_precision": "bf16"},
+        {"target": "cpu", "float_precision": "fp16"},
         {"target": "tensorrt", "assume_vnni": True},
     ],
 )
@@ -58,21 +56,21 @@ def test_choices_that_cannot_be_are_refused(fields: dict) -> None:
         Recipe(**fields)
 
 
-def test_activations_beyond_fp16_are_refused_where_the_rest_is_fp16(subject) -> None:
-    table = table_of(subject)
+def test_activations_beyond_fp16_are_refused_where_the_rest_is_fp16(fp32) -> None:
+    table = table_of(fp32)
     loud = {**table.limits, "conv3_2": {**table.limits["conv3_2"], "minmax": 9e4}}
     table = replace(table, limits=loud)
-    with pytest.raises(CalibrationError, match=r"conv3_2 reads values up to 9e\+04 .*--rest fp32"):
-        make(subject, table, Recipe("tensorrt"))
-    make(subject, table, Recipe("tensorrt", rest="fp32"))
-    make(subject, table, Recipe("cpu"))
+    with pytest.raises(CalibrationError, match=r"conv3_2 reads values up to 9e\+04 .*--float-precision fp32"):
+        quantized_graph(fp32, table, Recipe("tensorrt"))
+    quantized_graph(fp32, table, Recipe("tensorrt", float_precision="fp32"))
+    quantized_graph(fp32, table, Recipe("cpu"))
 
 
 @pytest.mark.parametrize("variant", ["fcn8s", "fcn8s-lite"])
 def test_work_is_shared_out_among_the_convolutions(narrow, variant: str) -> None:
-    subject = open_subject(narrow(variant, classes=5))
-    work = layer_costs(subject.model)
-    assert set(work) == set(layer_inputs(subject.model)) and sum(work.values()) == pytest.approx(1)
+    fp32 = open_fp32(narrow(variant, classes=5))
+    work = layer_costs(fp32.model)
+    assert set(work) == set(layer_inputs(fp32.model)) and sum(work.values()) == pytest.approx(1)
     # Four channels from three and from four at full size; a quarter of the pixels behind each pooling.
     assert work["conv1_2"] / work["conv1_1"] == pytest.approx(4 / 3)
     assert work["conv2_1"] / work["conv1_2"] == pytest.approx(2 / 4)

@@ -10,19 +10,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fcn_deploy.calibration.images import CalibrationFrames
 from fcn_deploy.calibration.placement import layer_inputs
-from fcn_deploy.calibration.recipe import Subject, open_subject
+from fcn_deploy.calibration.recipe import Fp32Model, open_fp32
 from fcn_deploy.calibration.table import CalibrationTable, calibrate
+from fcn_deploy.data.calibration import CalibrationFrames
 from fcn_deploy.errors import CalibrationError, SourceError, UsageError
+from fcn_deploy.export.graph.files import identity
 from fcn_deploy.export.graph.session import open_session
 
 KEYS = ("minmax", "percentile", "entropy-tensorrt", "entropy-cpu")
 
 
 @pytest.fixture(scope="module")
-def own(narrow) -> Subject:
-    return open_subject(narrow())
+def own(narrow) -> Fp32Model:
+    return open_fp32(narrow())
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +36,17 @@ def test_a_table_is_read_back_as_it_was_saved(own, table, tmp_path: Path) -> Non
     read = CalibrationTable.load(tmp_path / "t.json", own.model)
     assert read == table
     assert (read.frames, read.sizes, len(read.frames_sha256)) == (8, ((120, 160),), 64)
+
+
+def test_a_table_of_version_0_1_is_read(own, tmp_path: Path) -> None:
+    """Its warnings were called doubts."""
+    saved = json.loads(Path(__file__).with_name("version_0_1").joinpath("table.json").read_text())
+    (tmp_path / "t.json").write_text(json.dumps({**saved, "model": identity(own.model)}))
+    read = CalibrationTable.load(tmp_path / "t.json", own.model)
+    assert read.warnings == tuple(saved["doubts"]) and read.warnings[0].startswith("2 frames to calibrate on")
+    assert read.limits == saved["limits"] and read.sizes == ((48, 64),)
+    read.save(tmp_path / "again.json")
+    assert CalibrationTable.load(tmp_path / "again.json", own.model) == read
 
 
 def test_minmax_is_the_largest_value_of_all_frames(own, table, street) -> None:
@@ -92,7 +104,7 @@ def without(data: dict, layer: str, key: str) -> None:
     [
         lambda data: data.pop("limits"),
         lambda data: data.update(unknown=1),
-        lambda data: data.update(schema=2),
+        lambda data: data.update(schema=3),
         lambda data: data["limits"]["fc7"].pop("entropy-cpu"),
         lambda data: data["limits"]["fc7"].update(minmax=-1.0),
         lambda data: data["limits"]["fc7"].update(percentile=float("nan")),

@@ -7,12 +7,16 @@ import numpy as np
 from fcn_deploy.camera import CameraFrame, Delivery
 from fcn_deploy.classes import CAMVID_CLASSES, CAMVID_PALETTE
 from fcn_deploy.runtimes.base import Segmentation
-from fcn_deploy.spec import ModelSpec
+from fcn_deploy.spec import Architecture, ModelSpec
 
 
 def spec(order: str = "bgr") -> ModelSpec:
     return ModelSpec(
-        classes=CAMVID_CLASSES, palette=CAMVID_PALETTE, variant="fcn8s-lite", color_order=order, note="a test"
+        classes=CAMVID_CLASSES,
+        palette=CAMVID_PALETTE,
+        architecture=Architecture("fcn8s-lite"),
+        color_order=order,
+        note="a test",
     )
 
 

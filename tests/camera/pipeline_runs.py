@@ -35,7 +35,7 @@ class Failing:
         return echo(frames)
 
 
-class Given(Source):
+class GeneratedSource(Source):
     """A camera that does what a generator function says."""
 
     def __init__(
@@ -53,7 +53,7 @@ class Given(Source):
             self.let_go += 1
 
 
-class Kept:
+class RecordingSink:
     """A sink that keeps what it was given, and then does something."""
 
     def __init__(self, act: Callable[[Delivery], object] | None = None) -> None:
@@ -84,7 +84,7 @@ def camera_threads() -> set[threading.Thread]:
 
 def outcome(
     pipeline: Pipeline,
-    sinks: Sequence[Kept] = (),
+    sinks: Sequence[RecordingSink] = (),
     act: Callable[[], object] | None = None,
     seconds: float = 2.0,
 ) -> tuple[BaseException | None, Statistics]:

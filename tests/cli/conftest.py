@@ -13,7 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from fcn_deploy.cli.main import app
-from fcn_deploy.spec import METADATA_KEY, ModelSpec
+from fcn_deploy.spec import METADATA_KEY, Architecture, ModelSpec
 
 Cli = Callable[..., Result]
 
@@ -69,7 +69,7 @@ def brightest(outputs: tuple[str, ...], **fields: object) -> onnx.ModelProto:
     spec = ModelSpec(
         classes=("blue", "green", "red"),
         palette=((0, 0, 255), (0, 255, 0), (255, 0, 0)),
-        variant="fcn8s-lite",
+        architecture=Architecture("fcn8s-lite"),
         outputs=outputs,
         note="a test's graph",
         **fields,

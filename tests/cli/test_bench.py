@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fcn_deploy.bench import frames as bench_frames
-from fcn_deploy.bench import method
-from fcn_deploy.bench.results import Agreement, BenchReport, Latency, Percentiles, Row, Stages
+from fcn_deploy.bench import method, pictures
+from fcn_deploy.bench.results import Agreement, BenchmarkResult, Latency, Percentiles, Row, Stages
 
 LATENCY = Latency(p50=4.0, p90=5.0, p99=6.0, min=3.5, iqr=0.3, rounds=(4.0, 4.1), round_spread=0.02)
 STAGE = Percentiles(p50=1.0, p90=1.0, p99=1.0)
@@ -33,9 +32,9 @@ def measured(artefact: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, objec
     """What the method was called with; its rows can be set under ``rows``."""
     seen: dict[str, object] = {"rows": (row(artefact),)}
 
-    def benchmark(artefacts: object, **options: object) -> BenchReport:
+    def benchmark(artefacts: object, **options: object) -> BenchmarkResult:
         seen.update(options, artefacts=artefacts)
-        return BenchReport(
+        return BenchmarkResult(
             rows=seen["rows"],
             method={"text": ["in turns"]},
             machine={"cpu": "one"},
@@ -47,7 +46,7 @@ def measured(artefact: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, objec
 
     monkeypatch.setattr(method, "benchmark", benchmark)
     monkeypatch.setattr(
-        bench_frames,
+        pictures,
         "make_frames",
         lambda source, height, width: np.zeros((1, height, width, 3), np.uint8),
     )

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from fcn_deploy.data.street import SyntheticStreet
-from fcn_deploy.export.tensorrt import engine
+from fcn_deploy.export.tensorrt import engine, worker
 from fcn_deploy.runtimes.artefact import identity
 from fcn_deploy.runtimes.tensorrt.sidecar import check_engine
 
@@ -77,7 +77,7 @@ def test_fp16_is_checked_and_made_of_an_fp32_file(cli, model: Path, frames: Path
     assert report["sidecar"] == json.loads(sidecar.to_json())
     assert (report["bytes"], report["sha256"]) == (output.stat().st_size, sidecar.engine_sha256)
     assert sidecar.precision["declared"]["layers"] == {"fp16": 18}
-    assert sidecar.spec.evidence["fp16_range"]["source"] == f"the folder {frames.name}"
+    assert sidecar.spec.evidence["fp16_range"]["source"] == frames.name
     assert sidecar.spec.evidence["fp16_range"]["frames"] == 2
     assert "parity" not in sidecar.spec.evidence
     assert [link["name"] for link in sidecar.spec.provenance][:2] == ["model.fp16.onnx", "model.onnx"]
@@ -114,8 +114,8 @@ def test_a_file_that_is_in_the_precision_already_is_taken_as_it_is(
         (("--calib", "."), "--calib is for --int8 or --fp16"),
         (("--profile", "1x9x9:1x8x9:1x9x9"), "its height is 9 : 8 : 9, expected min <= opt <= max"),
         (("--compute-capability", "8.7"), "does not build for compute capability 8.7"),
-        (("--timing-cache", "t.cache", "--flavor", "rtx"), "--timing-cache is TensorRT's"),
-        (("--dla-core", "0", "--flavor", "rtx"), "--dla-core is TensorRT's"),
+        (("--timing-cache", "t.cache", "--flavor", "rtx"), "--timing-cache is for TensorRT"),
+        (("--dla-core", "0", "--flavor", "rtx"), "--dla-core is for TensorRT"),
         (("--workspace", "0"), "Invalid value for '--workspace'"),
         (("--flavor", "xla"), "'xla' is not one of"),
         (("--optimization-level", "9"), "Invalid value for '--optimization-level'"),
@@ -141,8 +141,11 @@ def test_places_that_cannot_be(fails: Fails, model: Path, tmp_path: Path) -> Non
 def test_without_a_gpu_tensorrt_says_where_to_build(
     fails: Fails, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "import_tensorrt", lambda _: type("Module", (), {"__name__": "tensorrt"}))
-    monkeypatch.setattr(engine, "gpu_problem", lambda: "the NVIDIA driver finds no GPU")
+    monkeypatch.setattr(
+        engine, "build_in_child", lambda request, reporter, _: worker.build(request, reporter)
+    )
+    monkeypatch.setattr(worker, "import_tensorrt", lambda _: type("Module", (), {"__name__": "tensorrt"}))
+    monkeypatch.setattr(worker, "gpu_problem", lambda: "the NVIDIA driver finds no GPU")
     told = fails(1, "build-engine", model, "--flavor", "tensorrt", "-o", tmp_path / "x.engine")
     assert "TensorRT builds on the GPU that it builds for" in told
     assert "--flavor rtx" in told

@@ -119,7 +119,7 @@ def test_pictures_on_request(cli, artefact: Path, labelled: Path) -> None:
     assert result.exit_code == 0, result.output
     assert np.asarray(Image.open(confusion)).shape[2] == 3
     height, width = np.asarray(Image.open(worst)).shape[:2]
-    assert width >= 3 * 33  # frame, labels, answer
+    assert width >= 3 * 33  # frame, true labels, predicted labels
     assert 24 < height < 2 * 24 + 10  # one row
 
 

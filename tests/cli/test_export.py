@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fcn_deploy.classes import CAMVID_PALETTE
-from fcn_deploy.errors import UsageError
+from fcn_deploy.classes import BUILTIN_CLASSES, default_palette, voc_palette
+from fcn_deploy.errors import ExportError
 from fcn_deploy.runtimes.artefact import read_spec
-from fcn_deploy.spec import CAFFE_MEAN_BGR, ModelSpec
+from fcn_deploy.spec import CAFFE_MEAN_BGR, Architecture, ModelSpec
 
 torch = pytest.importorskip("torch")
 
@@ -58,16 +58,35 @@ def test_options_become_the_description(make, tmp_path: Path) -> None:
     assert spec.palette == ((10, 20, 30), (255, 0, 0), (0, 0, 255))
     assert (spec.ignore_label, spec.mean, spec.std) == (7, (1, 2, 3), (4, 5, 6))
     assert (spec.color_order, spec.outputs) == ("rgb", ("labels", "confidence", "logits"))
-    assert (spec.max_height, spec.max_width, spec.learned_upscore) == (100, 200, True)
-    assert (spec.width, spec.fc_channels, spec.variant) == (2, 4, "fcn8s-lite")
+    assert (spec.max_height, spec.max_width) == (100, 200)
+    options = {"width": 2, "fc_channels": 4, "learned_upscore": True}
+    assert spec.architecture == Architecture("fcn8s-lite", options)
 
 
 def test_what_is_not_stated_has_the_papers_values(make) -> None:
     spec = make()
-    assert (spec.num_classes, spec.classes[0]) == (21, "background")
+    assert (spec.num_classes, spec.classes[0]) == (21, "class 0")
+    assert spec.palette == voc_palette(21)
     assert (spec.mean, spec.color_order, spec.ignore_label) == (CAFFE_MEAN_BGR, "bgr", 255)
     assert "labels mean nothing" in spec.note
     assert spec.provenance == ({"kind": "random", "name": "random (seed 0)", "sha256": None},)
+
+
+@pytest.mark.parametrize("name", BUILTIN_CLASSES)
+def test_a_built_in_set_brings_names_colours_and_the_ignore_label(make, name: str) -> None:
+    spec = make("--classes", name)
+    assert (spec.classes, spec.palette, spec.ignore_label) == BUILTIN_CLASSES[name]
+    assert make("--classes", name, "--ignore-label", 200).ignore_label == 200
+
+
+def test_a_checkpoint_with_averaged_weights_says_which_were_taken(
+    cli, checkpoint: Path, tmp_path: Path
+) -> None:
+    state = torch.load(checkpoint, weights_only=True)
+    torch.save({"model": state, "ema": state}, checkpoint)
+    words = ("--weights", checkpoint, "--variant", "fcn8s-same", "-o", tmp_path / "m.safetensors")
+    told = "took the weights under 'model'; 'ema' holds another set of weights, which was not used"
+    assert f"assumed: {told}" in cli("export", *words).stdout
 
 
 def test_a_seed_is_another_model(make, tmp_path: Path) -> None:
@@ -85,11 +104,11 @@ def test_what_was_assumed_of_a_checkpoint_is_said(cli, checkpoint: Path, tmp_pat
     result = cli("export", "--weights", checkpoint, "--variant", "fcn8s-same", "-o", out)
     assert result.exit_code == 0, result.output
     assert "assumed: variant fcn8s-same, as given; nothing in the file confirms it" in result.stdout
-    assert "assumed: 11 classes with CamVid's names (--classes)" in result.stdout
+    assert "assumed: 11 classes with numbers for names (--classes)" in result.stdout
     assert "assumed: frames minus 104.007" in result.stdout
     assert f"Next: fcn-deploy run {out}" in result.stdout
     spec = read_spec(out)
-    assert (spec.palette, spec.ignore_label) == (CAMVID_PALETTE, 11)
+    assert (spec.palette, spec.ignore_label) == (default_palette(11), 255)
     assert spec.provenance[0]["name"] == "mine.pth"
 
 
@@ -136,16 +155,15 @@ def test_json_is_pure(cli, tmp_path: Path) -> None:
 def test_calibration_frames_reach_the_exporter_in_the_models_colour_order(
     cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import fcn_deploy.export.onnx as exporter
+    from fcn_deploy.export import fp16
 
     seen: dict[str, object] = {}
 
-    def export_onnx(model, spec, path, *, precision, calib, calib_source, keep_fp32, progress):
-        seen.update(frames=list(calib), source=calib_source, precision=precision, keep=keep_fp32)
-        path.write_bytes(b"graph")
-        return spec
+    def check(graph, spec, batches, source, *, keep_fp32):
+        seen.update(frames=list(batches), source=source, keep=keep_fp32)
+        raise ExportError("far enough")
 
-    monkeypatch.setattr(exporter, "export_onnx", export_onnx)
+    monkeypatch.setattr(fp16, "check_fp16_range", check)
     (tmp_path / "calib").mkdir()
     picture = Image.new("RGB", (6, 4), (250, 0, 10))
     picture.paste((0, 90, 200), (3, 0, 6, 4))  # one colour all over is refused
@@ -154,10 +172,10 @@ def test_calibration_frames_reach_the_exporter_in_the_models_colour_order(
         *("export", *TINY, "--color", "rgb", "--precision", "fp16", "--calib", tmp_path / "calib"),
         *("-o", tmp_path / "m.onnx", "--keep-fp32"),
     )
-    assert result.exit_code == 0, result.output
+    assert (result.exit_code, "far enough" in result.output) == (1, True), result.output
     (frame,) = seen["frames"]
     assert (frame.shape, frame.dtype, frame[0, 0, 0].tolist()) == ((1, 4, 6, 3), np.uint8, [250, 0, 10])
-    assert (seen["source"], seen["precision"], seen["keep"]) == ("calib", "fp16", True)
+    assert (seen["source"], seen["keep"]) == ("calib", True)
 
 
 RANDOM = ("--weights", "random", "-o", "{tmp}/m.onnx")
@@ -197,6 +215,11 @@ SAME = (*KNOWN, "--variant", "fcn8s-same")
             "holds no image",
         ),
         ((*RANDOM, "--classes", "none.txt"), "none.txt does not exist"),
+        ((*RANDOM, "--classes", "{tmp}/mixed.txt"), "mixed.txt, line 2: expected NAME as in line 1"),
+        (
+            (*RANDOM, "--classes", "camvid", "--num-classes", "4"),
+            "camvid names 11 classes, and --num-classes",
+        ),
         ((*RANDOM, "--num-classes", "4", "--classes", "{tmp}/two.txt"), "names 2 classes, and --num-classes"),
         ((*SAME, "--classes", "{tmp}/two.txt"), "has 11 classes"),
         ((*SAME, "--num-classes", "5"), "has 11 classes, and --num-classes says 5"),
@@ -206,6 +229,7 @@ def test_wrong_calls(fails, checkpoint: Path, tmp_path: Path, leftovers, words, 
     (tmp_path / "folder.onnx").mkdir()
     (tmp_path / "empty").mkdir()
     (tmp_path / "two.txt").write_text("a\nb\n")
+    (tmp_path / "mixed.txt").write_text("a\nb 1 2 3\n")
     (tmp_path / "cut.pth").write_bytes(checkpoint.read_bytes()[:1000])
     told = fails(2, "export", *(word.format(tmp=tmp_path, ckpt=checkpoint) for word in words))
     assert part in told
@@ -239,37 +263,3 @@ def test_a_failed_export_leaves_the_old_file(fails, checkpoint: Path, tmp_path: 
     assert "conv1_1.weight" in fails(2, "export", *words)
     assert out.read_bytes() == b"the old one"
     assert not leftovers()
-
-
-class TestClassNames:
-    """The file behind --classes."""
-
-    @pytest.fixture
-    def read(self, tmp_path: Path):
-        from fcn_deploy.cli.export import read_classes
-
-        def call(content: bytes) -> object:
-            path = tmp_path / "names.txt"
-            path.write_bytes(content)
-            return read_classes(path)
-
-        return call
-
-    def test_names_alone(self, read) -> None:
-        assert read("a\r\n\n b c \n".encode("utf-8-sig")) == (("a", "b c"), ())
-
-    def test_names_that_hold_numbers_are_names(self, read) -> None:
-        assert read(b"zone 30\nclass 1 2") == (("zone 30", "class 1 2"), ())
-
-    @pytest.mark.parametrize(
-        ("content", "part"),
-        [
-            (b"a 1 2 3\nb", "1 of 2 lines"),
-            (b"a 1 2 256\nb 1 2 3", "line 1: colours are from 0"),
-            (b"", "is empty"),
-            (b"\x89PNG\xff\xfe", "not a UTF-8 text file"),
-        ],
-    )
-    def test_files_that_are_wrong(self, read, content: bytes, part: str) -> None:
-        with pytest.raises(UsageError, match=part):
-            read(content)

@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from fcn_deploy.files import sha256_of
-from fcn_deploy.spec import METADATA_KEY, ModelSpec
+from fcn_deploy.spec import METADATA_KEY, Architecture, ModelSpec
 
 EVIDENCE = {
     "parity": {
@@ -72,7 +72,7 @@ def test_safetensors_from_its_header(cli, tmp_path: Path) -> None:
     torch_free = pytest.importorskip("safetensors.numpy")
     import numpy as np
 
-    spec = ModelSpec(classes=("a", "b"), variant="fcn8s-lite")
+    spec = ModelSpec(classes=("a", "b"), architecture=Architecture("fcn8s-lite"))
     path = tmp_path / "m.safetensors"
     weights = {"conv1_1.weight": np.zeros((4, 3, 3, 3), np.float16), "conv1_1.bias": np.zeros(4, np.float32)}
     torch_free.save_file(weights, path, {METADATA_KEY: spec.to_json()})

@@ -23,7 +23,7 @@ def folder(cli, traced_once, tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("quantize")
     for words in (
         (
-            *("export", "--weights", "random", "--variant", "fcn8s-lite", "--num-classes", 11),
+            *("export", "--weights", "random", "--variant", "fcn8s-lite", "--classes", "camvid"),
             *("--width", 2, "--fc-channels", 4, "-o", made / "model.onnx"),
         ),
         ("clip", made / "clip", "--frames", 6, "--size", "72x96"),
@@ -54,7 +54,7 @@ def record(path: Path) -> dict[str, object]:
 def test_every_option_reaches_the_file(quantize, tmp_path: Path) -> None:
     quantize(
         *("--target", "cpu", "--method", "percentile", "--percentile", 99.5, "--max-frames", 3),
-        *("--size", "36x48", "--rest", "fp32", "--assume-vnni"),
+        *("--size", "36x48", "--float-precision", "fp32", "--assume-vnni"),
         *("--float-layer", "conv1_1", "--float-layer", "fc6"),
     )
     found = record(tmp_path / "out.onnx")
@@ -93,7 +93,9 @@ def test_json_is_pure_and_complete(quantize, tmp_path: Path) -> None:
         (tmp_path / "out.onnx").stat().st_size,
     )
     assert len(facts["sha256"]) == 64
-    assert facts["spec"]["evidence"]["quantization"]["frames"] == 6
+    assert set(facts) == {"file", "bytes", "sha256", "seconds", "spec"}
+    found = facts["spec"]["evidence"]["quantization"]
+    assert found["frames"] == 6 and found["warnings"][0].startswith("6 frames to calibrate on is few")
 
 
 def test_sensitivity_is_a_table_a_file_and_a_chart(quantize, folder: Path, tmp_path: Path) -> None:
@@ -123,7 +125,7 @@ def test_a_budget_that_holds_at_once_still_gives_the_report_that_was_named(
     assert kept["float_layers"] == [] and kept["drop"] <= 100
 
 
-def test_a_rest_of_fp16_that_overflows_is_refused(fails, folder: Path, tmp_path: Path) -> None:
+def test_fp16_that_overflows_is_refused(fails, folder: Path, tmp_path: Path) -> None:
     model = onnx.load(str(folder / "model.onnx"))
     for tensor in model.graph.initializer:
         if tensor.name in ("conv3_1.weight", "conv3_1.bias", "conv3_2.weight"):
@@ -190,7 +192,7 @@ CALIB = ("--calib", "{images}", "--max-frames", "2")
         ("{model}", (*CALIB, "--chart", "{root}/c.png", "--sensitivity", "{root}/s.json"), 2, "end in .svg"),
         ("{model}", (*CALIB, "--save-table", "{root}/t.txt"), 2, "must end in .json"),
         ("{model}", (*CALIB, "--float-layer", "conv9"), 2, "no convolution conv9; choose from conv1_1"),
-        ("{model}", (*CALIB, "--rest", "fp16"), 2, "a CPU gains nothing from fp16"),
+        ("{model}", (*CALIB, "--float-precision", "fp16"), 2, "a CPU gains nothing from fp16"),
         ("{model}", (*CALIB, "--percentile", "40"), 2, "above 50 and at most 100"),
         ("{model}", (*CALIB, "--size", "0x4"), 2, "expected height x width"),
         (

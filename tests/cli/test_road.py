@@ -12,7 +12,7 @@ from PIL import Image
 pytest.importorskip("torch")
 
 TINY = (
-    *("--weights", "random", "--variant", "fcn8s-lite", "--num-classes", 11),
+    *("--weights", "random", "--variant", "fcn8s-lite", "--classes", "camvid"),
     *("--width", 4, "--fc-channels", 8),
 )
 

@@ -104,12 +104,10 @@ def test_one_lost_source_leaves_the_other_running_where_asked(
     assert "b.png" in lost["message"]
 
 
-def test_what_is_asked_of_a_camera_does_nothing_to_a_file_and_that_is_said(
-    cli, artefact: Path, clip: Path
-) -> None:
+def test_camera_options_for_a_file_give_a_warning(cli, artefact: Path, clip: Path) -> None:
     result = cli("run", artefact, clip, "--size", "16x16", "--fps", "5")
     assert result.exit_code == 0
-    assert "clip.avi is a file and keeps what it has: --size, --fps is for cameras" in result.stderr
+    assert "clip.avi is a file: --size, --fps is for cameras and is ignored" in result.stderr
 
 
 def test_a_camera_that_is_given_up_ends_the_run(fails, artefact: Path) -> None:
@@ -219,10 +217,10 @@ def test_wrong_calls(cli, artefact: Path, image: Path, images: Path, words, part
     ],
 )
 def test_where_the_preview_is_served(text: str, address: tuple[str, int]) -> None:
-    assert outputs._address(text) == address
+    assert outputs._host_and_port(text) == address
 
 
 @pytest.mark.parametrize("text", ["", "host:", "host", "8080:host", "-1"])
 def test_no_port(text: str) -> None:
     with pytest.raises(UsageError, match="expected a port"):
-        outputs._address(text)
+        outputs._host_and_port(text)

@@ -96,12 +96,9 @@ class Runtime:
 
 class ICudaEngine:
     def __init__(self, container: dict[str, Any], logger: ILogger) -> None:
-        import onnxruntime as ort
+        from fcn_deploy.testing import onnxruntime_session
 
-        settings = ort.SessionOptions()
-        settings.intra_op_num_threads = 1
-        settings.log_severity_level = 4
-        self._session = ort.InferenceSession(container["onnx"], settings, ["CPUExecutionProvider"])
+        self._session = onnxruntime_session(container["onnx"])
         self._profiles = [[tuple(size) for size in profile] for profile in container["profiles"]]
         self._logger = logger
         self._values = {

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -19,6 +18,7 @@ from fcn_deploy.model.checkpoints.random import random_model
 from fcn_deploy.model.deploy import DeployModel, reference_labels, reference_logits
 from fcn_deploy.model.fcn8s import VARIANTS
 from fcn_deploy.spec import METADATA_KEY, ModelSpec
+from fcn_deploy.testing import onnxruntime_session, openvino_model
 
 ALL_OUTPUTS = ("labels", "confidence", "logits")
 
@@ -47,7 +47,7 @@ def test_every_variant_answers_as_the_plain_module(exported, variant, learned):
 def test_any_size_in_one_session(exported, batch, height, width):
     path, model, spec = exported("fcn8s-lite")
     frames = np.random.default_rng(0).integers(0, 256, (batch, height, width, 3), dtype=np.uint8)
-    session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+    session = onnxruntime_session(path)
     (labels,) = session.run(None, {"image": frames})
     assert labels.dtype == np.uint8
     assert labels.shape == (batch, height, width)
@@ -58,7 +58,7 @@ def test_any_size_in_one_session(exported, batch, height, width):
 def test_confidence_and_logits_on_request(exported):
     path, model, spec = exported("fcn8s", outputs=ALL_OUTPUTS)
     frames = np.random.default_rng(1).integers(0, 256, (2, 61, 47, 3), dtype=np.uint8)
-    session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+    session = onnxruntime_session(path)
     labels, confidence, logits = session.run(list(ALL_OUTPUTS), {"image": frames})
     reference = reference_logits(model, spec, frames)
     np.testing.assert_allclose(logits, reference, atol=1e-4 * np.abs(reference).max())
@@ -101,7 +101,7 @@ def test_rgb_frames_give_the_same_labels_as_bgr_ones(exported):
     path, model, spec = exported("fcn8s-lite", color_order="rgb")
     spec = spec.replace(color_order="bgr")
     frames = np.random.default_rng(2).integers(0, 256, (1, 70, 50, 3), dtype=np.uint8)
-    session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+    session = onnxruntime_session(path)
     (labels,) = session.run(None, {"image": np.ascontiguousarray(frames[..., ::-1])})
     assert (labels == reference_labels(model, spec, frames)).mean() > 0.999
 
@@ -172,9 +172,9 @@ def test_evidence_survives_json(exported):
 
 @pytest.mark.parametrize("variant", ["fcn8s", "fcn8s-lite"])
 def test_openvino_answers_the_same_from_one_pixel_up(exported, variant):
-    openvino = pytest.importorskip("openvino")
+    pytest.importorskip("openvino")
     path, model, spec = exported(variant)
-    compiled = openvino.Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = openvino_model(path)
     for height, width in ((1, 1), (16, 17), (31, 33), (97, 131)):
         frames = np.random.default_rng(height).integers(0, 256, (1, height, width, 3), dtype=np.uint8)
         labels = compiled(frames)[0]

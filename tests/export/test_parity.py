@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 
 from fcn_deploy.export.parity import PARITY_SIZES, compare, parity_frames
-from fcn_deploy.spec import ModelSpec
+from fcn_deploy.spec import Architecture, ModelSpec
 
 
 def logits(*rows: list[float]) -> np.ndarray:
@@ -43,7 +43,7 @@ def test_sizes_are_tiny_odd_and_large_and_one_is_a_batch():
 
 
 def test_frames_are_the_same_each_time_and_of_the_size_asked_for():
-    spec = ModelSpec(("a", "b"), "fcn8s-lite")
+    spec = ModelSpec(("a", "b"), Architecture("fcn8s-lite"))
     first, again = (parity_frames(2, 31, 33, spec) for _ in range(2))
     assert first.shape == (2, 31, 33, 3)
     assert first.dtype == np.uint8

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 import torch
 
@@ -13,6 +12,7 @@ from fcn_deploy.export.graph.surgery import element_types
 from fcn_deploy.export.onnx import export_onnx
 from fcn_deploy.export.precision import FP16_LARGEST, activation_ranges, check_fp16_range, to_fp16
 from fcn_deploy.export.rounding import simulate_fp16
+from fcn_deploy.testing import onnxruntime_session
 
 FLOAT16 = onnx.TensorProto.FLOAT16
 ALL_OUTPUTS = ("labels", "confidence", "logits")
@@ -31,8 +31,7 @@ def test_fp16_graph_holds_fp16_weights_and_keeps_its_contract(exported, variant,
         if tensor.name.endswith((".weight", ".bias")):
             assert tensor.data_type == FLOAT16, tensor.name
     assert [o.type for o in half.graph.output] == [o.type for o in model.graph.output]
-    before = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    after = ort.InferenceSession(half.SerializeToString(), providers=["CPUExecutionProvider"])
+    before, after = onnxruntime_session(model), onnxruntime_session(half)
     expected = before.run(["labels"], {"image": frames()})[0]
     assert (after.run(["labels"], {"image": frames()})[0] == expected).mean() > 0.98
 

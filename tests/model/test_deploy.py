@@ -43,10 +43,7 @@ TORCHVISION: dict[str, Any] = {"mean": (103.53, 116.28, 123.675), "std": (57.375
 def spec_for(model: FCN8s, **changes: Any) -> ModelSpec:
     return ModelSpec(
         classes=tuple(f"class {i}" for i in range(model.num_classes)),
-        variant=model.variant.name,
-        width=model.width,
-        fc_channels=model.fc_channels,
-        learned_upscore=model.learned_upscore,
+        architecture=model.architecture,
         **changes,
     )
 

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from fcn_deploy.spec import METADATA_KEY, ModelSpec
+from fcn_deploy.spec import METADATA_KEY, Architecture, ModelSpec
 
 WEIGHTS = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [-1, -1, -1]], np.float32)
 """Labels 0 to 2: the brightest channel. Small whole numbers, so every sum is exact."""
@@ -23,7 +23,10 @@ class Build:
     """What tests make artefacts and frames with."""
 
     spec = ModelSpec(
-        classes=("blue", "green", "red", "dark"), variant="fcn8s-lite", max_height=64, max_width=80
+        classes=("blue", "green", "red", "dark"),
+        architecture=Architecture("fcn8s-lite"),
+        max_height=64,
+        max_width=80,
     )
 
     @staticmethod
@@ -126,7 +129,9 @@ def lite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from fcn_deploy.model.checkpoints.random import random_model
 
     model, _ = random_model(5, "fcn8s-lite", width=2, fc_channels=8, seed=3)
-    spec = ModelSpec(classes=tuple("abcde"), variant="fcn8s-lite", width=2, fc_channels=8)
+    spec = ModelSpec(
+        classes=tuple("abcde"), architecture=Architecture("fcn8s-lite", {"width": 2, "fc_channels": 8})
+    )
     path = tmp_path_factory.mktemp("artefacts") / "lite.safetensors"
     save_safetensors(model, spec, path)
     return path

@@ -19,10 +19,10 @@ from fcn_deploy.runtimes.base import (
     cuda_index,
     usable_cores,
 )
-from fcn_deploy.spec import ModelSpec
+from fcn_deploy.spec import Architecture, ModelSpec
 from fcn_deploy.testing import FakeRuntime
 
-SPEC = ModelSpec(classes=("a", "b"), variant="fcn8s", max_height=40, max_width=50)
+SPEC = ModelSpec(classes=("a", "b"), architecture=Architecture("fcn8s"), max_height=40, max_width=50)
 
 good_shapes = st.tuples(st.integers(1, 3), st.integers(1, 40), st.integers(1, 50), st.just(3))
 

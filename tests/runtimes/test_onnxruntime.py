@@ -19,6 +19,7 @@ from fcn_deploy.runtimes import onnxruntime as backend
 from fcn_deploy.runtimes.base import RuntimeOptions
 from fcn_deploy.runtimes.onnxruntime import BoundSession, OnnxRuntime, wanted_provider
 from fcn_deploy.runtimes.registry import load
+from fcn_deploy.testing import onnxruntime_session
 
 ort = pytest.importorskip("onnxruntime")
 CPU = RuntimeOptions(device="cpu", threads=1)
@@ -365,8 +366,7 @@ def test_on_the_cpu_the_gpu_is_not_even_looked_for(tiny: Path, monkeypatch: pyte
 
 @pytest.fixture(scope="module")
 def bound(tiny_outputs: Path) -> BoundSession:
-    session = ort.InferenceSession(str(tiny_outputs), providers=["CPUExecutionProvider"])
-    return BoundSession(session, ["labels", "confidence", "logits"], "cpu")
+    return BoundSession(onnxruntime_session(tiny_outputs), ["labels", "confidence", "logits"], "cpu")
 
 
 @given(shapes=st.lists(st.sampled_from([(1, 4, 5), (2, 4, 5), (1, 5, 4), (1, 1, 1)]), min_size=1, max_size=6))

@@ -20,7 +20,7 @@ from fcn_deploy.errors import BackendUnavailable, InferenceError, ModelError
 from fcn_deploy.runtimes.base import RuntimeOptions, usable_cores
 from fcn_deploy.runtimes.openvino import OpenVino
 from fcn_deploy.runtimes.registry import load
-from fcn_deploy.spec import ModelSpec
+from fcn_deploy.spec import Architecture, ModelSpec
 
 openvino = pytest.importorskip("openvino")
 CPU = RuntimeOptions(device="cpu", threads=1)
@@ -56,9 +56,7 @@ def network(traced_once, tmp_path_factory: pytest.TempPathFactory) -> Callable[[
             model, _ = random_model(5, "fcn8s-lite", width=2, fc_channels=8, seed=3)
             spec = ModelSpec(
                 classes=tuple("abcde"),
-                variant="fcn8s-lite",
-                width=2,
-                fc_channels=8,
+                architecture=Architecture("fcn8s-lite", {"width": 2, "fc_channels": 8}),
                 max_height=64,
                 max_width=80,
                 outputs=("labels", "confidence", "logits"),

@@ -22,7 +22,7 @@ from fcn_deploy.model.deploy import DeployModel, reference_labels, reference_log
 from fcn_deploy.runtimes.base import RuntimeOptions  # noqa: E402
 from fcn_deploy.runtimes.pytorch import PyTorch, run_in_half, usable_device  # noqa: E402
 from fcn_deploy.runtimes.registry import load  # noqa: E402
-from fcn_deploy.spec import ModelSpec  # noqa: E402
+from fcn_deploy.spec import Architecture, ModelSpec  # noqa: E402
 
 CPU = RuntimeOptions(device="cpu")
 
@@ -68,7 +68,9 @@ def test_inferring_leaves_the_callers_frame_alone(runtime, build) -> None:
 def artefact(tmp_path: Path):
     def make(dtype: str = "fp32", **changes: Any) -> Path:
         model, _ = random_model(4, "fcn8s-lite", width=4, fc_channels=8, seed=1)
-        spec = ModelSpec(classes=tuple("abcd"), variant="fcn8s-lite", width=4, fc_channels=8)
+        spec = ModelSpec(
+            classes=tuple("abcd"), architecture=Architecture("fcn8s-lite", {"width": 4, "fc_channels": 8})
+        )
         path = tmp_path / f"{dtype}.safetensors"
         save_safetensors(model, spec.replace(precision=dtype, **changes), path, dtype=dtype)
         return path

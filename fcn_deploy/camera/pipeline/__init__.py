@@ -1,4 +1,4 @@
-"""From sources through a model to sinks: the freshest frame first, bounded, measured."""
+"""The pipeline: frames from sources, through a model, to sinks."""
 
 from fcn_deploy.camera.pipeline.pipeline import Pipeline
 from fcn_deploy.camera.pipeline.statistics import Statistics

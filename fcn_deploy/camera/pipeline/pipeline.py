@@ -1,4 +1,4 @@
-"""Capture, infer, deliver: each in a thread of its own, the freshest frame first."""
+"""The pipeline: capture, inference and delivery, each in a thread of its own."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from typing import Any, final
 import numpy as np
 
 from fcn_deploy.camera.frames import CameraFrame, Delivery
-from fcn_deploy.camera.pipeline.faults import Faults
-from fcn_deploy.camera.pipeline.queues import FrameQueues, Pending
-from fcn_deploy.camera.pipeline.smoothing import Hold
+from fcn_deploy.camera.pipeline.error_policy import ErrorPolicy
+from fcn_deploy.camera.pipeline.queues import FrameQueues, PendingResult
+from fcn_deploy.camera.pipeline.smoothing import LabelSmoother
 from fcn_deploy.camera.pipeline.statistics import CameraStatistics, Meter, Statistics
 from fcn_deploy.camera.sinks.base import StopPipeline
 from fcn_deploy.camera.sources.base import Source
@@ -28,23 +28,21 @@ from fcn_deploy.runtimes.segmenter import IN_FLIGHT, Segmenter, answer_of
 _FILE_FRAMES = 4
 """Frames of a file that are decoded ahead."""
 
+_CAPTURE_END_TIMEOUT = 2.0
+"""Seconds that the capturing threads may take to end. One that still hangs in a driver after that is
+abandoned, and ends with the process."""
 
-_PATIENCE = 2.0
-"""Seconds that sources may take to let go; a thread that still hangs in a driver after that is left
-behind, and ends with the process."""
-
-
-_LOOK = 0.2
-"""Seconds after which a signal that was missed is seen."""
+_SIGNAL_POLL_INTERVAL = 0.2
+"""Seconds within which a signal that was missed is handled."""
 
 
 @final
 class Pipeline:
     """Runs the frames of one or several cameras through a model and into sinks. It runs once.
 
-    A live camera's frame gives way to a newer one while the model is busy; files lose nothing. However
-    the run ends, what the model has answered by then is delivered and the sinks are closed, so videos
-    are whole.
+    While the model is busy, a live camera's waiting frame is replaced by a newer one; frames of files are
+    never dropped. However the run ends, the frames that are with the model are delivered and the sinks are
+    closed, so videos are complete.
 
     Args:
         sources: what :func:`open_source` opens, or a :class:`Source`; a list is several cameras, whose
@@ -53,11 +51,11 @@ class Pipeline:
         sinks: called with each :class:`Delivery` in order; those with ``close()`` are closed at the end.
         on_error: ``stop``: the first error of a source, the model or a sink ends the run and is raised;
             frames that were captured before a source failed are still delivered.
-            ``continue``: a frame that fails is counted and given up, a camera that is lost leaves the
+            ``continue``: a frame that fails is counted and skipped, a camera that is lost leaves the
             others running; fifty failed frames in a row, or no camera left, still end the run.
-        smoothing: a pixel changes its label once it had the new one in so many frames in a row
-            (2 to 255); confidence and logits stay the model's own. None leaves labels as they are.
-        max_frames: end after so many deliveries, of all cameras together; None does not.
+        smoothing: a pixel's label changes once it had the new one in so many frames in a row
+            (2 to 255); confidence and logits are not smoothed. None leaves labels as they are.
+        max_frames: end after so many deliveries, of all cameras together; None sets no limit.
 
     Raises:
         UsageError: there is no source, one gives another colour order than the model expects, or an
@@ -74,35 +72,35 @@ class Pipeline:
         smoothing: int | None = None,
         max_frames: int | None = None,
     ) -> None:
-        given = [sources] if isinstance(sources, (Source, str, int, Path)) else list(sources)
+        several = [sources] if isinstance(sources, (Source, str, int, Path)) else list(sources)
         order = segmenter.spec.color_order
-        self._faults = Faults(on_error)
+        self._errors = ErrorPolicy(on_error)
         if max_frames is not None and max_frames < 1:
             raise UsageError(f"max_frames must be at least 1, not {max_frames}")
-        self._most = max_frames
-        self._holds = [Hold(smoothing) for _ in given] if smoothing is not None else None
-        self._sources = [s if isinstance(s, Source) else open_source(s, order) for s in given]
+        self._max_frames = max_frames
+        self._smoothers = [LabelSmoother(smoothing) for _ in several] if smoothing is not None else None
+        self._sources = [s if isinstance(s, Source) else open_source(s, order) for s in several]
         _check(self._sources, order)
         self._segmenter = segmenter
         self._sinks = list(sinks)
-        self._taking = list(sinks)
-        """Those that did not say that they want no more."""
+        self._active_sinks = list(sinks)
+        """Those that have not raised StopPipeline."""
         live = [source.live for source in self._sources]
-        # A live frame that waits behind another in the model only gets older.
-        self._exchange = FrameQueues(live, capacity=_FILE_FRAMES, depth=1 if any(live) else IN_FLIGHT)
+        # A live frame that waits in the model's queue cannot be replaced by a newer one.
+        self._queues = FrameQueues(live, capacity=_FILE_FRAMES, depth=1 if any(live) else IN_FLIGHT)
         self._meter = Meter()
         self._threads: list[threading.Thread] = []
-        self._claimed = threading.Lock()
+        self._run_once = threading.Lock()
         self._delivered = 0
-        self._ready = 0.0
-        """When the model had made its last answer."""
+        self._last_ready_at = 0.0
+        """When the model's last result was ready."""
 
     def run(self) -> Statistics:
         """Run until the sources end, :meth:`stop`, or an error.
 
         Sinks are called in a thread of the pipeline's own, unless one of them must be called in the
-        caller's, as a window must. Ctrl-C stops the run as :meth:`stop` does and is raised once all is
-        finished; a second one does not wait for it.
+        caller's, as a window must. Ctrl-C stops the run as :meth:`stop` does and is raised when the run
+        has ended; a second Ctrl-C does not wait for that.
 
         Raises:
             PipelineError: a sink failed, or a stream was lost for good.
@@ -127,12 +125,12 @@ class Pipeline:
 
         try:
             _thread(deliver)
-            # Not without a time-out: CPython may miss a signal that comes just before such a wait begins.
-            while not done.wait(_LOOK):
+            # With a timeout: CPython may miss a signal that comes just before a wait without one begins.
+            while not done.wait(_SIGNAL_POLL_INTERVAL):
                 pass
         except BaseException:
             self.stop()
-            if begun.wait(1):  # it may have come before there was a thread to wait for
+            if begun.wait(1):  # the interrupt may have come before the thread was started
                 done.wait()
             raise
         if raised:
@@ -145,13 +143,13 @@ class Pipeline:
         Yields:
             Each delivery, after the sinks had it.
         """
-        if not self._claimed.acquire(blocking=False):
+        if not self._run_once.acquire(blocking=False):
             raise UsageError("a pipeline runs once; make another one")
         return self._running()
 
     async def __aiter__(self) -> AsyncIterator[Delivery]:
-        """As iterating, for asyncio: waiting is done in a thread, so the event loop stays free."""
-        import asyncio  # takes longer to import than the rest of this room
+        """As :meth:`__iter__`, for asyncio: a thread does the waiting, so the event loop stays free."""
+        import asyncio  # takes longer to import than the rest of this package
 
         loop = asyncio.get_running_loop()
         deliveries = iter(self)
@@ -161,33 +159,33 @@ class Pipeline:
                 yield delivery
         finally:
             self.stop()
-            # Queued behind a `next` that may be running, which stop() has ended.
+            # Runs after a `next` that may still be running, which stop() makes end.
             closed = loop.run_in_executor(thread, deliveries.close)
             thread.shutdown(wait=False)
             await closed
 
     def stop(self) -> None:
-        """End the run from any thread; what the model has is still delivered.
+        """End the run from any thread; frames that are with the model are still delivered.
 
-        Not from a signal's handler, which may have interrupted a holder of the lock that this takes:
-        let the handler start a thread that does it.
+        Do not call it in a signal handler, which may have interrupted a holder of the lock that this
+        takes: let the handler start a thread that calls it.
         """
-        self._exchange.stop()
+        self._queues.stop()
 
     def statistics(self) -> Statistics:
-        """What was counted and timed until now; from any thread."""
+        """Counts and times until now; may be called from any thread."""
         cameras = tuple(
             CameraStatistics(
                 source.name,
                 source.state.phase,
                 source.state.reconnects,
                 source.state.message,
-                box.captured,
-                box.dropped,
-                box.failed,
-                box.delivered,
+                counts.captured,
+                counts.dropped,
+                counts.failed,
+                counts.delivered,
             )
-            for source, box in zip(self._sources, self._exchange.counts(), strict=True)
+            for source, counts in zip(self._sources, self._queues.counts(), strict=True)
         )
         return self._meter.read(cameras)
 
@@ -195,14 +193,14 @@ class Pipeline:
         self._meter.begun = time.monotonic()
         self._start()
         try:
-            while not self._enough() and (pending := self._exchange.oldest()) is not None:
+            while not self._has_enough() and (pending := self._queues.oldest()) is not None:
                 yield from self._deliveries(pending)
         except BaseException:
             self._finish()
-            self._faults.tell()
+            self._errors.log_error()
             raise
         self._finish()
-        self._faults.raise_error(len(self._sources))
+        self._errors.raise_error(len(self._sources))
 
     def _start(self) -> None:
         for index, source in enumerate(self._sources):
@@ -212,107 +210,107 @@ class Pipeline:
     def _capture(self, camera: int, source: Source) -> None:
         try:
             with ExitStack() as opened:
-                frames = source.frames(self._exchange.stopping)
+                frames = source.frames(self._queues.stopping)
                 if close := getattr(frames, "close", None):
                     opened.callback(close)
                 asked = time.monotonic()
                 for frame in frames:
                     self._meter.stage("capture", time.monotonic() - asked)
                     own = CameraFrame(frame.image, frame.name, frame.index, frame.captured, camera)
-                    if not self._exchange.put(own):
+                    if not self._queues.put(own):
                         return
                     asked = time.monotonic()
         except Exception as exc:
             source.state.message = str(exc)
-            if self._faults.camera_lost(exc, source.name):
-                self._exchange.drain()  # the frames before it are good
+            if self._errors.camera_lost(exc, source.name):
+                self._queues.stop_capture()  # the frames captured before are still delivered
         finally:
-            self._exchange.end(camera)
+            self._queues.end_camera(camera)
 
     def _infer(self) -> None:
         try:
-            while (frames := self._exchange.take(self._segmenter.max_batch)) is not None:
+            while (frames := self._queues.take(self._segmenter.max_batch)) is not None:
                 self._submit(frames)
         except Exception as exc:
-            self._faults.fatal(exc, "the model failed")
+            self._errors.fatal(exc, "the model failed")
             self.stop()
 
     def _submit(self, frames: list[CameraFrame]) -> None:
         try:
             images = frames[0].image[None] if len(frames) == 1 else np.stack([f.image for f in frames])
-            pending = Pending(frames, self._segmenter.start(images), time.monotonic())
+            pending = PendingResult(frames, self._segmenter.start(images), time.monotonic())
         except Exception as exc:
-            self._exchange.lost(frames)
-            if self._faults.frame_failed(exc, self._named(frames)):
+            self._queues.submit_failed(frames)
+            if self._errors.frame_failed(exc, self._named(frames)):
                 self.stop()
             return
-        self._exchange.submitted(pending)
+        self._queues.submitted(pending)
 
-    def _deliveries(self, pending: Pending) -> Iterator[Delivery]:
+    def _deliveries(self, pending: PendingResult) -> Iterator[Delivery]:
         try:
-            answer = answer_of(pending.answer)
+            result = answer_of(pending.future)
         except Exception as exc:
-            self._exchange.collected()
+            self._queues.collected()
             for frame in pending.frames:
-                self._exchange.failed(frame)
-            if self._faults.frame_failed(exc, self._named(pending.frames)):
+                self._queues.failed(frame)
+            if self._errors.frame_failed(exc, self._named(pending.frames)):
                 self.stop()
             return
-        self._exchange.collected()
+        self._queues.collected()
         self._time(pending)
         rest = list(pending.frames)
         try:
             for index, frame in enumerate(pending.frames):
-                if self._enough():
+                if self._has_enough():
                     return
-                own = self._smoothed(answer[index], frame.camera)
+                own = self._smoothed(result[index], frame.camera)
                 delivery = Delivery(frame, own, time.monotonic() - frame.captured)
-                taken = self._deliver(delivery)
+                delivered = self._deliver(delivery)
                 rest.pop(0)
-                if taken:
+                if delivered:
                     yield delivery
         finally:
             for frame in rest:
-                self._exchange.given_up(frame)
+                self._queues.dropped(frame)
 
-    def _time(self, pending: Pending) -> None:
-        """Split the age of an answer into stages: the model begins when its last answer is made."""
+    def _time(self, pending: PendingResult) -> None:
+        """Split the age of a result into stages: its inference begins when the one before it has ended."""
         now = time.monotonic()
-        ready = pending.ready or now
-        begun = min(max(pending.submitted, self._ready), ready)
-        self._ready = ready
-        self._meter.answered(len(pending.frames))
+        ready = pending.ready_at or now
+        begun = min(max(pending.submitted_at, self._last_ready_at), ready)
+        self._last_ready_at = ready
+        self._meter.inference(len(pending.frames))
         for frame in pending.frames:
             self._meter.stage("wait", begun - frame.captured)
         self._meter.stage("infer", ready - begun)
         self._meter.stage("collect", now - ready)
 
-    def _smoothed(self, answer: Segmentation, camera: int) -> Segmentation:
-        if self._holds is None:
-            return answer
-        return dataclasses.replace(answer, labels=self._holds[camera](answer.labels[0])[None])
+    def _smoothed(self, result: Segmentation, camera: int) -> Segmentation:
+        if self._smoothers is None:
+            return result
+        return dataclasses.replace(result, labels=self._smoothers[camera](result.labels[0])[None])
 
     def _deliver(self, delivery: Delivery) -> bool:
-        """Give it to every sink, whatever one of them does. Returns whether all of them took it."""
+        """Call every sink, also after one has failed. Returns whether none failed."""
         begun = time.monotonic()
         error: Exception | None = None
-        for sink in tuple(self._taking):
+        for sink in tuple(self._active_sinks):
             try:
                 sink(delivery)
             except StopPipeline:
-                self._taking.remove(sink)
+                self._active_sinks.remove(sink)
                 self.stop()
             except Exception as exc:
                 error = error or exc
         if error is not None:
-            self._exchange.failed(delivery.frame)
-            if self._faults.frame_failed(error, f"a sink failed on {self._named([delivery.frame])}"):
+            self._queues.failed(delivery.frame)
+            if self._errors.frame_failed(error, f"a sink failed on {self._named([delivery.frame])}"):
                 self.stop()
             return False
         self._meter.stage("deliver", time.monotonic() - begun)
         self._meter.delivered(delivery.age)
-        self._exchange.delivered(delivery.frame)
-        self._faults.frame_done()
+        self._queues.delivered(delivery.frame)
+        self._errors.frame_delivered()
         self._delivered += 1
         return True
 
@@ -322,28 +320,28 @@ class Pipeline:
             return f"frame {frames[0].name}"
         return " and ".join(f"frame {frame.name} of camera {frame.camera}" for frame in frames)
 
-    def _enough(self) -> bool:
-        return self._most is not None and self._delivered >= self._most
+    def _has_enough(self) -> bool:
+        return self._max_frames is not None and self._delivered >= self._max_frames
 
     def _finish(self) -> None:
         self.stop()
-        self._give_up_answers()
+        self._discard_results()
         for sink in self._sinks:
             if close := getattr(sink, "close", None):
                 try:
                     close()
                 except Exception as exc:
-                    self._faults.fatal(exc, "a sink could not be closed")
-        until = time.monotonic() + _PATIENCE
+                    self._errors.fatal(exc, "a sink could not be closed")
+        deadline = time.monotonic() + _CAPTURE_END_TIMEOUT
         for thread in self._threads:
-            thread.join(max(0.0, until - time.monotonic()))
-        self._give_up_answers()
+            thread.join(max(0.0, deadline - time.monotonic()))
+        self._discard_results()
         self._meter.ended = time.monotonic()
 
-    def _give_up_answers(self) -> None:
-        """What was not collected; waits for the one that is being made."""
-        # One that is cancelled may never be marked as done.
-        wait([each.answer for each in self._exchange.discard() if not each.answer.cancel()])
+    def _discard_results(self) -> None:
+        """Cancel the results that were not collected; waits for the inference that is running."""
+        # A cancelled future may never be marked as done, so those are not waited for.
+        wait([each.future for each in self._queues.discard() if not each.future.cancel()])
 
 
 def _thread(target: Callable[..., None], *args: object) -> threading.Thread:

@@ -1,4 +1,4 @@
-"""Labels that do not flicker: an option, off by default."""
+"""Temporal smoothing of labels: an option of the pipeline, off by default."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ from fcn_deploy.errors import UsageError
 
 
 @final
-class Hold:
-    """Lets a pixel change its label only when it had the new one for several frames in a row.
+class LabelSmoother:
+    """Changes a pixel's label only after several frames in a row had the new one.
 
-    It costs that many frames less one of delay where something really moves, and it invents nothing:
-    each label shown is one that the model gave to this pixel. Frames that were dropped in between do
-    not count. One of these belongs to one camera.
+    A real change is shown ``frames - 1`` frames late. Each label shown is one that the model gave to that
+    pixel. Frames that were dropped in between do not count. Make one for each camera.
 
     Args:
-        frames: how many frames in a row a new label has to be seen, 2 to 255.
+        frames: how many frames in a row must have the new label, 2 to 255.
 
     Raises:
         UsageError: fewer than 2 or more than 255.
@@ -27,7 +26,7 @@ class Hold:
 
     def __init__(self, frames: int) -> None:
         if not 2 <= frames <= 255:
-            raise UsageError(f"labels can be held for 2 to 255 frames, not {frames}; leave smoothing out")
+            raise UsageError(f"smoothing takes 2 to 255 frames, not {frames}; leave it out for none")
         self._frames = frames
         self._shown: NDArray[np.uint8] | None = None
 
@@ -35,7 +34,7 @@ class Hold:
         """Smooth the next labels of this camera.
 
         Args:
-            labels: uint8 ``[H, W]``; another size than before begins anew.
+            labels: uint8 ``[H, W]``; another size than before starts again.
 
         Returns:
             uint8 ``[H, W]``, an array of its own.
@@ -43,11 +42,11 @@ class Hold:
         if self._shown is None or self._shown.shape != labels.shape:
             self._shown = labels.copy()
             self._candidate = labels.copy()
-            self._seen = np.full(labels.shape, self._frames, np.uint8)
+            self._count = np.full(labels.shape, self._frames, np.uint8)
             return labels.copy()
-        again = labels == self._candidate
-        # Counts up to `frames` and stays there, without a branch a pixel.
-        self._seen = np.where(again, np.minimum(self._seen, self._frames - 1) + np.uint8(1), np.uint8(1))
+        same = labels == self._candidate
+        # Counts up to `frames` and stays there, without a branch for each pixel.
+        self._count = np.where(same, np.minimum(self._count, self._frames - 1) + np.uint8(1), np.uint8(1))
         self._candidate = labels.copy()
-        np.copyto(self._shown, labels, where=self._seen >= self._frames)
+        np.copyto(self._shown, labels, where=self._count >= self._frames)
         return self._shown.copy()

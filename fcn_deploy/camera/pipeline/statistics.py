@@ -1,4 +1,4 @@
-"""What a pipeline counted and timed: an object, a log line, or text for Prometheus."""
+"""Counts and times of a pipeline: as an object, a log line, JSON, or text for Prometheus."""
 
 from __future__ import annotations
 
@@ -13,26 +13,27 @@ from typing import Any, final
 import numpy as np
 
 WINDOW = 1000
-"""Percentiles are taken over the last so many frames; the largest value over the whole run."""
+"""Frames that percentiles are taken over, the last ones; the maximum is of the whole run."""
 
-
-_RECENT = 10.0
-"""Seconds that the present rate is taken over."""
-
+_RATE_WINDOW = 10.0
+"""Seconds that the current rate is taken over."""
 
 STAGES = {
     "capture": "until the source had the next frame: decoding, and waiting for a live camera",
     "wait": "from capture until the model took it",
-    "infer": "from there until its answer was there",
+    "infer": "from there until its result was ready",
     "collect": "from there until delivery began",
     "deliver": "in the sinks",
 }
 """The stages of a frame. Its age at delivery is wait, infer and collect together."""
 
+_TROUBLE = ("connecting", "reconnecting")
+"""Phases of a camera that the log line names."""
+
 
 @dataclass(frozen=True)
-class Spread:
-    """How long something took, in seconds."""
+class Percentiles:
+    """Percentiles and maximum of a time, in seconds."""
 
     p50: float
     p90: float
@@ -52,10 +53,10 @@ class CameraStatistics:
     """``connecting``, ``streaming``, ``reconnecting`` or ``ended``."""
     reconnects: int
     message: str
-    """The last thing that went wrong with it, in words; empty where nothing did."""
+    """Its last problem, as a sentence; empty where there was none."""
     captured: int
     dropped: int
-    """Frames that gave way to newer ones, or were left over when the pipeline stopped."""
+    """Frames that were replaced by newer ones, or left over when the pipeline stopped."""
     failed: int
     """Frames whose inference or delivery failed."""
     delivered: int
@@ -68,23 +69,23 @@ class CameraStatistics:
 
 @dataclass(frozen=True)
 class Statistics:
-    """A pipeline at one moment.
+    """The state of a pipeline at one moment.
 
     ``captured == delivered + dropped + failed + in_flight``, for each camera and in sum.
     """
 
     seconds: float
-    """Since it began, until it ended."""
+    """Since the run began; after its end, the length of the run."""
     frames_per_second: float
-    """Delivered over the last ten seconds."""
+    """Deliveries a second, over the last ten seconds."""
     inferred: int
-    """Frames that the model answered."""
+    """Frames that the model labelled."""
     inferences: int
-    """Answers of the model; fewer than frames where several cameras share one."""
+    """Results of the model; fewer than frames where several cameras share one."""
     cameras: tuple[CameraStatistics, ...]
-    age: Spread | None
+    age: Percentiles | None
     """Seconds from capture to delivery; None before the first frame."""
-    stages: dict[str, Spread]
+    stages: dict[str, Percentiles]
     """Seconds by stage: see :data:`STAGES`."""
 
     @property
@@ -94,7 +95,7 @@ class Statistics:
 
     @property
     def dropped(self) -> int:
-        """Frames that gave way to newer ones, or were left over when the pipeline stopped."""
+        """Frames that were replaced by newer ones, or left over when the pipeline stopped."""
         return sum(camera.dropped for camera in self.cameras)
 
     @property
@@ -114,7 +115,7 @@ class Statistics:
 
     @property
     def reconnects(self) -> int:
-        """How often a lost stream was found again."""
+        """How often a lost stream was reconnected."""
         return sum(camera.reconnects for camera in self.cameras)
 
     def __str__(self) -> str:
@@ -146,7 +147,7 @@ class Statistics:
             "seconds": self.seconds,
             "frames_per_second": self.frames_per_second,
             "age_ms": self.age.milliseconds() if self.age else None,
-            "stages_ms": {name: spread.milliseconds() for name, spread in self.stages.items()},
+            "stages_ms": {name: times.milliseconds() for name, times in self.stages.items()},
             "cameras": [
                 {**dataclasses.asdict(camera), "in_flight": camera.in_flight} for camera in self.cameras
             ],
@@ -157,9 +158,6 @@ class Statistics:
         return "".join(f"{line}\n" for line in _prometheus(self))
 
 
-_TROUBLE = ("connecting", "reconnecting")
-
-
 def _prometheus(now: Statistics) -> Iterator[str]:
     yield from _head("frames_total", "counter", "Frames by camera and what became of them.")
     for index, camera in enumerate(now.cameras):
@@ -168,21 +166,21 @@ def _prometheus(now: Statistics) -> Iterator[str]:
     yield from _head("frames_in_flight", "gauge", "Frames that wait, are inferred or being delivered.")
     for index, camera in enumerate(now.cameras):
         yield _sample("frames_in_flight", camera.in_flight, camera=index)
-    yield from _head("reconnects_total", "counter", "How often a lost stream was found again.")
+    yield from _head("reconnects_total", "counter", "How often a lost stream was reconnected.")
     for index, camera in enumerate(now.cameras):
         yield _sample("reconnects_total", camera.reconnects, camera=index)
     yield from _head("camera_up", "gauge", "1 while the camera streams.")
     for index, camera in enumerate(now.cameras):
         yield _sample("camera_up", int(camera.phase == "streaming"), camera=index, name=camera.name)
-    yield from _head("inferences_total", "counter", "Answers of the model.")
+    yield from _head("inferences_total", "counter", "Results of the model.")
     yield _sample("inferences_total", now.inferences)
     if now.age:
         yield from _head("frame_age_seconds", "gauge", "From capture to delivery, of the last frames.")
         for label, value in _quantiles(now.age):
             yield _sample("frame_age_seconds", value, quantile=label)
     yield from _head("stage_seconds", "gauge", "Time in each stage, of the last frames.")
-    for stage, spread in now.stages.items():
-        for label, value in _quantiles(spread):
+    for stage, times in now.stages.items():
+        for label, value in _quantiles(times):
             yield _sample("stage_seconds", value, stage=stage, quantile=label)
 
 
@@ -192,21 +190,21 @@ def _head(name: str, kind: str, about: str) -> tuple[str, str]:
 
 def _sample(metric: str, value: float, /, **labels: object) -> str:
     inside = ",".join(f'{key}="{_escaped(str(text))}"' for key, text in labels.items())
-    told = str(value) if isinstance(value, int) else f"{value:.9g}"  # counters of years stay exact
-    return f"fcn_deploy_{metric}{{{inside}}} {told}" if inside else f"fcn_deploy_{metric} {told}"
+    number = str(value) if isinstance(value, int) else f"{value:.9g}"  # large counters stay exact
+    return f"fcn_deploy_{metric}{{{inside}}} {number}" if inside else f"fcn_deploy_{metric} {number}"
 
 
 def _escaped(text: str) -> str:
     return text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
 
 
-def _quantiles(spread: Spread) -> Iterable[tuple[str, float]]:
-    return (("0.5", spread.p50), ("0.9", spread.p90), ("0.99", spread.p99), ("1", spread.max))
+def _quantiles(times: Percentiles) -> Iterable[tuple[str, float]]:
+    return (("0.5", times.p50), ("0.9", times.p90), ("0.99", times.p99), ("1", times.max))
 
 
 @final
 class Series:
-    """The last times of something, and the largest ever."""
+    """The last values of a time, in seconds, and the largest of all."""
 
     def __init__(self) -> None:
         self._last: deque[float] = deque(maxlen=WINDOW)
@@ -222,42 +220,42 @@ class Series:
 
 @final
 class Meter:
-    """Times of a running pipeline; written by its threads, read by any."""
+    """Collects the times of a running pipeline; its threads write, any thread may read."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._age = Series()
         self._stages = {name: Series() for name in STAGES}
-        self._moments: deque[float] = deque(maxlen=WINDOW)
+        self._delivered_at: deque[float] = deque(maxlen=WINDOW)
         self.begun: float | None = None
         self.ended: float | None = None
         self.inferred = 0
         self.inferences = 0
 
     def stage(self, name: str, seconds: float) -> None:
-        """A frame, or a group of them, spent this long in a stage."""
+        """Note how long a frame, or a group of frames, was in a stage."""
         with self._lock:
             self._stages[name].add(seconds)
 
-    def answered(self, frames: int) -> None:
-        """The model answered so many frames at once."""
+    def inference(self, frames: int) -> None:
+        """Count one inference of so many frames."""
         with self._lock:
             self.inferred += frames
             self.inferences += 1
 
     def delivered(self, age: float) -> None:
-        """A frame of this age reached its sinks."""
+        """Note that a frame of this age, in seconds, reached its sinks."""
         with self._lock:
             self._age.add(age)
-            self._moments.append(time.monotonic())
+            self._delivered_at.append(time.monotonic())
 
     def read(self, cameras: tuple[CameraStatistics, ...]) -> Statistics:
-        """All of it at this moment."""
+        """The statistics at this moment."""
         now = self.ended or time.monotonic()
         with self._lock:  # copies only; percentiles are taken outside, so that no thread waits for them
             age = self._age.values()
             stages = {name: series.values() for name, series in self._stages.items()}
-            recent = [moment for moment in self._moments if moment > now - _RECENT]
+            recent = [moment for moment in self._delivered_at if moment > now - _RATE_WINDOW]
             inferred, inferences = self.inferred, self.inferences
         return Statistics(
             seconds=now - (self.begun or now),
@@ -265,13 +263,13 @@ class Meter:
             inferred=inferred,
             inferences=inferences,
             cameras=cameras,
-            age=_spread(*age),
-            stages={name: spread for name, values in stages.items() if (spread := _spread(*values))},
+            age=_percentiles(*age),
+            stages={name: each for name, values in stages.items() if (each := _percentiles(*values))},
         )
 
 
 def _rate(recent: list[float], now: float) -> float:
-    """Deliveries a second since the first of them; silence since the last one counts."""
+    """Deliveries a second since the first of them; the time since the last one counts."""
     if len(recent) < 2 or now <= recent[0]:
         return 0.0
     since_last = now - recent[-1]
@@ -279,8 +277,8 @@ def _rate(recent: list[float], now: float) -> float:
     return (len(recent) - 1) / (now - recent[0] if since_last > mean_gap else recent[-1] - recent[0])
 
 
-def _spread(last: list[float], largest: float) -> Spread | None:
+def _percentiles(last: list[float], largest: float) -> Percentiles | None:
     if not last:
         return None
     p50, p90, p99 = np.percentile(last, (50, 90, 99)).tolist()
-    return Spread(p50, p90, p99, largest)
+    return Percentiles(p50, p90, p99, largest)

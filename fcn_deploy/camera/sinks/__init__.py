@@ -1,4 +1,4 @@
-"""Where a camera pipeline delivers to: one module a sink."""
+"""Sinks of a camera pipeline: one module for each."""
 
 from fcn_deploy.camera.sinks.base import Sink, StopPipeline
 from fcn_deploy.camera.sinks.confidence_pngs import ConfidencePngs

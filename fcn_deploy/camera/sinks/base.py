@@ -1,4 +1,4 @@
-"""What every sink is.
+"""The base class of sinks.
 
 A sink is anything that can be called with a :class:`~fcn_deploy.camera.frames.Delivery`; those derived from
 :class:`Sink` are also closed by the pipeline, once, however it ended.
@@ -14,7 +14,7 @@ from fcn_deploy.camera.frames import Delivery
 
 
 class StopPipeline(Exception):
-    """Raised by a sink that wants no more: the pipeline ends, and nothing has failed."""
+    """Raised by a sink that wants no more deliveries: the pipeline ends without an error."""
 
 
 class Sink(ABC):
@@ -25,16 +25,16 @@ class Sink(ABC):
 
     @abstractmethod
     def __call__(self, delivery: Delivery) -> None:
-        """Take a frame with its answer.
+        """Take a frame with its result.
 
         Raises:
-            StopPipeline: it wants no more.
-            PipelineError: it cannot take it.
+            StopPipeline: it wants no more deliveries.
+            PipelineError: it failed.
         """
 
     @abstractmethod
     def close(self) -> None:
-        """Finish what was taken; closing again does nothing."""
+        """Finish the output; closing again does nothing."""
 
     @final
     def __enter__(self) -> Sink:

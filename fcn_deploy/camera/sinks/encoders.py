@@ -1,4 +1,4 @@
-"""What encodes a video: the ffmpeg program through a pipe, or OpenCV."""
+"""Video encoders: the ffmpeg program, fed through a pipe, and OpenCV."""
 
 from __future__ import annotations
 
@@ -16,65 +16,58 @@ from pathlib import Path
 from typing import Any, final
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fcn_deploy.draw import Picture
 from fcn_deploy.lazy import installed, require
-
-Picture = NDArray[np.uint8]
-
 
 _MP4 = (".mp4", ".m4v", ".mov")
 
+_FRAGMENT_SECONDS = 2.0
+"""Length of the fragments that ffmpeg writes an MP4 in."""
 
-_FRAGMENT = 2.0
-"""Seconds of video that an MP4 gets at a time while it grows."""
+_FFMPEG_TIMEOUT = 30.0
+"""Seconds that ffmpeg may take no data, and that it may take to end."""
 
+_MIN_FREE_BYTES = 8 << 20
+"""Free space on the disk that OpenCV needs to finish its file."""
 
-_PATIENCE = 30.0
-"""Seconds that ffmpeg may take no picture, and that it may take to end."""
-
-
-_ROOM = 8 << 20
-"""Bytes that must be left on the disk for OpenCV to end its file."""
-
-
-_LOOK = 32
-"""Pictures between two looks at the disk."""
+_DISK_CHECK_INTERVAL = 32
+"""Pictures between two checks of the free space."""
 
 
 class Encoder(ABC):
-    """One video being written. Used by one thread at a time."""
+    """Writes one video. Used by one thread at a time."""
 
-    complaint = ""
-    """What went wrong, in a few words."""
+    problem = ""
+    """What went wrong, in a few words; empty where nothing did."""
 
     @abstractmethod
     def write(self, picture: Picture) -> None:
-        """Append a picture, contiguous uint8 ``[H, W, 3]`` of the size and colour order agreed on.
+        """Append a picture, contiguous uint8 ``[H, W, 3]`` of the encoder's size and colour order.
 
         Raises:
-            OSError: no more can be written; its text says why.
+            OSError: nothing more can be written; its text says why.
         """
 
     @abstractmethod
     def finish(self, stretch: float = 1.0) -> int:
-        """End the file; called once.
+        """Finish the file; called once.
 
         Args:
-            stretch: how many times longer it is to last than its rate says, where that can be set.
+            stretch: factor for the length of the video, applied where the encoder can.
 
         Returns:
-            How many frames it really holds.
+            How many frames the file really holds.
         """
 
     @abstractmethod
-    def abandon(self) -> None:
-        """Stop; the file is going to be removed."""
+    def abort(self) -> None:
+        """Stop writing; the caller removes the file."""
 
 
 @final
 class Ffmpeg(Encoder):
-    """H.264 by libx264 in the ffmpeg program, which gets raw pictures through a pipe.
+    """H.264 by libx264 in the ffmpeg program, which reads raw pictures from a pipe.
 
     Args:
         path: an empty file to write into.
@@ -88,17 +81,17 @@ class Ffmpeg(Encoder):
 
     def __init__(self, path: Path, size: tuple[int, int], fps: float, color_order: str) -> None:
         self._path = path
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by finish and abandon
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by finish and abort
         rate = Fraction(fps).limit_denominator(1001)
         command = [
             *(_program(), "-hide_banner", "-loglevel", "error", "-y"),
             *("-f", "rawvideo", "-pixel_format", f"{color_order}24", "-video_size", f"{size[1]}x{size[0]}"),
             *("-framerate", str(rate), "-i", "pipe:0", "-an"),
             *("-c:v", "libx264", "-preset", "veryfast", "-crf", "23", "-pix_fmt", "yuv420p"),
-            *("-g", str(max(1, round(_FRAGMENT * fps))), *_container(path, growing=True)),
+            *("-g", str(max(1, round(_FRAGMENT_SECONDS * fps))), *_container(path, growing=True)),
         ]
-        # A session of its own: Ctrl-C in a terminal must reach this process alone, which then ends
-        # the video with all its frames.
+        # A session of its own: Ctrl-C in a terminal must not reach ffmpeg, only this process, which then
+        # finishes the video with all its frames.
         self._process = subprocess.Popen(
             command,
             bufsize=0,
@@ -107,58 +100,59 @@ class Ffmpeg(Encoder):
             stderr=self._errors,
             start_new_session=True,
         )
-        self._torn = False
+        self._partial = False
+        """Whether a picture was written only in part."""
 
     def write(self, picture: Picture) -> None:
-        if self._torn:  # what follows half a picture would be shifted by the other half
-            raise OSError("a picture before it was interrupted")
+        if self._partial:  # ffmpeg would take the next picture for the rest of that one
+            raise OSError("the picture before it was written only in part")
         try:
-            self._torn = True
-            _push(self._process.stdin, picture.data.cast("B"))
-            self._torn = False
+            self._partial = True
+            _write_all(self._process.stdin, picture.data.cast("B"))
+            self._partial = False
         except BrokenPipeError as exc:
             self._end()
-            raise OSError(self.complaint or "ffmpeg ended on its own") from exc
+            raise OSError(self.problem or "ffmpeg ended on its own") from exc
 
     def finish(self, stretch: float = 1.0) -> int:
         self._end()
-        whole = self._path.with_suffix(f".whole{self._path.suffix}")
-        again = self._path.suffix in _MP4 or stretch != 1
-        into = _container(whole, growing=False) if again else ["-f", "null", "-"]
+        remuxed = self._path.with_suffix(f".remuxed{self._path.suffix}")
+        needed = self._path.suffix in _MP4 or stretch != 1
+        target = _container(remuxed, growing=False) if needed else ["-f", "null", "-"]
         try:
-            frames, complaint = _copied(self._path, into, stretch)
-            if whole.exists() and not complaint:
-                whole.replace(self._path)
-            elif complaint:  # no room for a second file: the fragments stay, and are counted alone
-                frames, _ = _copied(self._path, ["-f", "null", "-"])
+            frames, problem = _remux(self._path, target, stretch)
+            if remuxed.exists() and not problem:
+                remuxed.replace(self._path)
+            elif problem:  # no room for a second file: keep the fragments, and only count their frames
+                frames, _ = _remux(self._path, ["-f", "null", "-"])
         finally:
-            whole.unlink(missing_ok=True)
+            remuxed.unlink(missing_ok=True)
         return frames
 
-    def abandon(self) -> None:
+    def abort(self) -> None:
         self._process.kill()
         self._end()
 
     def _end(self) -> None:
-        """Close the pipe, wait until ffmpeg has written the rest, and note what it complained about."""
+        """Close the pipe, wait until ffmpeg has written the rest, and note its error message."""
         if self._errors.closed:
             return
-        assert self._process.stdin is not None, "asked for in Popen"
+        assert self._process.stdin is not None, "Popen was called with stdin=PIPE"
         self._process.stdin.close()
         try:
-            self._process.wait(_PATIENCE)
+            self._process.wait(_FFMPEG_TIMEOUT)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-            self.complaint = f"ffmpeg did not end within {_PATIENCE:.0f} s"
+            self.problem = f"ffmpeg did not end within {_FFMPEG_TIMEOUT:.0f} s"
         self._errors.seek(0)
-        self.complaint = self.complaint or _in_words(self._errors.read(), self._process.returncode)
+        self.problem = self.problem or _problem(self._errors.read(), self._process.returncode)
         self._errors.close()
 
 
 @final
 class OpenCv(Encoder):
-    """What OpenCV can encode. It never says that a write failed, so the disk and the file are asked.
+    """Videos by OpenCV. It does not report a failed write, so the free space and the file are checked.
 
     Args:
         path: an empty file to write into.
@@ -182,22 +176,23 @@ class OpenCv(Encoder):
             raise OSError(f"OpenCV cannot open it as {codec}")
 
     def write(self, picture: Picture) -> None:
-        if self._written % _LOOK == 0 and shutil.disk_usage(self._path.parent).free < _ROOM:
-            self.complaint = "the disk is full"
-            raise OSError(self.complaint)
+        check = self._written % _DISK_CHECK_INTERVAL == 0
+        if check and shutil.disk_usage(self._path.parent).free < _MIN_FREE_BYTES:
+            self.problem = "the disk is full"
+            raise OSError(self.problem)
         self._writer.write(np.ascontiguousarray(picture[..., ::-1]) if self._reverse else picture)
         self._written += 1
 
     def finish(self, stretch: float = 1.0) -> int:
-        self._writer.release()  # its rate was fixed when it was opened
+        self._writer.release()  # the rate cannot be changed any more, so stretch is not applied
         capture = self._cv2.VideoCapture(str(self._path))
         found = int(capture.get(self._cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
         capture.release()
         if found < self._written:
-            self.complaint = self.complaint or "is the disk full?"
+            self.problem = self.problem or "is the disk full?"
         return max(0, found)
 
-    def abandon(self) -> None:
+    def abort(self) -> None:
         self._writer.release()
 
 
@@ -216,12 +211,12 @@ def why_no_opencv() -> str | None:
 
 @lru_cache(maxsize=1)
 def why_no_opencv_h264() -> str | None:
-    """Why OpenCV cannot encode H.264 here, found out by trying; None where it can."""
+    """Why OpenCV cannot encode H.264 here, tested by opening one; None where it can."""
     if reason := why_no_opencv():
         return reason
     with tempfile.TemporaryDirectory() as folder:
         try:
-            OpenCv(Path(folder) / "try.mp4", (480, 640), 25.0, "bgr", codec="avc1").abandon()
+            OpenCv(Path(folder) / "try.mp4", (480, 640), 25.0, "bgr", codec="avc1").abort()
         except OSError:
             return "this OpenCV's FFmpeg has no H.264 encoder that runs here"
     return None
@@ -243,18 +238,19 @@ def _program() -> str:
 
 
 def _container(path: Path, *, growing: bool) -> list[str]:
-    """Options for the file itself: in fragments while it grows, its index in front once it is whole."""
-    place = f"file:{path}"  # a colon in the name would be taken for a protocol
+    """Options for the container: fragments while it grows, the index in front once it is complete."""
+    target = f"file:{path}"  # without "file:" a colon in the name would mean a protocol
     if path.suffix == ".mkv":
-        return ["-f", "matroska", "-flush_packets", "1", place]
+        return ["-f", "matroska", "-flush_packets", "1", target]
     flags = "+frag_keyframe+empty_moov+default_base_moof" if growing else "+faststart"
-    return ["-movflags", flags, "-flush_packets", "1", "-f", "mov" if path.suffix == ".mov" else "mp4", place]
+    kind = "mov" if path.suffix == ".mov" else "mp4"
+    return ["-movflags", flags, "-flush_packets", "1", "-f", kind, target]
 
 
-def _copied(path: Path, into: Sequence[str], stretch: float = 1.0) -> tuple[int, str]:
-    """Copy a video's packets. Returns how many frames there were, and what ffmpeg complained about."""
-    pace = ["-itsscale", f"{stretch:.6f}"] if stretch != 1 else []
-    copying = [*(*pace, "-i", f"file:{path}", "-map", "0:v:0", "-c", "copy"), *into]
+def _remux(path: Path, target: Sequence[str], stretch: float = 1.0) -> tuple[int, str]:
+    """Copy a video's packets into another file. Returns the number of frames and ffmpeg's problem."""
+    scale = ["-itsscale", f"{stretch:.6f}"] if stretch != 1 else []
+    copying = [*(*scale, "-i", f"file:{path}", "-map", "0:v:0", "-c", "copy"), *target]
     done = subprocess.run(
         [_program(), "-hide_banner", "-loglevel", "error", "-nostats", "-progress", "pipe:1", "-y", *copying],
         stdin=subprocess.DEVNULL,
@@ -262,11 +258,11 @@ def _copied(path: Path, into: Sequence[str], stretch: float = 1.0) -> tuple[int,
         start_new_session=True,
     )
     counts = [line[6:] for line in done.stdout.split() if line.startswith(b"frame=")]
-    return int(counts[-1]) if counts else 0, _in_words(done.stderr, done.returncode)
+    return int(counts[-1]) if counts else 0, _problem(done.stderr, done.returncode)
 
 
-def _in_words(errors: bytes, code: int) -> str:
-    """What went wrong, from ffmpeg's last words; empty where nothing did."""
+def _problem(errors: bytes, code: int) -> str:
+    """What went wrong, from ffmpeg's messages and exit code; empty where nothing did."""
     lines = [line for line in errors.decode(errors="replace").splitlines() if line.strip()]
     if "No space left on device" in " ".join(lines):
         return "the disk is full"
@@ -275,14 +271,14 @@ def _in_words(errors: bytes, code: int) -> str:
     return ""
 
 
-def _push(pipe: Any, data: memoryview) -> None:
+def _write_all(pipe: Any, data: memoryview) -> None:
     """Write all of it into a pipe.
 
     Raises:
         BrokenPipeError: the other end is closed.
-        TimeoutError: nothing was taken for a long time.
+        TimeoutError: ffmpeg took nothing for :data:`_FFMPEG_TIMEOUT`.
     """
-    if sys.platform == "win32":  # whose pipes cannot be waited for
+    if sys.platform == "win32":  # where a selector takes sockets only
         while data:
             data = data[pipe.write(data) :]
         return
@@ -290,8 +286,8 @@ def _push(pipe: Any, data: memoryview) -> None:
     with selectors.DefaultSelector() as selector:
         selector.register(pipe, selectors.EVENT_WRITE)
         while data:
-            if not selector.select(_PATIENCE):
-                raise TimeoutError(f"ffmpeg took nothing for {_PATIENCE:.0f} s")
+            if not selector.select(_FFMPEG_TIMEOUT):
+                raise TimeoutError(f"ffmpeg took nothing for {_FFMPEG_TIMEOUT:.0f} s")
             try:
                 data = data[os.write(pipe.fileno(), data) :]
             except BlockingIOError:

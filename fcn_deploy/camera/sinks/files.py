@@ -1,8 +1,7 @@
-"""Pictures written by sinks: file names, folders and atomic writing."""
+"""Files that sinks write: pictures, their names, and errors while writing them."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,12 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from fcn_deploy.camera.frames import Delivery
-from fcn_deploy.camera.sinks.video_file import Picture
+from fcn_deploy.draw import Picture
 from fcn_deploy.errors import PipelineError, UsageError
 from fcn_deploy.files import atomic_output, output_folder
 from fcn_deploy.lazy import require
-
-log = logging.getLogger("fcn_deploy.camera")
 
 
 def write_picture(path: Path, picture: Picture) -> None:
@@ -29,48 +26,57 @@ def write_picture(path: Path, picture: Picture) -> None:
         image.save(temporary)
 
 
-class Folder:
-    """A folder that gets one PNG a frame; the source's own folders are kept."""
+class PngFolder:
+    """A folder that gets one PNG for each frame, in the same sub-folders as the source's images.
 
-    def __init__(self, path: Path, cameras: int) -> None:
+    Args:
+        path: created where it is missing; several cameras get ``camera0/``, ``camera1/`` and so on in it.
+        cameras: how many cameras deliver.
+
+    Raises:
+        UsageError: the folder cannot be written.
+    """
+
+    def __init__(self, path: str | Path, cameras: int) -> None:
         self._path, self._cameras = output_folder(path), cameras
-        self._taken: set[Path] = set()
+        self._used: set[Path] = set()
 
-    def place(self, delivery: Delivery) -> Path:
-        """Where a frame's PNG goes.
+    def path_for(self, delivery: Delivery) -> Path:
+        """The path of a frame's PNG.
 
         Raises:
-            UsageError: another frame of this run went there, such as a.jpg before a.png, or the name leads
-                out of the folder.
+            UsageError: another frame of this run has the same path, such as a.jpg before a.png, or the
+                name leads out of the folder.
         """
         name = delivery.frame.name
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise UsageError(f"the frame name {name!r} leads out of {self._path}; give it a relative name")
         folder = self._path / f"camera{delivery.frame.camera}" if self._cameras > 1 else self._path
         path = (folder / name).with_suffix(".png")
-        if Path(name).suffix:  # numbers do not repeat, and a camera has too many to remember
-            if path in self._taken:
+        if Path(name).suffix:  # a camera's frames are numbers without a suffix, and never repeat
+            if path in self._used:
                 raise UsageError(f"{name} would overwrite {path} of this run; give it another name")
-            self._taken.add(path)
+            self._used.add(path)
         output_folder(path.parent)
         return path
 
 
-def numbered(path: Path, camera: int, cameras: int) -> Path:
+def camera_path(path: Path, camera: int, cameras: int) -> Path:
+    """``path`` for one camera: ``name.0.png`` and so on where there are several."""
     return path.with_name(f"{path.stem}.{camera}{path.suffix}") if cameras > 1 else path
 
 
-def free(folder: Path, stem: str) -> Path:
-    """A name for a picture that is not taken yet."""
-    place, number = folder / f"{stem}.png", 1
-    while place.exists():
-        place, number = folder / f"{stem}-{number}.png", number + 1
-    return place
+def unused_path(folder: Path, stem: str) -> Path:
+    """The path of a PNG that does not exist yet: ``stem.png``, ``stem-1.png`` and so on."""
+    path, number = folder / f"{stem}.png", 1
+    while path.exists():
+        path, number = folder / f"{stem}-{number}.png", number + 1
+    return path
 
 
 @contextmanager
-def while_running() -> Iterator[None]:
-    """What the system refuses during a run is no wrong call."""
+def output_error_as_pipeline_error() -> Iterator[None]:
+    """Raise a PipelineError where the system refuses to write: during a run that is not wrong use."""
     try:
         yield
     except UsageError as exc:

@@ -7,28 +7,23 @@ from typing import final
 
 from fcn_deploy.camera.frames import Delivery
 from fcn_deploy.camera.sinks.base import Sink
-from fcn_deploy.camera.sinks.files import Folder, while_running
+from fcn_deploy.camera.sinks.files import PngFolder, output_error_as_pipeline_error
 from fcn_deploy.data.images import write_labels
 
 
 @final
 class LabelPngs(Sink):
-    """Label maps as palette PNGs, one a frame, under the frame's name: value = class id.
+    """Label maps, one palette PNG for each frame, named like the frame: pixel value = class id.
 
-    Args:
-        folder: several cameras get ``camera0/``, ``camera1/`` and so on in it.
-        cameras: how many cameras deliver.
-
-    Raises:
-        UsageError: the folder cannot be written.
+    Args and Raises: as :class:`~fcn_deploy.camera.sinks.files.PngFolder`.
     """
 
     def __init__(self, folder: str | Path, *, cameras: int = 1) -> None:
-        self._folder = Folder(Path(folder), cameras)
+        self._folder = PngFolder(folder, cameras)
 
     def __call__(self, delivery: Delivery) -> None:
-        with while_running():
-            write_labels(self._folder.place(delivery), delivery.labels, delivery.answer.spec.palette)
+        with output_error_as_pipeline_error():
+            write_labels(self._folder.path_for(delivery), delivery.labels, delivery.result.spec.palette)
 
     def close(self) -> None:
-        pass  # each map was whole when it was written
+        pass  # each map is complete once it is written

@@ -7,7 +7,12 @@ from typing import final
 
 from fcn_deploy.camera.frames import Delivery
 from fcn_deploy.camera.sinks.base import Sink
-from fcn_deploy.camera.sinks.files import Folder, numbered, while_running, write_picture
+from fcn_deploy.camera.sinks.files import (
+    PngFolder,
+    camera_path,
+    output_error_as_pipeline_error,
+    write_picture,
+)
 from fcn_deploy.data.images import IMAGE_SUFFIXES
 from fcn_deploy.draw import Overlay
 
@@ -17,9 +22,9 @@ class OverlayPictures(Sink):
     """Pictures of the frames with their labels drawn over them.
 
     Args:
-        path: a folder, which gets one PNG a frame under the frame's name; several cameras get
+        path: a folder, which gets one PNG for each frame, named like the frame; several cameras get
             ``camera0/``, ``camera1/`` and so on in it. Or one picture, by its suffix: it always
-            shows the newest frame, and several cameras give ``name.0.png`` and so on.
+            shows the newest frame, and several cameras get ``name.0.png`` and so on.
         alpha: weight of the labels' colours, 0 to 1.
         legend: name the classes in a corner.
         cameras: how many cameras deliver.
@@ -34,17 +39,17 @@ class OverlayPictures(Sink):
         self._draw = Overlay(alpha, legend=legend)
         self._path, self._cameras = Path(path), cameras
         single = self._path.suffix.lower() in IMAGE_SUFFIXES
-        self._folder = None if single else Folder(self._path, cameras)
+        self._folder = None if single else PngFolder(self._path, cameras)
 
     def __call__(self, delivery: Delivery) -> None:
-        spec = delivery.answer.spec
+        spec = delivery.result.spec
         drawn = self._draw(delivery.frame.image, delivery.labels, spec)
-        with while_running():
+        with output_error_as_pipeline_error():
             if self._folder is None:
-                place = numbered(self._path, delivery.frame.camera, self._cameras)
+                path = camera_path(self._path, delivery.frame.camera, self._cameras)
             else:
-                place = self._folder.place(delivery)
-            write_picture(place, drawn[..., ::-1] if spec.color_order == "bgr" else drawn)
+                path = self._folder.path_for(delivery)
+            write_picture(path, drawn[..., ::-1] if spec.color_order == "bgr" else drawn)
 
     def close(self) -> None:
-        pass  # each picture was whole when it was written
+        pass  # each picture is complete once it is written

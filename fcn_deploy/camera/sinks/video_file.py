@@ -1,17 +1,17 @@
-"""Videos, written as they come: H.264 where this machine can, whole files, every frame counted.
+"""Video files, written frame by frame: H.264 where this machine can encode it, every frame counted.
 
-Three encoders are known, best first:
+The encoders, best first:
 
 ``ffmpeg``
-    H.264 by libx264 in the ``ffmpeg`` program, a process of its own that is fed through a pipe. It says
-    what goes wrong, and what it wrote can be played at any moment: MP4 in fragments of two seconds, put
-    in one piece at the end.
+    H.264 by libx264 in the ``ffmpeg`` program, a process of its own that is fed through a pipe. It reports
+    errors, and its file can be played at any time: MP4 is written in fragments of two seconds, which are
+    joined at the end.
 ``opencv-h264``
-    H.264 by OpenCV, where its FFmpeg has an encoder: those of Debian and JetPack, or a Raspberry Pi's
-    hardware. The wheels from PyPI have none of their own.
+    H.264 by OpenCV, where its FFmpeg has an encoder: in OpenCV from Debian and JetPack, or by a Raspberry
+    Pi's hardware. The wheels from PyPI have none.
 ``opencv``
-    MPEG-4 part 2, or Motion JPEG in an AVI (``opencv-mjpg``), which every OpenCV writes. Browsers do not
-    play them.
+    MPEG-4 part 2, which every OpenCV writes; and Motion JPEG for AVI (``opencv-mjpg``). Browsers play
+    neither.
 """
 
 from __future__ import annotations
@@ -19,14 +19,13 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fcn_deploy.camera.sinks.encoders import (
     Encoder,
@@ -36,19 +35,15 @@ from fcn_deploy.camera.sinks.encoders import (
     why_no_opencv,
     why_no_opencv_h264,
 )
+from fcn_deploy.draw import Picture
 from fcn_deploy.errors import BackendUnavailable, PipelineError, UsageError
 from fcn_deploy.files import atomic_output
 from fcn_deploy.lazy import require
 
 log = logging.getLogger("fcn_deploy.camera")
 
-
-Picture = NDArray[np.uint8]
-
-
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".avi")
-"""Names of videos that can be written end in one of these."""
-
+"""Suffixes of videos that can be written."""
 
 ENCODERS = {
     "ffmpeg": "H.264 by the ffmpeg program",
@@ -58,14 +53,12 @@ ENCODERS = {
 }
 """Encoders by name, best first, and what they make."""
 
-
 _OPENERS: dict[str, Callable[[Path, tuple[int, int], float, str], Encoder]] = {
     "ffmpeg": Ffmpeg,
     "opencv-h264": partial(OpenCv, codec="avc1"),
     "opencv": partial(OpenCv, codec="mp4v"),
     "opencv-mjpg": partial(OpenCv, codec="MJPG"),
 }
-
 
 _REASONS: dict[str, Callable[[], str | None]] = {
     "ffmpeg": why_no_ffmpeg,
@@ -76,7 +69,7 @@ _REASONS: dict[str, Callable[[], str | None]] = {
 
 
 def video_encoders(suffix: str = ".mp4") -> dict[str, str | None]:
-    """Encoders that write such a file, best first: why each cannot on this machine, or None where it can.
+    """Encoders for such a file, best first: why each one does not work here, or None where it does.
 
     Args:
         suffix: one of :data:`VIDEO_SUFFIXES`.
@@ -90,21 +83,21 @@ def _writers_of(suffix: str) -> tuple[str, ...]:
 
 @final
 class VideoFile:
-    """A video that takes its place when it is closed.
+    """A video that is put in place when it is closed.
 
-    Until then it grows under a hidden name beside its place, ``.NAME.….part.mp4``. A process that is
-    killed outright leaves it there: whole where the ffmpeg program wrote it, because that sees its pipe
-    end and finishes. After a power cut an MP4 of ffmpeg's misses its last fragment, two seconds, and
-    what the system had not put on the disk yet; a Matroska file about as much; an MP4 of OpenCV's is lost.
+    Until then it grows under a hidden name in the same folder, ``.NAME.….part.mp4``. If the process is
+    killed, that file stays: it is complete where the ffmpeg program wrote it, which finishes when its pipe
+    is closed. After a power cut an MP4 of ffmpeg's lacks its last fragment of two seconds, and what the
+    system had not yet written to the disk; a Matroska file about as much; an MP4 of OpenCV's is lost.
 
     Args:
-        path: where it goes; the suffix decides the container.
-        fps: frames per second; may be set until the first frame where it is not known before.
+        path: the file to write; its suffix decides the container.
+        fps: frames per second; where it is None, set it before the first frame.
         encoder: a key of :data:`ENCODERS`; None takes the first that works.
 
     Raises:
         UsageError: the suffix, the rate or the encoder is unknown, or the folder cannot be written.
-        BackendUnavailable: there is nothing to write it with; the message says what to install.
+        BackendUnavailable: no encoder works here; the message says what to install.
     """
 
     def __init__(self, path: str | Path, fps: float | None, *, encoder: str | None = None) -> None:
@@ -121,8 +114,9 @@ class VideoFile:
         """What encodes it, a key of :data:`ENCODERS`; None before the first frame."""
         self._encoder: Encoder | None = None
         self._size, self._order = (0, 0), "rgb"
-        self._placing = ExitStack()
-        self._temporary = self._placing.enter_context(atomic_output(self.path))
+        self._output = ExitStack()
+        """Puts the file in place when it is closed, and removes it where an exception leaves it."""
+        self._temporary = self._output.enter_context(atomic_output(self.path))
         self._closed = False
 
     def write(self, picture: Picture, color_order: str = "rgb") -> None:
@@ -134,8 +128,8 @@ class VideoFile:
             color_order: ``rgb`` or ``bgr``.
 
         Raises:
-            PipelineError: it cannot be written on, because the disk is full or the encoder failed.
-                What was written until then is kept, and the message says how much that is.
+            PipelineError: the disk is full or the encoder failed. The frames written before are kept, and
+                the message says how many they are.
             UsageError: no encoder takes pictures of that size, or the video is closed.
         """
         if self._closed:
@@ -147,7 +141,7 @@ class VideoFile:
         if color_order != self._order:
             picture = picture[..., ::-1]
         try:
-            self._encoder.write(np.ascontiguousarray(fitted(picture, self._size)))
+            self._encoder.write(np.ascontiguousarray(letterbox(picture, self._size)))
         except OSError as exc:
             reason = exc.strerror or str(exc)
             found = self._settle(self._encoder)
@@ -155,14 +149,14 @@ class VideoFile:
         self.frames += 1
 
     def close(self, fps: float | None = None) -> None:
-        """Finish the video and put it in its place; without a frame nothing is written.
+        """Finish the video and put it in place; without a frame no file is written.
 
         Args:
-            fps: frames per second as they turned out to be, where that is another rate than at the first
-                frame. The ffmpeg program's videos are played at it; OpenCV's keep the first one.
+            fps: the real frames per second, where it differs from the rate at the first frame. Only the
+                ffmpeg program's videos get it; OpenCV's keep the first rate.
 
         Raises:
-            PipelineError: not every frame arrived in the file.
+            PipelineError: not every frame is in the file.
         """
         if self._closed:
             return
@@ -171,16 +165,16 @@ class VideoFile:
             return
         found = self._settle(self._encoder, self.fps / fps if fps and self.fps else 1.0)
         if found < self.frames:
-            raise PipelineError(self._cut_short(found, self._encoder.complaint or "is the disk full?"))
+            raise PipelineError(self._cut_short(found, self._encoder.problem or "is the disk full?"))
 
     def discard(self) -> None:
-        """Stop and remove what was written; whatever stood in its place stays."""
+        """Stop and remove what was written; an older file at :attr:`path` stays."""
         if self._closed:
             return
         self._closed = True
         try:
             if self._encoder is not None:
-                self._encoder.abandon()
+                self._encoder.abort()
         finally:
             self._remove()
 
@@ -194,7 +188,7 @@ class VideoFile:
 
     def _opened(self) -> Encoder:
         if self.fps is None:
-            raise UsageError(f"{self.path} needs a rate: set fps before its first frame")
+            raise UsageError(f"{self.path} needs a rate: set fps before the first frame")
         for name in self._candidates:
             try:
                 opened = _OPENERS[name](self._temporary, self._size, self.fps, self._order)
@@ -210,27 +204,28 @@ class VideoFile:
         )
 
     def _settle(self, encoder: Encoder, stretch: float = 1.0) -> int:
-        """Finish the file and put it in its place if it holds frames. Returns how many it holds."""
+        """Finish the file and put it in place if it holds frames. Returns how many it holds."""
         self._closed = True
-        found = 1  # where counting itself is interrupted, by a second Ctrl-C, what there is stays
+        found = 1  # where a second Ctrl-C interrupts the counting, the file is kept
         try:
             found = encoder.finish(stretch)
         finally:
             if found:
-                self._placing.close()
+                self._output.close()
             else:
                 self._remove()
         return found
 
     def _remove(self) -> None:
-        self._placing.__exit__(_Discarded, _Discarded(), None)
+        with suppress(_Discard), self._output:
+            raise _Discard
 
     def _cut_short(self, found: int, reason: str) -> str:
         kept = f"it holds the first {found} of {self.frames} frames" if found else "nothing of it was kept"
         return f"{self.path} was cut short ({reason}); {kept}"
 
 
-class _Discarded(Exception):
+class _Discard(Exception):
     """Makes atomic_output remove its file."""
 
 
@@ -249,12 +244,12 @@ def _candidates(path: Path, encoder: str | None) -> tuple[str, ...]:
     raise BackendUnavailable(f"{path} cannot be written here: {'; '.join(map(str, reasons.values()))}")
 
 
-def fitted(picture: Picture, size: tuple[int, int]) -> Picture:
-    """A picture within another size, as large as it fits, black bars around it.
+def letterbox(picture: Picture, size: tuple[int, int]) -> Picture:
+    """A picture scaled into another size, with black bars where the shapes differ.
 
     Args:
         picture: uint8 ``[H, W, 3]``.
-        size: height and width. A picture that misses one row or column is padded there, not scaled.
+        size: height and width. A picture that is one row or column smaller is padded, not scaled.
 
     Returns:
         uint8 ``[*size, 3]``; the picture itself where it has that size.
@@ -268,7 +263,7 @@ def fitted(picture: Picture, size: tuple[int, int]) -> Picture:
         pillow = require("PIL.Image", extra="cpu")
         image = pillow.fromarray(np.ascontiguousarray(picture))
         picture = np.asarray(image.resize((width, height), pillow.Resampling.BILINEAR))
-    sheet = np.zeros((*size, 3), np.uint8)
+    padded = np.zeros((*size, 3), np.uint8)
     top, left = (size[0] - height) // 2, (size[1] - width) // 2
-    sheet[top : top + height, left : left + width] = picture
-    return sheet
+    padded[top : top + height, left : left + width] = picture
+    return padded

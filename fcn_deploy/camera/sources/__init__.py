@@ -1,4 +1,4 @@
-"""Where frames come from: files, cameras, streams, and whatever can be iterated."""
+"""Sources of frames: files, cameras, streams and iterables."""
 
 from fcn_deploy.camera.sources.base import Source
 from fcn_deploy.camera.sources.opening import open_source

@@ -1,4 +1,4 @@
-"""What the user typed, told apart; and how it is shown without its passwords."""
+"""Parses what the user gives as a source, and hides the passwords in it."""
 
 from __future__ import annotations
 
@@ -12,23 +12,19 @@ from fcn_deploy.errors import UsageError
 STREAM_SCHEMES = ("rtsp", "rtsps", "http", "https", "udp", "rtp", "tcp", "srt", "rtmp", "rtmps")
 """Schemes of URLs that FFmpeg opens as streams."""
 
-
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
-
 
 _HIDDEN = "***"
 
-
 # Words that cameras put before a secret, in a query, a path ("/user=admin_password=…") or a property.
 _SECRET = r"(?:pass|pwd|psw|pw|secret|token|key|auth|sig|sess|user|login|credential)"
-
 
 _ASSIGNED = re.compile(rf"([\w-]*{_SECRET}[\w-]*)=(\"[^\"]*\"|'[^']*'|[^&;/?#\s]*)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Address:
-    """Where frames come from."""
+    """A parsed source."""
 
     kind: str
     """``file``, ``device``, ``url``, ``csi`` or ``gstreamer``."""
@@ -39,7 +35,7 @@ class Address:
 
 
 def parse_address(what: str | int | Path) -> Address:
-    """Tell apart what a source may be given as.
+    """Parse what a source is given as.
 
     Args:
         what: a number or ``/dev/...`` is a V4L2 device, text with `` ! `` a GStreamer pipeline,
@@ -66,10 +62,10 @@ def parse_address(what: str | int | Path) -> Address:
 
 
 def redacted(text: str) -> str:
-    """A URL or a pipeline without users, passwords and tokens.
+    """A URL or a pipeline with users, passwords and tokens replaced by ``***``.
 
-    Everything from ``://`` to the last ``@`` goes, because passwords hold any character; a path
-    with an ``@`` in it goes too. So do values of parameters that are called like a secret.
+    Everything from ``://`` to the last ``@`` is replaced, because passwords hold any character; so is a
+    path with an ``@`` in it, and the value of each parameter that is named like a secret.
     """
     within = r"[^\s\"']*" if " ! " in text else r".*"
     hidden = re.sub(rf"://{within}@", f"://{_HIDDEN}@", text, flags=re.DOTALL)

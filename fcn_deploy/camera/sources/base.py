@@ -1,4 +1,4 @@
-"""What every source is: frames until it ends, a name for messages, and a state to look at."""
+"""The base class of all sources, and the state that each of them reports."""
 
 from __future__ import annotations
 
@@ -13,28 +13,29 @@ from fcn_deploy.camera.frames import CameraFrame
 
 @dataclass
 class SourceState:
-    """How a source is doing; written by the thread that captures, read by any."""
+    """The state of a source; the capturing thread writes it, any thread may read it."""
 
     phase: str = "closed"
     """``closed``, ``connecting``, ``streaming``, ``reconnecting`` or ``ended``."""
     reconnects: int = 0
-    """How often a lost stream was found again."""
+    """How often a lost stream was reconnected."""
     message: str = ""
-    """The last thing that went wrong, in words; empty where nothing did."""
+    """The last problem, as a sentence; empty where there was none."""
     properties: dict[str, Any] = field(default_factory=dict)
-    """What was asked for and what was got: size, rate, pixel format, colour order, decoder."""
+    """What was asked for (``asked``) and what the source gives (``got``): size, rate, pixel format, colour
+    order, decoder."""
 
 
 class Source(ABC):
-    """Where frames come from.
+    """A source of frames.
 
     Args:
         name: for messages, without passwords.
-        live: whether frames are made in real time and must be dropped by a consumer that is late;
-            a source that is not live waits for its consumer and loses nothing.
-        color_order: ``bgr`` or ``rgb``: of the frames that it gives.
-        length: how many frames it states to have; None where it does not say.
-        fps: frames a second that it states; None where it does not say.
+        live: whether frames come in real time, so that a consumer that is too slow must drop some;
+            a source that is not live waits for its consumer, and no frame is dropped.
+        color_order: ``bgr`` or ``rgb``: of its frames.
+        length: how many frames it states to have; None where that is unknown.
+        fps: frames a second that it states; None where that is unknown.
     """
 
     def __init__(
@@ -55,11 +56,11 @@ class Source(ABC):
 
     @abstractmethod
     def frames(self, stopping: threading.Event) -> Iterator[CameraFrame]:
-        """Open the source and give its frames until it ends or ``stopping`` is set.
+        """Open the source and yield its frames until it ends or ``stopping`` is set.
 
-        All of it happens in the thread that iterates. However the iteration ends, by the last
-        frame, an error, or because the iterator is closed, the device or file is let go of.
-        Waiting, for a frame or for a reconnect, ends within the source's read time-out once
+        Everything is done in the thread that iterates. However the iteration ends, by the last
+        frame, an error, or because the iterator is closed, the device or file is released.
+        A wait for a frame or for a reconnect ends within the source's read timeout once
         ``stopping`` is set.
 
         Yields:
@@ -67,5 +68,5 @@ class Source(ABC):
 
         Raises:
             SourceError: it cannot be opened or read at all.
-            PipelineError: a live stream was lost, and reconnecting was switched off or given up.
+            PipelineError: a live stream was lost, and reconnecting is off or has been given up.
         """

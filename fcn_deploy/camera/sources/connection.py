@@ -1,4 +1,4 @@
-"""One connection to a live stream: its images until it is lost, and why it was."""
+"""One connection to a live stream: its images until it is lost, and the reason of the loss."""
 
 from __future__ import annotations
 
@@ -11,16 +11,14 @@ from fcn_deploy.camera.sources.images import Image, three_channels
 from fcn_deploy.lazy import require
 
 ENDED = "the stream ended"
-"""Why a connection is over that gives no more frames without a complaint."""
+"""The reason of a loss where reads fail without an error."""
 
-
-_LONGEST_BACKLOG = 1.0
+_MAX_BACKLOG = 1.0
 """Seconds for which old frames are skipped after opening."""
 
-
-_FAILURES = 30
-"""Failed reads in a row that are the end: OpenCV tells a packet that cannot be decoded, and the end of
-the stream, in the same way."""
+_MAX_FAILED_READS = 30
+"""Failed reads in a row after which the stream has ended: OpenCV reports a packet that cannot be decoded
+in the same way as the end of the stream."""
 
 
 @final
@@ -28,92 +26,92 @@ class Connection:
     """Reads an opened capture.
 
     Args:
-        capture: an opened ``cv2.VideoCapture``, or what looks like one.
-        color_order: ``bgr`` or ``rgb``: of the images that it gives.
-        patience: seconds without a frame, or with broken frames alone, after which it is lost.
-        skip_backlog: whether frames that gathered while it was being opened are passed over. They are
-            old, and come without a wait; the first one that has to be waited for is new.
+        capture: an opened ``cv2.VideoCapture``, or an object with its methods.
+        color_order: ``bgr`` or ``rgb``: of the images.
+        timeout: seconds without a frame, or with damaged frames only, after which it is lost.
+        skip_backlog: whether to skip the frames that were buffered while it was being opened. They are
+            old, and are read without a wait; the first one that has to be waited for is new.
     """
 
-    def __init__(self, capture: Any, color_order: str, patience: float, *, skip_backlog: bool) -> None:
+    def __init__(self, capture: Any, color_order: str, timeout: float, *, skip_backlog: bool) -> None:
         self.capture = capture
-        self.lost = ""
+        self.loss = ""
         """Why it gives no more images; empty while it does."""
-        self._color_order, self._patience = color_order, patience
+        self._color_order, self._timeout = color_order, timeout
         self._backlog = _Backlog(capture) if skip_backlog else None
-        self._failures = 0
-        self._broken_since: float | None = None
+        self._failed_reads = 0
+        self._damaged_since: float | None = None
 
     def images(self, stopping: threading.Event) -> Generator[tuple[Image, float], None, None]:
-        """Images, uint8 ``[H, W, 3]``, with the ``time.monotonic()`` each came at, until it is lost.
+        """Images, uint8 ``[H, W, 3]``, each with the ``time.monotonic()`` it came at, until it is lost.
 
-        Where it ends while its backlog is being skipped, the last image of that is given.
+        Where the stream ends while its backlog is being skipped, the last image of the backlog is given.
         """
         skipped: tuple[Image, float] | None = None
         while not stopping.is_set():
             begun = time.monotonic()
-            taken = self._take()
-            waited = (time.monotonic() if taken is None else taken[1]) - begun
-            # FFmpeg gives what its decoder still holds when time is up, and no more after that.
-            if waited >= self._patience:
-                self.lost = f"no frame came for {waited:.1f} s"
-            if self.lost:
+            read = self._read()
+            waited = (time.monotonic() if read is None else read[1]) - begun
+            # At the timeout FFmpeg gives the frame that its decoder still holds, and none after that.
+            if waited >= self._timeout:
+                self.loss = f"no frame came for {waited:.1f} s"
+            if self.loss:
                 break
-            if taken is None:
+            if read is None:
                 continue
             if self._backlog is not None and not self._backlog.is_over(waited):
-                skipped = taken
+                skipped = read
                 continue
             self._backlog = skipped = None
-            yield taken
+            yield read
         if skipped is not None:
             yield skipped
 
-    def _take(self) -> tuple[Image, float] | None:
-        """The next image and when it came; None where it cannot be used, or there is none."""
+    def _read(self) -> tuple[Image, float] | None:
+        """The next image and when it came; None where there is none, or it is damaged."""
         error = require("cv2", extra="opencv").error
         try:
             grabbed = self.capture.grab()
         except error as exc:
-            self.lost = f"OpenCV failed ({complaint(exc)})"
+            self.loss = f"OpenCV failed ({error_text(exc)})"
             return None
         came = time.monotonic()
         if not grabbed:
-            self._failures += 1
-            if self._failures >= _FAILURES:
-                self.lost = ENDED
+            self._failed_reads += 1
+            if self._failed_reads >= _MAX_FAILED_READS:
+                self.loss = ENDED
             return None
-        self._failures = 0
+        self._failed_reads = 0
         try:
             image = three_channels(self.capture.retrieve()[1], self._color_order)
         except (ValueError, error) as exc:
-            self._broken(complaint(exc), came)
+            self._note_damaged(error_text(exc), came)
             return None
-        self._broken_since = None
+        self._damaged_since = None
         return image, came
 
-    def _broken(self, problem: str, now: float) -> None:
-        """A frame that cannot be used; too many seconds of them are a loss."""
-        if self._broken_since is None:
-            self._broken_since = now
-        elif now - self._broken_since >= self._patience:
-            self.lost = f"for {now - self._broken_since:.1f} s no frame could be used: {problem}"
+    def _note_damaged(self, problem: str, now: float) -> None:
+        """A frame is damaged; damaged frames only, for as long as the timeout, are a loss."""
+        if self._damaged_since is None:
+            self._damaged_since = now
+        elif now - self._damaged_since >= self._timeout:
+            self.loss = f"for {now - self._damaged_since:.1f} s no frame could be used: {problem}"
 
 
 class _Backlog:
-    """Tells frames that had gathered from the first one that had to be waited for."""
+    """Tells buffered frames from the first one that had to be waited for."""
 
     def __init__(self, capture: Any) -> None:
         fps = capture.get(require("cv2", extra="opencv").CAP_PROP_FPS)
         self._gap = 0.25 / (fps if 1 <= fps <= 1000 else 30)
-        self._until = time.monotonic() + _LONGEST_BACKLOG
+        self._until = time.monotonic() + _MAX_BACKLOG
 
     def is_over(self, waited: float) -> bool:
-        """Whether a frame that took ``waited`` seconds to come is a new one."""
+        """Whether a frame that was waited for ``waited`` seconds is a new one."""
         return waited >= self._gap or time.monotonic() >= self._until
 
 
-def complaint(exc: Exception) -> str:
-    """What OpenCV complains of, without the place in its sources."""
+def error_text(exc: Exception) -> str:
+    """The text of an error, without the place in OpenCV's sources that OpenCV puts before it."""
     lines = str(exc).strip().splitlines()
     return lines[0].rpartition("error: ")[2] if lines else type(exc).__name__

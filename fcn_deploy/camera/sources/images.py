@@ -1,4 +1,4 @@
-"""What is done to each image that comes from OpenCV before it is a frame."""
+"""Turns images that OpenCV decoded into frames: three channels, colour order, rotation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def three_channels(image: Any, color_order: str) -> Image:
     """A decoded image as a frame: grey becomes three channels, transparency is dropped.
 
     Args:
-        image: what ``retrieve`` gave: BGR, BGRA or grey, uint8.
+        image: as ``retrieve`` returns it: BGR, BGRA or grey, uint8.
         color_order: ``bgr`` or ``rgb``.
 
     Returns:
@@ -42,10 +42,10 @@ def three_channels(image: Any, color_order: str) -> Image:
 
 
 def rotated(image: Image, degrees: int) -> Image:
-    """``image`` turned clockwise by 0, 90, 180 or 270 degrees; 0 gives the image itself."""
+    """``image`` rotated clockwise by 0, 90, 180 or 270 degrees; 0 returns the image itself."""
     if degrees == 0:
         return image
     cv2 = require("cv2", extra="opencv")
-    turns = {90: cv2.ROTATE_90_CLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_COUNTERCLOCKWISE}
-    turned: Image = cv2.rotate(image, turns[degrees])
-    return turned
+    codes = {90: cv2.ROTATE_90_CLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_COUNTERCLOCKWISE}
+    result: Image = cv2.rotate(image, codes[degrees])
+    return result

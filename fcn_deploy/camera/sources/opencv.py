@@ -1,4 +1,4 @@
-"""OpenCV's captures: what this build can open, and how one is opened."""
+"""OpenCV's captures: which video backends this build has, and how to open a capture."""
 
 from __future__ import annotations
 
@@ -16,21 +16,17 @@ from fcn_deploy.lazy import installed, require
 BACKENDS = {"FFmpeg": "CAP_FFMPEG", "GStreamer": "CAP_GSTREAMER", "V4L2": "CAP_V4L2"}
 """Names of video backends -> OpenCV's constants."""
 
-
-_HOW = {
+_HOW_TO_GET = {
     "FFmpeg": "install opencv-python from PyPI, or build OpenCV with -DWITH_FFMPEG=ON",
     "GStreamer": "the wheels from PyPI have none; use JetPack's OpenCV or Debian's python3-opencv, or "
     "build OpenCV with -DWITH_GSTREAMER=ON",
-    "V4L2": "it is there on Linux only, with opencv-python from PyPI or -DWITH_V4L=ON",
+    "V4L2": "it exists on Linux only, with opencv-python from PyPI or -DWITH_V4L=ON",
 }
 
-
-_ERRORS = 2
-"""OpenCV's log level for errors alone."""
-
+_LOG_LEVEL_ERROR = 2
+"""OpenCV's log level for errors only."""
 
 _FFMPEG_OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
-
 
 _opening = threading.Lock()
 
@@ -44,7 +40,7 @@ def video_backends() -> dict[str, str | None]:
 
 
 def require_backend(name: str, wanted_by: str) -> None:
-    """Make sure that a backend is there.
+    """Check that a backend is available.
 
     Args:
         name: a key of :data:`BACKENDS`.
@@ -52,7 +48,7 @@ def require_backend(name: str, wanted_by: str) -> None:
 
     Raises:
         BackendUnavailable: this OpenCV was built without it; the message says how to get it.
-        MissingDependency: there is no OpenCV at all.
+        MissingDependency: OpenCV is not installed.
     """
     if reason := _missing(require("cv2", extra="opencv"), name):
         raise BackendUnavailable(f"{wanted_by} needs {name}: {reason}")
@@ -61,14 +57,14 @@ def require_backend(name: str, wanted_by: str) -> None:
 def _missing(cv2: Any, name: str) -> str | None:
     if cv2.videoio_registry.hasBackend(getattr(cv2, BACKENDS[name])):
         return None
-    return f"OpenCV {cv2.__version__} was built without {name}; {_HOW[name]}"
+    return f"OpenCV {cv2.__version__} was built without {name}; {_HOW_TO_GET[name]}"
 
 
 def prepare(read_timeout: float) -> None:
-    """Settings that OpenCV takes for the whole process, once; what the user set stays as it is.
+    """Set what OpenCV has for the whole process only; what the user has set already is not changed.
 
-    FFmpeg's and OpenCV's own lines on stderr are switched off, because a broken stream writes one for
-    each frame, sometimes with its URL. V4L2's time-out is rounded up to whole seconds.
+    FFmpeg's and OpenCV's own lines on stderr are switched off, because a damaged stream writes one for
+    each frame, sometimes with its URL. V4L2's timeout is rounded up to whole seconds.
     """
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     os.environ.setdefault("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", str(ceil(read_timeout)))
@@ -76,13 +72,13 @@ def prepare(read_timeout: float) -> None:
         cv2 = require("cv2", extra="opencv")
         logging = getattr(cv2.utils, "logging", cv2)  # OpenCV before 4.7 has it elsewhere, or not at all
         if hasattr(logging, "setLogLevel"):
-            logging.setLogLevel(_ERRORS)
+            logging.setLogLevel(_LOG_LEVEL_ERROR)
 
 
 def open_capture(
     target: str | int, backend: str, parameters: Mapping[str, int], ffmpeg_options: str | None = None
 ) -> Any:
-    """A ``cv2.VideoCapture``, which may not have opened: its ``isOpened`` tells.
+    """A ``cv2.VideoCapture``; check its ``isOpened``, because it may have failed to open.
 
     Args:
         target: URL, pipeline, or a device's number or path.
@@ -90,8 +86,8 @@ def open_capture(
         parameters: names of properties that the backend takes on opening, with their values; those that
             an older OpenCV does not know are left out.
         ffmpeg_options: ``name;value|name;value`` for FFmpeg. OpenCV reads them from the environment
-            of the process alone, so they are there only while this capture opens, and captures open
-            one after another (inside OpenCV they do so anyway).
+            only, so they are set while this capture opens, and captures open one after another (as
+            they do inside OpenCV anyway).
     """
     cv2 = require("cv2", extra="opencv")
     api = getattr(cv2, BACKENDS[backend])

@@ -1,4 +1,4 @@
-"""Sources of frames: files, V4L2 devices, streams, a Jetson's CSI cameras, GStreamer pipelines."""
+"""Opens the source for what a user gives: a file, a V4L2 device, a URL, a CSI camera, a pipeline."""
 
 from __future__ import annotations
 
@@ -8,43 +8,33 @@ from pathlib import Path
 from fcn_deploy.camera.sources.addresses import Address, parse_address
 from fcn_deploy.camera.sources.base import Source
 from fcn_deploy.camera.sources.gstreamer import checked_pipeline, csi_pipeline
-from fcn_deploy.camera.sources.live import LiveSource, Opening
-from fcn_deploy.camera.sources.opencv import require_backend, video_backends
+from fcn_deploy.camera.sources.live import CaptureSettings, LiveSource
+from fcn_deploy.camera.sources.opencv import require_backend
 from fcn_deploy.camera.sources.options import SourceOptions
-from fcn_deploy.camera.sources.recorded import FileSource, IterableSource
-from fcn_deploy.errors import SourceError, UsageError
-
-__all__ = [
-    "FileSource",
-    "IterableSource",
-    "LiveSource",
-    "SourceOptions",
-    "open_source",
-    "video_backends",
-]
+from fcn_deploy.camera.sources.recorded import FileSource
+from fcn_deploy.data.images import check_color_order
+from fcn_deploy.errors import SourceError
 
 
 def open_source(
     what: str | int | Path, color_order: str = "bgr", options: SourceOptions | None = None
 ) -> Source:
-    """A source for what the user typed. Files are looked at now, streams when they are iterated.
+    """Open a source. Files are checked now, devices and streams when they are iterated.
 
     Args:
         what: an image, a folder of images, a video; a V4L2 device (``0``, ``/dev/video0``); an RTSP,
             HTTP, UDP, RTMP or SRT URL; ``csi://0`` for a camera on a Jetson's CSI connector; or a
             GStreamer pipeline that ends in ``appsink``.
-        color_order: ``bgr`` or ``rgb``: of the frames that it gives.
-        options: what is asked of it; None asks for nothing.
+        color_order: ``bgr`` or ``rgb``: of its frames.
+        options: None for the defaults.
 
     Raises:
         SourceError: a file is missing, empty or cannot be read.
         UsageError: the scheme, the colour order or a pipeline is wrong.
-        BackendUnavailable: this OpenCV cannot open that kind of source; the message says how to get one
-            that can.
+        BackendUnavailable: this OpenCV cannot open that kind of source; the message says which one can.
         MissingDependency: OpenCV is not installed.
     """
-    if color_order not in ("bgr", "rgb"):
-        raise UsageError(f"color_order must be bgr or rgb, not {color_order!r}")
+    check_color_order(color_order)
     options = options or SourceOptions()
     address = parse_address(what)
     if address.kind == "file":
@@ -54,28 +44,28 @@ def open_source(
                 "as 0, or a URL such as rtsp://HOST/PATH"
             )
         return FileSource(str(address.target), color_order, options)
-    return LiveSource(address.name, _OPENINGS[address.kind](address, options), color_order, options)
+    return LiveSource(address.name, _SETTINGS[address.kind](address, options), color_order, options)
 
 
-def _device(address: Address, options: SourceOptions) -> Opening:
+def _device(address: Address, options: SourceOptions) -> CaptureSettings:
     if sys.platform == "linux":
         require_backend("V4L2", address.name)
-    settings: list[tuple[str, float]] = []
-    if options.pixel_format is not None:  # first, because it decides which sizes and rates there are
-        settings.append(("CAP_PROP_FOURCC", _fourcc(options.pixel_format)))
+    properties: list[tuple[str, float]] = []
+    if options.pixel_format is not None:  # first, because the sizes and rates depend on it
+        properties.append(("CAP_PROP_FOURCC", _fourcc(options.pixel_format)))
     if options.size is not None:
-        settings.append(("CAP_PROP_FRAME_HEIGHT", options.size[0]))
-        settings.append(("CAP_PROP_FRAME_WIDTH", options.size[1]))
+        properties.append(("CAP_PROP_FRAME_HEIGHT", options.size[0]))
+        properties.append(("CAP_PROP_FRAME_WIDTH", options.size[1]))
     if options.fps is not None:
-        settings.append(("CAP_PROP_FPS", options.fps))
-    settings.append(("CAP_PROP_BUFFERSIZE", 1))
-    return Opening(address.target, "V4L2", settings=tuple(settings))
+        properties.append(("CAP_PROP_FPS", options.fps))
+    properties.append(("CAP_PROP_BUFFERSIZE", 1))
+    return CaptureSettings(address.target, "V4L2", properties=tuple(properties))
 
 
-def _url(address: Address, options: SourceOptions) -> Opening:
+def _url(address: Address, options: SourceOptions) -> CaptureSettings:
     require_backend("FFmpeg", address.name)
     udp = options.transport == "udp" and str(address.target).lower().startswith("rtsp")
-    return Opening(
+    return CaptureSettings(
         address.target,
         "FFmpeg",
         {
@@ -87,19 +77,19 @@ def _url(address: Address, options: SourceOptions) -> Opening:
     )
 
 
-def _csi(address: Address, options: SourceOptions) -> Opening:
+def _csi(address: Address, options: SourceOptions) -> CaptureSettings:
     require_backend("GStreamer", address.name)
     pipeline = csi_pipeline(int(address.target), options.size, options.fps, options.rotate)
-    return Opening(pipeline, "GStreamer", turns=True)
+    return CaptureSettings(pipeline, "GStreamer", rotates=True)
 
 
-def _gstreamer(address: Address, options: SourceOptions) -> Opening:
+def _gstreamer(address: Address, options: SourceOptions) -> CaptureSettings:
     pipeline = checked_pipeline(str(address.target))
     require_backend("GStreamer", "a GStreamer pipeline")
-    return Opening(pipeline, "GStreamer")
+    return CaptureSettings(pipeline, "GStreamer")
 
 
-_OPENINGS = {"device": _device, "url": _url, "csi": _csi, "gstreamer": _gstreamer}
+_SETTINGS = {"device": _device, "url": _url, "csi": _csi, "gstreamer": _gstreamer}
 
 
 def _fourcc(code: str) -> int:

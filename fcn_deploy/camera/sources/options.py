@@ -1,4 +1,4 @@
-"""How a source is to be opened: what is asked of a camera, and how long is waited for it."""
+"""Options of sources: what to ask of a camera, how to reconnect, timeouts."""
 
 from __future__ import annotations
 
@@ -9,16 +9,14 @@ from fcn_deploy.errors import UsageError
 
 PACES = ("fast", "real-time")
 
-
 TRANSPORTS = ("tcp", "udp")
-
 
 ROTATIONS = (0, 90, 180, 270)
 
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """What is asked of a source; what does not apply to its kind is not looked at.
+    """Options of a source; those that do not apply to its kind are ignored.
 
     Raises:
         UsageError: a value is outside its range.
@@ -27,32 +25,33 @@ class SourceOptions:
     size: tuple[int, int] | None = None
     """Height and width asked of a camera, before rotation; None leaves it to the camera."""
     fps: float | None = None
-    """Frames a second asked of a camera, and those of images at real-time pace."""
+    """Frames a second asked of a camera; for images at real-time pace, their rate."""
     pixel_format: str | None = None
     """FOURCC asked of a V4L2 device, such as ``MJPG`` or ``YUYV``."""
     rotate: int = 0
-    """Degrees clockwise, 0, 90, 180 or 270, that each frame is turned by."""
+    """Degrees clockwise, 0, 90, 180 or 270, that each frame is rotated by."""
     pace: str = "fast"
-    """Files: ``fast`` as they can be read, or ``real-time`` as they were recorded, which makes them
-    live."""
+    """Of files: ``fast``, as fast as they can be read, or ``real-time``, at the rate they were recorded
+    with, which makes them live."""
     reconnect: bool = True
-    """Whether a live stream that is lost, or not there yet, is tried again."""
+    """Whether to try again when a live stream is lost or cannot be opened."""
     first_wait: float = 0.5
-    """Seconds before the first new attempt; each one after it waits twice as long."""
+    """Seconds before the first attempt to reconnect; the wait doubles with each attempt."""
     longest_wait: float = 30.0
-    """Seconds that no wait exceeds."""
+    """The longest wait before an attempt, in seconds."""
     give_up: float | None = None
-    """Seconds without a connection after which a live stream is lost for good; None never gives up."""
+    """Seconds without a connection after which a live stream ends with an error; None never gives up."""
     open_timeout: float = 10.0
     """Seconds that opening a stream may take."""
     read_timeout: float = 5.0
     """Seconds without a frame after which a stream counts as lost."""
     transport: str = "tcp"
-    """RTSP's: ``tcp``, or ``udp``, which loses packets rather than time."""
+    """Of RTSP: ``tcp``, or ``udp``, which has less delay and may lose packets."""
     decoder_threads: int = 1
-    """Of a live stream; FFmpeg delays by a frame for each thread after the first."""
+    """For a live stream; each thread after the first delays FFmpeg's decoder by one frame."""
     live: bool | None = None
-    """Whether frames are made in real time; None tells by the kind of source."""
+    """Whether frames come in real time, so that late ones may be dropped; None decides by the kind of
+    source."""
 
     def __post_init__(self) -> None:
         _one_of("rotate", self.rotate, ROTATIONS)

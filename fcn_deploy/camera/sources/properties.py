@@ -1,4 +1,4 @@
-"""What was asked of a camera and what was got, kept in its source's state."""
+"""Compares what was asked of a camera with what it gives, and keeps both in its source's state."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fcn_deploy.lazy import require
 log = logging.getLogger("fcn_deploy.camera")
 
 
-class Properties:
+class CaptureProperties:
     """Compares what an opened capture gives with what was asked of it.
 
     Args:
@@ -27,23 +27,23 @@ class Properties:
 
     def __init__(self, name: str, state: SourceState, color_order: str, options: SourceOptions) -> None:
         self._name, self._state, self._color_order = name, state, color_order
-        wanted = {
+        requested = {
             "size": None if options.size is None else list(options.size),
             "fps": options.fps,
             "pixel_format": options.pixel_format,
             "color_order": color_order,
         }
-        self._asked = {key: value for key, value in wanted.items() if value is not None}
+        self._asked = {key: value for key, value in requested.items() if value is not None}
         self._rotate = options.rotate
-        self._said: set[str] = set()
+        self._warned: set[str] = set()
         self._size: tuple[int, ...] | None = None
 
-    def renew(self) -> None:
-        """Look at everything again with the next frame: the stream was opened anew."""
+    def reset(self) -> None:
+        """Compare again at the next frame, because the stream was opened again."""
         self._size = None
 
-    def note(self, capture: Any, image: Image) -> None:
-        """Take down what is got, where it may have changed.
+    def update(self, capture: Any, image: Image) -> None:
+        """Note what the capture gives; compares only after :meth:`reset` or when the size has changed.
 
         Args:
             capture: an opened ``cv2.VideoCapture``.
@@ -57,7 +57,7 @@ class Properties:
         self._state.properties = {"asked": self._asked, "got": got, "rotate": self._rotate}
         self._compare(got)
         if before is not None and before != got:
-            log.info("%s: now %s, before %s", self._name, _words(got), _words(before))
+            log.info("%s: now %s, before %s", self._name, _described(got), _described(before))
 
     def _got(self, capture: Any, image: Image) -> dict[str, Any]:
         cv2 = require("cv2", extra="opencv")
@@ -77,10 +77,10 @@ class Properties:
         """Warn of each difference once, however often the stream is opened again."""
         for key, asked in self._asked.items():
             if not _same(asked, got[key]):
-                said = f"{key} {_word(got[key])} instead of {_word(asked)}"
-                if said not in self._said:
-                    log.warning("%s gives %s", self._name, said)
-                    self._said.add(said)
+                difference = f"{key} {_text(got[key])} instead of {_text(asked)}"
+                if difference not in self._warned:
+                    log.warning("%s gives %s", self._name, difference)
+                    self._warned.add(difference)
 
 
 def _same(asked: Any, got: Any) -> bool:
@@ -95,12 +95,12 @@ def _fourcc(value: float) -> str | None:
     return text if code > 0 and text.isprintable() and text.isascii() else None
 
 
-def _words(got: dict[str, Any]) -> str:
+def _described(got: dict[str, Any]) -> str:
     rate = "an unknown rate" if got["fps"] is None else f"{got['fps']:g} frames a second"
-    return f"{_word(got['size'])} at {rate}, {got['pixel_format'] or 'unknown format'}"
+    return f"{_text(got['size'])} at {rate}, {got['pixel_format'] or 'unknown format'}"
 
 
-def _word(value: Any) -> str:
+def _text(value: Any) -> str:
     if isinstance(value, list):
         return "x".join(map(str, value))
     return "unknown" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

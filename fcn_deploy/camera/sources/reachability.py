@@ -1,4 +1,4 @@
-"""Whether anybody answers at a URL's host, asked without OpenCV, whose own attempt cannot be ended."""
+"""Whether a URL's host can be reached, without OpenCV, whose own attempt to connect cannot be ended."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ import time
 from urllib.parse import urlsplit
 
 _PORTS = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443, "rtmp": 1935, "rtmps": 443}
+"""Schemes over TCP, and their default ports."""
+
+_POLL_INTERVAL = 0.05
+"""Seconds between two checks of ``stopping``."""
 
 
-_LOOK = 0.05
-"""Seconds between two looks at ``stopping``."""
-
-
-def host_unreachable(url: str, stopping: threading.Event, patience: float) -> bool:
-    """Whether a TCP connection to the URL's host gets no answer at all; a refusal is an answer.
+def host_unreachable(url: str, stopping: threading.Event, timeout: float) -> bool:
+    """Whether a TCP connection to the URL's host gets no response; a refused connection is a response.
 
     Args:
-        url: with any scheme; where it goes over UDP or a proxy, there is nothing to be found out.
+        url: with any scheme; False for one that goes over UDP or through a proxy, which is not tested.
         stopping: ends the wait when it is set.
-        patience: seconds to wait.
+        timeout: seconds to wait.
     """
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port or _PORTS.get(parts.scheme.lower())
-    except ValueError:  # passwords may hold what no URL does
+    except ValueError:  # a password may hold characters that no URL may have
         return False
     proxied = parts.scheme.lower().startswith("http") and any(
         os.environ.get(name) for name in ("http_proxy", "https_proxy", "HTTPS_PROXY")
@@ -36,13 +36,13 @@ def host_unreachable(url: str, stopping: threading.Event, patience: float) -> bo
         return False
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as knocking:
-            knocking.setblocking(False)
-            knocking.connect_ex(address)
-            limit = time.monotonic() + patience
-            while not select.select([], [knocking], [], _LOOK)[1]:
+        with socket.socket(family, kind, protocol) as connection:
+            connection.setblocking(False)
+            connection.connect_ex(address)
+            limit = time.monotonic() + timeout
+            while not select.select([], [connection], [], _POLL_INTERVAL)[1]:
                 if stopping.is_set() or time.monotonic() >= limit:
                     return True
     except OSError:
-        pass  # no such host, or no network: OpenCV finds that out at once, and says so
+        pass  # no such host, or no network: OpenCV reports that at once
     return False

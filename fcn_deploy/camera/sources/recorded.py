@@ -1,4 +1,4 @@
-"""Sources that are not devices: files, and any iterable of frames."""
+"""Sources without a device: files, and any iterable of frames."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ log = logging.getLogger("fcn_deploy.camera")
 
 
 class Pace:
-    """Waits so that frames come as often as they were recorded; lost time is not caught up.
+    """Waits between frames so that they come at a given rate; a late frame does not shorten the next waits.
 
     Args:
         fps: frames a second, more than 0.
@@ -51,12 +51,12 @@ class FileSource(Source):
     Args:
         path: where it is.
         color_order: ``bgr`` or ``rgb``.
-        options: ``pace``, ``fps``, ``rotate`` and ``live`` are looked at. At real-time pace the source
-            is live: a consumer that is late misses frames, as it would with a camera.
+        options: ``pace``, ``fps``, ``rotate`` and ``live`` are used. At real-time pace the source is
+            live: frames are dropped where the consumer is too slow, as with a camera.
 
     Raises:
         SourceError: it is missing, empty or cannot be read.
-        UsageError: images have no rate of their own, and real-time pace was asked for without one.
+        UsageError: real-time pace was asked for images without giving their rate.
     """
 
     def __init__(self, path: str | Path, color_order: str, options: SourceOptions) -> None:
@@ -75,7 +75,7 @@ class FileSource(Source):
 
         Raises:
             SourceError: an image, or the whole video, cannot be decoded. A video that ends before
-                its stated length gives a warning.
+                its stated length is only a warning in the log.
         """
         delivered = 0
         pace = Pace(self._pace) if self._pace else None
@@ -95,8 +95,9 @@ class FileSource(Source):
                     yield CameraFrame(image, frame.name, frame.index, captured)
                     delivered += 1
                 if self.length is not None and delivered < self.length and not stopping.is_set():
-                    told = f"states {self.length} frames and gave {delivered}"
-                    self.state.message = f"{told}: it is damaged or cut off"
+                    self.state.message = (
+                        f"states {self.length} frames and gave {delivered}: it is damaged or cut off"
+                    )
                     log.warning("%s %s", self.name, self.state.message)
         finally:
             self.state.phase = "ended"
@@ -108,12 +109,12 @@ class FileSource(Source):
 
 @final
 class IterableSource(Source):
-    """A source of frames that are there already, or made by a generator.
+    """A source of frames from an iterable, such as a list or a generator.
 
     Args:
         frames: uint8 ``[H, W, 3]`` arrays, or :class:`CameraFrame`; iterated once by each call of
-            :meth:`frames`. Closing an iterator that is given here stays with its owner.
-        live: whether a consumer that is late misses frames.
+            :meth:`frames`. An iterator that is given here is not closed.
+        live: whether frames are dropped where the consumer is too slow.
         fps: frames a second that they come at; None gives each one as soon as it is asked for.
         color_order: ``bgr`` or ``rgb``: of the arrays.
         name: for messages.
@@ -131,7 +132,7 @@ class IterableSource(Source):
         self._frames = frames
 
     def frames(self, stopping: threading.Event) -> Iterator[CameraFrame]:
-        """The frames in order; an array gets the time at which it is given as its capture."""
+        """The frames in order; an array's capture time is the time at which it is given."""
         pace = Pace(self.fps) if self.fps else None
         self.state.phase = "streaming"
         frames: Iterator[NDArray[np.uint8] | CameraFrame] = iter(self._frames)

@@ -98,7 +98,7 @@ def label_by_cell(model: ModelProto) -> bool:
     graphs do not like.
 
     Returns:
-        Whether it was done: not where confidence or logits are answered too, or the upscore is learned.
+        Whether it was done: not where confidence or logits are outputs too, or the upscore is learned.
     """
     ends = _ends(model)
     if ends is None:
@@ -127,7 +127,7 @@ def _by_cell() -> GraphProto:
 
 
 def _ends(model: ModelProto) -> tuple[NodeProto, NodeProto, list[NodeProto], list[NodeProto]] | None:
-    """Resize, ArgMax, crops and casts, where the graph ends in them and labels are all that it answers."""
+    """Resize, ArgMax, crops and casts, where the graph ends in them and labels are its only output."""
     if [output.name for output in model.graph.output] != ["labels"]:
         return None
     makers = {name: node for node in model.graph.node for name in node.output}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fcn_deploy.errors import ModelError
-from fcn_deploy.files import atomic_output, input_file, require_space
+from fcn_deploy.files import atomic_output, input_file, require_space, sha256_of
 from fcn_deploy.lazy import require
 from fcn_deploy.spec import METADATA_KEY, ModelSpec
 
@@ -68,43 +68,70 @@ def read_model(path: str | Path) -> tuple[ModelProto, ModelSpec]:
     return model, ModelSpec.from_json(text, str(found))
 
 
-def write_model(model: ModelProto, spec: ModelSpec, path: str | Path) -> None:
+def write_model(model: ModelProto, spec: ModelSpec, path: str | Path) -> ModelSpec:
     """Write graph, weights and description atomically; one file, or two beyond 2 GB.
 
     The second file is named after the hash of the graph, so an older model at the same place
     keeps its own weights until the new one is complete.
 
+    Returns:
+        The description as written, with its digest.
+
     Raises:
         UsageError: the place cannot be written, or the disk is full.
     """
-    onnx = require("onnx", extra="export")
     target = Path(path)
-    set_metadata(model, {METADATA_KEY: spec.to_json()})
+    others = {p.key: p.value for p in model.metadata_props if p.key != METADATA_KEY}
+    del model.metadata_props[:]
+    data: Path | None = None
     with atomic_output(target) as temporary:
         require_space(target.parent, weight_bytes(model))
         if weight_bytes(model) <= SINGLE_FILE_LIMIT:
-            temporary.write_bytes(model.SerializeToString())
-            return
-        names = hashlib.sha256("".join(t.name for t in model.graph.initializer).encode())
-        for tensor in model.graph.initializer:
-            names.update(tensor.raw_data)
-        data = target.with_name(f"{target.stem}.{names.hexdigest()[:12]}.data")
-        with atomic_output(data) as heavy:
-            onnx.save(
-                model,
-                str(temporary),
-                save_as_external_data=True,
-                all_tensors_to_one_file=True,
-                location=heavy.name,
-                convert_attribute=False,
-            )
-            light = onnx.load(str(temporary), load_external_data=False)
-            for entry in _locations(light):
-                entry.value = data.name
-            temporary.write_bytes(light.SerializeToString())
+            graph = model.SerializeToString(deterministic=True)
+            content = hashlib.sha256(graph)
+        else:
+            graph, data = _with_external_data(model, target, temporary)
+            content = hashlib.sha256(graph)
+            content.update(bytes.fromhex(sha256_of(data)))
+        spec = spec.with_digest(content.hexdigest())
+        set_metadata(model, {**others, METADATA_KEY: spec.to_json()})
+        # Fields of a message may stand in any order, so the description is appended to what was hashed.
+        temporary.write_bytes(graph + _metadata_alone(model))
     for old in target.parent.glob(f"{target.stem}.????????????.data"):
         if old != data:
             old.unlink()
+    return spec
+
+
+def _metadata_alone(model: ModelProto) -> bytes:
+    onnx = require("onnx", extra="export")
+    alone: ModelProto = onnx.ModelProto()
+    alone.metadata_props.extend(model.metadata_props)
+    data: bytes = alone.SerializeToString()
+    return data
+
+
+def _with_external_data(model: ModelProto, target: Path, temporary: Path) -> tuple[bytes, Path]:
+    """The graph that names its weights' file, and that file, written."""
+    onnx = require("onnx", extra="export")
+    names = hashlib.sha256("".join(t.name for t in model.graph.initializer).encode())
+    for tensor in model.graph.initializer:
+        names.update(tensor.raw_data)
+    data = target.with_name(f"{target.stem}.{names.hexdigest()[:12]}.data")
+    with atomic_output(data) as heavy:
+        onnx.save(
+            model,
+            str(temporary),
+            save_as_external_data=True,
+            all_tensors_to_one_file=True,
+            location=heavy.name,
+            convert_attribute=False,
+        )
+        light = onnx.load(str(temporary), load_external_data=False)
+        for entry in _locations(light):
+            entry.value = data.name
+    graph: bytes = light.SerializeToString(deterministic=True)
+    return graph, data
 
 
 def _locations(model: ModelProto) -> Iterator[StringStringEntryProto]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from fcn_deploy.contract import DEPLOY
+
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, ValueInfoProto
 
@@ -59,8 +61,8 @@ def _node_name(node: NodeProto, renamed: dict[str, str], count: dict[str, int]) 
 
 
 def _name_axes(value: ValueInfoProto) -> None:
-    """``[batch, height, width, 3]``, ``[batch, height, width]``, ``[batch, classes, height, width]``."""
-    dims = value.type.tensor_type.shape.dim
-    first = 2 if value.name == "logits" else 1
-    for axis, name in ((0, "batch"), (first, "height"), (first + 1, "width")):
-        dims[axis].dim_param = name
+    """Name the axes that vary as the contract does."""
+    stated = {**DEPLOY.inputs, **DEPLOY.outputs}[value.name].axes
+    for dimension, axis in zip(value.type.tensor_type.shape.dim, stated, strict=True):
+        if axis in ("batch", "height", "width"):
+            dimension.dim_param = axis

@@ -13,6 +13,7 @@ from fcn_deploy.errors import ExportError
 from fcn_deploy.export.graph.files import SINGLE_FILE_LIMIT, weight_bytes
 from fcn_deploy.export.graph.surgery import element_types
 from fcn_deploy.lazy import require
+from fcn_deploy.runtimes.base import usable_cores
 from fcn_deploy.runtimes.onnxruntime import WRONG_OPTIMIZERS
 
 if TYPE_CHECKING:
@@ -21,11 +22,11 @@ if TYPE_CHECKING:
 
 @contextmanager
 def open_session(model: ModelProto, watched: Iterable[str] = ()) -> Iterator[Any]:
-    """An ONNX Runtime CPU session on a graph in memory, that also answers inner float tensors.
+    """An ONNX Runtime CPU session on a graph in memory, that can also return inner float tensors.
 
     Args:
         model: any graph; it is not changed.
-        watched: tensors to answer beside the graph's outputs.
+        watched: tensors to return beside the graph's outputs.
 
     Raises:
         ExportError: ONNX Runtime refuses the graph.
@@ -37,22 +38,27 @@ def open_session(model: ModelProto, watched: Iterable[str] = ()) -> Iterator[Any
     kinds = element_types(model)
     outputs = [onnx.helper.make_tensor_value_info(name, kinds[name], None) for name in added]
     options = ort.SessionOptions()
+    # Left alone it takes the machine's cores, whatever the process was given.
+    options.intra_op_num_threads = usable_cores()
     options.log_severity_level = 4
-    model.graph.output.extend(outputs)
-    try:
-        with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder:
+        model.graph.output.extend(outputs)
+        try:
             source: bytes | str = Path(folder, "probe.onnx").as_posix()
             if weight_bytes(model) <= SINGLE_FILE_LIMIT:
                 source = model.SerializeToString()
             else:
                 onnx.save(copy.deepcopy(model), source, save_as_external_data=True, location="probe.data")
-            yield ort.InferenceSession(
+        finally:
+            del model.graph.output[len(present) :]
+        try:
+            session = ort.InferenceSession(
                 source,
                 options,
                 providers=["CPUExecutionProvider"],
                 disabled_optimizers=WRONG_OPTIMIZERS,
             )
-    except ort.capi.onnxruntime_pybind11_state.Fail as exc:
-        raise ExportError(f"ONNX Runtime {ort.__version__} refuses the graph: {exc}") from exc
-    finally:
-        del model.graph.output[len(present) :]
+            del source
+            yield session
+        except ort.capi.onnxruntime_pybind11_state.Fail as exc:
+            raise ExportError(f"ONNX Runtime {ort.__version__} refuses the graph: {exc}") from exc

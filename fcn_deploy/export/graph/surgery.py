@@ -62,3 +62,12 @@ def pad_pooling(model: ModelProto) -> None:
         attributes |= {"ceil_mode": 0, "pads": [0, 0, 1, 1]}
         del node.attribute[:]
         node.attribute.extend(onnx.helper.make_attribute(k, v) for k, v in attributes.items())
+
+
+def crop_offset(model: ModelProto) -> int:
+    """Rows and columns that the deploy graph cuts off the labels' start; 0 where the logits were cut."""
+    onnx = require("onnx", extra="export")
+    inside = find_output(model, "ArgMax").output[0]
+    starts = [n.input[1] for n in model.graph.node if n.op_type == "Slice" and n.input[0] == inside]
+    values = {t.name: t for t in model.graph.initializer if t.name in starts}
+    return int(onnx.numpy_helper.to_array(values[starts[0]])[0]) if starts else 0

@@ -1,7 +1,7 @@
 """Every call that building an engine makes on TensorRT: 10.3 and later, 11, and TensorRT-RTX.
 
 One path serves all three. Networks are strongly typed, so precision is a property of the graph and no flag;
-what only one line has (a timing cache, compute capabilities) is asked for by the caller, who knows the line.
+what only one flavor has (a timing cache, compute capabilities) is asked for by the caller, who knows it.
 """
 
 from __future__ import annotations
@@ -87,12 +87,12 @@ class LogCapture(logging.Handler):
 @contextmanager
 def capture_log() -> Iterator[LogCapture]:
     """Collect what TensorRT says to Python's logging until the block ends."""
-    heard, logger = LogCapture(), logging.getLogger("fcn_deploy.tensorrt")
-    logger.addHandler(heard)
+    log, logger = LogCapture(), logging.getLogger("fcn_deploy.tensorrt")
+    logger.addHandler(log)
     try:
-        yield heard
+        yield log
     finally:
-        logger.removeHandler(heard)
+        logger.removeHandler(log)
 
 
 def _shortened(text: str) -> str:
@@ -112,14 +112,14 @@ def compute_capabilities_of(trt: Any) -> dict[str, Any]:
 class Build:
     """One network with its configuration: :meth:`parse`, :meth:`configure`, :meth:`run`."""
 
-    def __init__(self, trt: Any, name: str, heard: LogCapture) -> None:
+    def __init__(self, trt: Any, name: str, log: LogCapture) -> None:
         self._trt = trt
         self._name = name
-        self._heard = heard
+        self._log = log
         try:
             self._builder = trt.Builder(log_for(trt))
         except TypeError as exc:  # what the bindings make of a builder that could not be created
-            raise EngineError(f"{name} could not start its builder: {heard.reason()}") from exc
+            raise EngineError(f"{name} could not start its builder: {log.reason()}") from exc
         # 11 has nothing else any more; 10 has to be told.
         flag = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
         self._network = self._builder.create_network(flag)
@@ -134,7 +134,7 @@ class Build:
         self._parser = self._trt.OnnxParser(self._network, log_for(self._trt))
         if not self._parser.parse_from_file(str(path)):
             problems = [self._parser.get_error(i) for i in range(self._parser.num_errors)]
-            told = _parser_words(problems[-1]) if problems else self._heard.reason()
+            told = _parser_words(problems[-1]) if problems else self._log.reason()
             raise EngineError(
                 f"{self._name} does not accept {path}: {told}; export it again with fcn-deploy, or run the "
                 ".onnx file itself with ONNX Runtime"
@@ -177,7 +177,7 @@ class Build:
         shapes = self._builder.create_optimization_profile()
         shapes.set_shape("image", *((*size, 3) for size in (profile.min, profile.opt, profile.max)))
         if self._config.add_optimization_profile(shapes) < 0:
-            raise EngineError(f"{self._name} refuses the profile {profile}: {self._heard.reason()}")
+            raise EngineError(f"{self._name} refuses the profile {profile}: {self._log.reason()}")
 
     def _use_dla(self, core: int) -> None:
         cores = self._builder.num_DLA_cores
@@ -223,7 +223,7 @@ class Build:
         self._config.progress_monitor = monitor
         engine = self._builder.build_serialized_network(self._network, self._config)
         if engine is None:
-            raise EngineError(f"{self._name} could not build the engine: {self._heard.reason()}")
+            raise EngineError(f"{self._name} could not build the engine: {self._log.reason()}")
         return engine
 
 
@@ -236,36 +236,28 @@ def _parser_words(error: Any) -> str:
 
 
 def make_monitor(trt: Any, report: Callable[[float, str], None]) -> Any:
-    """TensorRT's progress as one fraction. Its :meth:`stop` ends the build at the next step.
+    """TensorRT's progress as one fraction. It never ends a build: that has crashed TensorRT-RTX 1.7.
 
     Args:
         trt: the module; its class is what is derived from.
-        report: called with the fraction done, 0 to 1, and the phase; TensorRT's threads call it.
+        report: called with the fraction done, 0 to 1, and the phase; TensorRT's threads call it. It must not
+            raise, because an exception must not pass through TensorRT's own frames.
     """
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
             self._phases: dict[str, tuple[str | None, int, int]] = {}
-            self._stopped = False
-            self.failure: BaseException | None = None
-
-        def stop(self) -> None:
-            self._stopped = True
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
             self._phases[phase_name] = (parent_phase, max(num_steps, 1), 0)
 
         def step_complete(self, phase_name: str, step: int) -> bool:
-            # An exception must not pass through TensorRT's own frames.
-            try:
-                parent, steps, _ = self._phases[phase_name]
-                self._phases[phase_name] = (parent, steps, step + 1)
-                report(self._fraction(phase_name), phase_name)
-            except BaseException as exc:
-                self.failure = exc
-                self._stopped = True
-            return not self._stopped
+            # Of two phases of one name, in two threads, the first that ends takes the entry away.
+            parent, steps, _ = self._phases.get(phase_name, (None, step + 1, step))
+            self._phases[phase_name] = (parent, steps, step + 1)
+            report(self._fraction(phase_name), phase_name)
+            return True
 
         def phase_finish(self, phase_name: str) -> None:
             self._phases.pop(phase_name, None)

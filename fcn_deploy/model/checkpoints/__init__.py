@@ -1,1 +1,16 @@
-"""Checkpoints -> networks, and networks -> our own safetensors."""
+"""Checkpoints -> networks, and networks -> our own safetensors. Importing it needs torch."""
+
+from fcn_deploy.model.checkpoints.describe import CheckpointInfo, describe
+from fcn_deploy.model.checkpoints.layouts import load_checkpoint
+from fcn_deploy.model.checkpoints.native import bundled_path, load_safetensors, save_safetensors
+from fcn_deploy.model.checkpoints.random import random_model
+
+__all__ = [
+    "CheckpointInfo",
+    "bundled_path",
+    "describe",
+    "load_checkpoint",
+    "load_safetensors",
+    "random_model",
+    "save_safetensors",
+]

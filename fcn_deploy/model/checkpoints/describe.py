@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
-from fcn_deploy.classes import CAMVID_CLASSES, CAMVID_PALETTE, default_classes, default_palette
+from fcn_deploy.classes import BUILTIN_CLASSES, ClassSet, default_palette, neutral_names
 from fcn_deploy.errors import ModelError
 from fcn_deploy.model.fcn8s import FCN8s
-from fcn_deploy.spec import CAFFE_MEAN_BGR, UNLABELLED, ModelSpec
+from fcn_deploy.spec import CAFFE_MEAN_BGR, UNLABELLED, ModelSpec, Reference
 
 
 @dataclass(frozen=True)
@@ -16,12 +17,16 @@ class CheckpointInfo:
     """Where weights came from and what was assumed about them."""
 
     kind: str
-    """``checkpoint``, ``safetensors``, ``torchvision`` or ``random``."""
+    """``checkpoint``, ``safetensors``, ``torchvision``, ``random`` or ``module``."""
     name: str
     """A bare file name, ``bundled`` or ``random``."""
     sha256: str | None
+    known_by: str
+    """How it is known which network it is: as :attr:`fcn_deploy.spec.Reference.known_by` says it."""
     spec: ModelSpec | None = None
     """The description inside the file, for our own safetensors."""
+    classes: ClassSet | None = None
+    """What other safetensors say of their classes in the metadata."""
     mean: tuple[float, float, float] = CAFFE_MEAN_BGR
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
     note: str = ""
@@ -31,6 +36,12 @@ class CheckpointInfo:
     def link(self) -> dict[str, Any]:
         """This checkpoint as a link of :attr:`ModelSpec.provenance`."""
         return {"kind": self.kind, "name": self.name, "sha256": self.sha256}
+
+
+def in_memory(model: FCN8s) -> CheckpointInfo:
+    """What is known of a network that came from no file."""
+    name = f"{type(model).__name__} in memory"
+    return CheckpointInfo("module", name, None, "module")
 
 
 def describe(model: FCN8s, info: CheckpointInfo, **stated: Any) -> ModelSpec:
@@ -48,29 +59,57 @@ def describe(model: FCN8s, info: CheckpointInfo, **stated: Any) -> ModelSpec:
         ModelError: a field is out of range, or the number of classes differs.
     """
     given = {key: value for key, value in stated.items() if value is not None}
-    names = given.get("classes", default_classes(model.num_classes))
+    if not given.get("palette"):
+        given.pop("palette", None)
+    names = given.get("classes") or (info.classes.names if info.classes else neutral_names(model.num_classes))
     if len(names) != model.num_classes:
         raise ModelError(
             f"{info.name} has {model.num_classes} classes and {len(names)} names were given; "
             "give one name for each class, in the order of their ids"
         )
+    reference = Reference(model.variant.name, info.known_by, info.sha256)
+    known = next((found for found in BUILTIN_CLASSES.values() if found.names == names), ClassSet(names))
     if info.spec is not None:
-        if "classes" in given and "palette" not in given:
-            given["palette"] = default_palette(len(names))
-        return info.spec.replace(**given).with_parent(**info.link())
-    palette = CAMVID_PALETTE if names == CAMVID_CLASSES else ()
+        if "classes" in given:
+            given.setdefault("palette", known.palette or default_palette(len(names)))
+        return info.spec.replace(**given, reference=reference).with_parent(**info.link())
     defaults = {
         "classes": names,
-        "palette": palette,
-        "ignore_label": 11 if names == CAMVID_CLASSES else UNLABELLED,
+        "palette": known.palette,
+        "ignore_label": UNLABELLED if known.ignore_label is None else known.ignore_label,
         "mean": info.mean,
         "std": info.std,
         "note": info.note,
     }
     return ModelSpec(
-        variant=model.variant.name,
-        width=model.width,
-        fc_channels=model.fc_channels,
-        learned_upscore=model.learned_upscore,
+        architecture=model.architecture,
+        stride=model.stride,
+        size_multiple=model.size_multiple,
+        reference=reference,
         **{**defaults, **given},
     ).with_parent(**info.link())
+
+
+def classes_in_metadata(
+    metadata: dict[str, str], num_classes: int
+) -> tuple[ClassSet | None, tuple[str, ...]]:
+    """What a safetensors file says of its classes, and a sentence where that cannot be used.
+
+    The key is ``classes``; its value is a built-in set (``camvid``, ``voc``) or a JSON list of names.
+    """
+    text = metadata.get("classes")
+    if text is None:
+        return None, ()
+    found = BUILTIN_CLASSES.get(text) or _json_names(text)
+    if found is None or len(found.names) != num_classes:
+        return None, (f"'classes' in its metadata is not {num_classes} names, and was not used",)
+    return found, ()
+
+
+def _json_names(text: str) -> ClassSet | None:
+    try:
+        names = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    listed = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    return ClassSet(tuple(names)) if listed else None

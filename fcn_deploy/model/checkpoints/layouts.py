@@ -1,10 +1,6 @@
-"""Known checkpoint layouts, told apart by their keys, and what each becomes.
+"""Known checkpoint layouts as a table: how each is recognised, and what it becomes.
 
-* the public conversions of the authors' Caffe weights and whatever was trained from them
-  (keys as in :mod:`fcn_deploy.model.fcn8s`), bare or inside ``model_state_dict``;
-* torchvision's VGG16 classifier: a trunk, with fc6 and fc7 turned from Linear into Conv2d;
-* our own safetensors, with their ModelSpec in the metadata;
-* other safetensors with the keys of the first layout and, at best, a ``variant`` in the metadata.
+A new layout is one entry of :data:`LAYOUTS` and the function that renames its keys.
 
 The variant is not in the weights: the scales of the at-once network and the padding of 100 leave
 no trace in a state_dict. It must be given, or known from the metadata or the file's MD5.
@@ -12,49 +8,25 @@ no trace in a state_dict. It must be given, or known from the metadata or the fi
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
 
 from fcn_deploy.errors import ModelError, UsageError
 from fcn_deploy.files import input_file, md5_of, sha256_of
-from fcn_deploy.model.checkpoints.describe import CheckpointInfo
-from fcn_deploy.model.checkpoints.fitting import build, first, refuse_keys, sized
+from fcn_deploy.model.checkpoints.describe import CheckpointInfo, classes_in_metadata
+from fcn_deploy.model.checkpoints.fitting import build, first, sized
 from fcn_deploy.model.checkpoints.native import bundled_path
 from fcn_deploy.model.checkpoints.random import he_normal
-from fcn_deploy.model.checkpoints.read import SUFFIXES, read
+from fcn_deploy.model.checkpoints.read import SUFFIXES, StoredWeights, read
 from fcn_deploy.model.fcn8s import VARIANTS, FCN8s, find_variant
-from fcn_deploy.spec import METADATA_KEY, ModelSpec
+from fcn_deploy.spec import CAFFE_MEAN_BGR, METADATA_KEY, ModelSpec
 
-KNOWN_MD5 = {
-    "de93e540ec79512f8770033849c8ae89": "fcn8s",
-    "bfed4437e941fef58932891217fe6464": "fcn8s-atonce",
-}
-"""The published conversions of the authors' two Caffe models."""
-
-
-TORCHVISION_MEAN_BGR = (255 * 0.406, 255 * 0.456, 255 * 0.485)
-
-
-TORCHVISION_STD_BGR = (255 * 0.225, 255 * 0.224, 255 * 0.229)
-"""torchvision's ImageNet statistics, from R, G, B in 0..1 to B, G, R in 0..255."""
-
-
-_VGG16_FEATURES = {
-    0: "conv1_1",
-    2: "conv1_2",
-    5: "conv2_1",
-    7: "conv2_2",
-    10: "conv3_1",
-    12: "conv3_2",
-    14: "conv3_3",
-    17: "conv4_1",
-    19: "conv4_2",
-    21: "conv4_3",
-    24: "conv5_1",
-    26: "conv5_2",
-    28: "conv5_3",
-}
+Triple = tuple[float, float, float]
+Keys = dict[str, Tensor]
+"""A state_dict by the keys of :mod:`fcn_deploy.model.fcn8s`."""
 
 
 def load_checkpoint(
@@ -74,8 +46,9 @@ def load_checkpoint(
             layers get. None takes what is there.
         learned_upscore: True keeps the upscore weights of the file as transposed convolutions,
             False insists on fixed bilinear ones; None looks at the weights.
-        trained_on: channel order of the frames that it was trained on, ``bgr`` or ``rgb``. The
-            first convolution of an ``rgb`` one is turned, so that FCN8s always reads B, G, R.
+        trained_on: channel order of the frames that it was trained on, ``bgr`` or ``rgb``, where the
+            layout does not tell. The first convolution of an ``rgb`` one is turned, so that FCN8s
+            always reads B, G, R.
 
     Returns:
         The float32 model in evaluation mode, and where it came from.
@@ -87,35 +60,114 @@ def load_checkpoint(
     if trained_on not in ("bgr", "rgb"):
         raise UsageError(f"trained_on must be bgr or rgb, not {trained_on!r}")
     path = bundled_path() if str(source) == "bundled" else input_file(source, "checkpoint")
-    name = "bundled" if str(source) == "bundled" else path.name
     if path.suffix not in SUFFIXES:
         raise UsageError(f"{path} is not a checkpoint: expected one of {', '.join(SUFFIXES)}")
-    state, metadata = read(path)
-    if METADATA_KEY in metadata:
-        spec = ModelSpec.from_json(metadata[METADATA_KEY], str(path))
-        _same_variant(path, variant, spec.variant, "its own description")
-        learned = spec.learned_upscore if learned_upscore is None else learned_upscore
-        model = build(path, state, spec.variant, num_classes, learned, trained_on)
-        spec = spec.replace(learned_upscore=model.learned_upscore)
-        return model, CheckpointInfo(
-            "safetensors", name, sha256_of(path), spec, spec.mean, spec.std, spec.note
-        )
-    if "features.0.weight" in state:
-        return _from_torchvision(path, state, variant, num_classes)
-    chosen, assumption = _which_variant(path, variant, metadata)
-    model = build(path, state, chosen, num_classes, learned_upscore, trained_on)
-    kind = "safetensors" if path.suffix == ".safetensors" else "checkpoint"
-    return model, CheckpointInfo(kind, name, sha256_of(path), assumptions=(assumption,))
+    stored = read(path)
+    # Keys that no layout knows are held against the public ones, so that the message lists the differences.
+    layout = next((known for known in LAYOUTS if known.recognises(stored)), PUBLIC)
+    found = layout.convert(stored, Stated(variant, num_classes, learned_upscore))
+    model = build(
+        path, found.state, found.variant, num_classes, found.learned_upscore, layout.trained_on or trained_on
+    )
+    classes, unused = classes_in_metadata(stored.metadata, model.num_classes)
+    spec = found.spec and found.spec.replace(architecture=model.architecture)
+    return model, CheckpointInfo(
+        kind=layout.kind or ("safetensors" if path.suffix == ".safetensors" else "checkpoint"),
+        name="bundled" if str(source) == "bundled" else path.name,
+        sha256=sha256_of(path),
+        known_by=found.known_by,
+        spec=spec,
+        classes=classes,
+        mean=spec.mean if spec else layout.mean,
+        std=spec.std if spec else layout.std,
+        note=spec.note if spec else layout.note,
+        assumptions=(*stored.assumptions, *found.assumptions, *layout.assumptions, *unused),
+    )
 
 
-def _which_variant(path: Path, given: str | None, metadata: dict[str, str]) -> tuple[str, str]:
-    """The variant and a sentence on how it is known."""
-    if "variant" in metadata:
-        _same_variant(path, given, metadata["variant"], "its metadata")
-        return metadata["variant"], f"variant {metadata['variant']}, from the file's metadata"
+@dataclass(frozen=True)
+class Stated:
+    """What the caller of :func:`load_checkpoint` said of the network."""
+
+    variant: str | None
+    num_classes: int | None
+    learned_upscore: bool | None
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A checkpoint in our own terms."""
+
+    state: Keys
+    variant: str
+    learned_upscore: bool | None
+    known_by: str
+    """As :attr:`fcn_deploy.spec.Reference.known_by` says it."""
+    spec: ModelSpec | None = None
+    """The description inside the file, for our own safetensors."""
+    assumptions: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One known layout."""
+
+    recognises: Callable[[StoredWeights], bool]
+    """Whether a file has this layout, by its keys or metadata."""
+    convert: Callable[[StoredWeights, Stated], Converted]
+    """Keys -> our keys. Raises ModelError or UsageError where the file is not complete."""
+    kind: str | None = None
+    """:attr:`CheckpointInfo.kind`; None takes it from the kind of file."""
+    trained_on: str | None = None
+    """Channel order of the frames that these networks were trained on; None where it must be stated."""
+    mean: Triple = CAFFE_MEAN_BGR
+    """B, G, R, subtracted from frames of 0..255."""
+    std: Triple = (1.0, 1.0, 1.0)
+    """B, G, R; frames are divided by it after the mean."""
+    note: str = ""
+    """Shown wherever the model is named."""
+    assumptions: tuple[str, ...] = ()
+    """What is taken for granted about every file of this layout, in sentences."""
+
+
+# Our own safetensors
+
+
+def _native(stored: StoredWeights, stated: Stated) -> Converted:
+    spec = ModelSpec.from_json(stored.metadata[METADATA_KEY], str(stored.path))
+    name = spec.architecture.name
+    _same_variant(stored.path, stated.variant, name, "its own description")
+    learned = spec.architecture.options.get("learned_upscore")
+    if stated.learned_upscore is not None:
+        learned = stated.learned_upscore
+    known_by = "description" if spec.reference is None else spec.reference.known_by
+    return Converted(stored.state, name, learned, known_by, spec)
+
+
+# The public conversions of the authors' Caffe weights, and whatever was trained from them
+
+
+KNOWN_MD5 = {
+    "de93e540ec79512f8770033849c8ae89": "fcn8s",
+    "bfed4437e941fef58932891217fe6464": "fcn8s-atonce",
+}
+"""The published conversions of the authors' two Caffe models."""
+
+
+def _public(stored: StoredWeights, stated: Stated) -> Converted:
+    variant, known_by, assumption = _which_variant(stored, stated.variant)
+    return Converted(stored.state, variant, stated.learned_upscore, known_by, assumptions=(assumption,))
+
+
+def _which_variant(stored: StoredWeights, given: str | None) -> tuple[str, str, str]:
+    """The variant, how it is known, and the same in a sentence."""
+    path = stored.path
+    if said := stored.metadata.get("variant"):
+        _same_variant(path, given, said, "its metadata")
+        return said, "metadata", f"variant {said}, from the file's metadata"
     if known := KNOWN_MD5.get(md5_of(path)):
         _same_variant(path, given, known, f"the MD5 of the published {known} weights")
-        return known, f"variant {known}, known by the file's MD5"
+        return known, "md5", f"variant {known}, known by the file's MD5"
     if given is None:
         raise UsageError(
             f"{path} does not say which variant it is and is not a published file known by its MD5; "
@@ -125,10 +177,11 @@ def _which_variant(path: Path, given: str | None, metadata: dict[str, str]) -> t
     if atonce and find_variant(given).pool4_scale == 1.0:
         raise ModelError(
             f"{path}: the file's name says at-once and --variant says {given}; the scales of the at-once "
-            "network are not in the weights, so the wrong one loads and answers wrongly: give "
+            "network are not in the weights, so the wrong variant loads and gives wrong labels: give "
             "--variant fcn8s-atonce, or rename the file if its name is wrong"
         )
-    return find_variant(given).name, f"variant {given}, as given; nothing in the file confirms it"
+    name = find_variant(given).name
+    return name, "stated", f"variant {given}, as given; nothing in the file confirms it"
 
 
 def _same_variant(path: Path, given: str | None, known: str, by: str) -> None:
@@ -136,48 +189,83 @@ def _same_variant(path: Path, given: str | None, known: str, by: str) -> None:
         raise ModelError(f"{path} is {known} by {by}, and --variant says {given}; leave --variant away")
 
 
-def _from_torchvision(
-    path: Path, state: dict[str, Tensor], variant: str | None, num_classes: int | None
-) -> tuple[FCN8s, CheckpointInfo]:
+# torchvision's VGG16 classifier
+
+
+TORCHVISION_MEAN_BGR = (255 * 0.406, 255 * 0.456, 255 * 0.485)
+
+
+TORCHVISION_STD_BGR = (255 * 0.225, 255 * 0.224, 255 * 0.229)
+"""torchvision's ImageNet statistics, from R, G, B in 0..1 to B, G, R in 0..255."""
+
+
+_VGG16_FEATURES = {
+    **{0: "conv1_1", 2: "conv1_2", 5: "conv2_1", 7: "conv2_2", 10: "conv3_1", 12: "conv3_2", 14: "conv3_3"},
+    **{17: "conv4_1", 19: "conv4_2", 21: "conv4_3", 24: "conv5_1", 26: "conv5_2", 28: "conv5_3"},
+}
+
+
+_VGG16_CLASSIFIER = {0: ("fc6", 7), 3: ("fc7", 1)}
+"""Linear layer -> our convolution and the size of its kernel."""
+
+
+def _torchvision_vgg16(stored: StoredWeights, stated: Stated) -> Converted:
     """A VGG16 classifier as the trunk; its score layers are seeded and untrained.
 
     Source: section 4.1 of the paper. A Linear layer over a 512x7x7 map is a 7x7 convolution whose
     weights are the same numbers in the same order.
     """
-    if num_classes is None or variant is None:
+    if stated.num_classes is None or stated.variant is None:
         raise UsageError(
-            f"{path} is a VGG16 classifier: it gives the trunk only, so --num-classes and --variant "
+            f"{stored.path} is a VGG16 classifier: it gives the trunk only, so --num-classes and --variant "
             "must be given"
         )
+    _require_vgg16_keys(stored)
+    trunk: Keys = {}
+    for kind in ("weight", "bias"):
+        trunk |= {
+            f"{name}.{kind}": stored.state[f"features.{i}.{kind}"] for i, name in _VGG16_FEATURES.items()
+        }
+        for i, (name, size) in _VGG16_CLASSIFIER.items():
+            trunk[f"{name}.{kind}"] = _as_convolution(stored.state[f"classifier.{i}.{kind}"], size)
+    width, fc = (max((1, *trunk[f"{name}.bias"].shape[:1])) for name in ("conv1_1", "fc6"))
+    model = sized(stored.path, stated.num_classes, stated.variant, width, fc)
+    he_normal(model, 0, only=("score_fr", "score_pool4", "score_pool3"))
+    return Converted({**model.state_dict(), **trunk}, stated.variant, stated.learned_upscore, "stated")
+
+
+def _require_vgg16_keys(stored: StoredWeights) -> None:
     wanted = {f"features.{i}.{kind}" for i in _VGG16_FEATURES for kind in ("weight", "bias")}
     wanted |= {f"classifier.{i}.{kind}" for i in (0, 3, 6) for kind in ("weight", "bias")}
-    if set(state) != wanted:
-        lists = (("unknown", sorted(set(state) - wanted)), ("missing", sorted(wanted - set(state))))
+    unknown, missing = sorted(set(stored.state) - wanted), sorted(wanted - set(stored.state))
+    if unknown or missing:
+        lists = (("unknown", unknown), ("missing", missing))
         found = "; ".join(f"{len(keys)} {what}: {first(keys)}" for what, keys in lists if keys)
-        raise ModelError(f"{path} is not torchvision's VGG16 (without batch normalisation): {found}")
-    turned = {
-        f"{name}.{kind}": state[f"features.{i}.{kind}"]
-        for i, name in _VGG16_FEATURES.items()
-        for kind in ("weight", "bias")
-    }
-    for index, name, size in ((0, "fc6", 7), (3, "fc7", 1)):
-        weight = state[f"classifier.{index}.weight"]
-        if weight.ndim == 2 and weight.shape[1] % size**2 == 0:
-            weight = weight.reshape(len(weight), -1, size, size)
-        turned[f"{name}.weight"] = weight
-        turned[f"{name}.bias"] = state[f"classifier.{index}.bias"]
-    model = sized(path, num_classes, variant, len(turned["conv1_1.weight"]), len(turned["fc6.weight"]))
-    he_normal(model, 0, only=("score_fr", "score_pool4", "score_pool3"))
-    refuse_keys(path, {**model.state_dict(), **turned}, model)
-    turned["conv1_1.weight"] = turned["conv1_1.weight"].flip(1)  # torchvision reads R, G, B
-    model.load_state_dict(turned, strict=False)
-    info = CheckpointInfo(
-        "torchvision",
-        path.name,
-        sha256_of(path),
+        raise ModelError(f"{stored.path} is not torchvision's VGG16 (without batch normalisation): {found}")
+
+
+def _as_convolution(tensor: Tensor, size: int) -> Tensor:
+    """The weights of a Linear layer as those of a convolution; anything else as it is."""
+    if tensor.ndim != 2 or tensor.shape[1] % size**2:
+        return tensor
+    return tensor.reshape(len(tensor), tensor.shape[1] // size**2, size, size)
+
+
+PUBLIC = Layout(recognises=lambda stored: "conv1_1.weight" in stored.state, convert=_public)
+
+
+LAYOUTS = (
+    Layout(recognises=lambda stored: METADATA_KEY in stored.metadata, convert=_native),
+    Layout(
+        recognises=lambda stored: "features.0.weight" in stored.state,
+        convert=_torchvision_vgg16,
+        kind="torchvision",
+        trained_on="rgb",
         mean=TORCHVISION_MEAN_BGR,
         std=TORCHVISION_STD_BGR,
         note="score layers untrained: a start for training, labels mean nothing",
         assumptions=("trained on R, G, B with torchvision's statistics",),
-    )
-    return model.eval(), info
+    ),
+    PUBLIC,
+)
+"""Every known layout; the first that recognises a file converts it."""

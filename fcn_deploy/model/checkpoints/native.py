@@ -13,6 +13,7 @@ from fcn_deploy.files import input_file, write_bytes
 from fcn_deploy.model.checkpoints.fitting import build
 from fcn_deploy.model.checkpoints.read import read
 from fcn_deploy.model.fcn8s import FCN8s
+from fcn_deploy.safetensors_content import content_of
 from fcn_deploy.spec import METADATA_KEY, ModelSpec
 
 
@@ -30,17 +31,18 @@ def load_safetensors(path: str | Path) -> tuple[FCN8s, ModelSpec]:
     """
     found = input_file(path, "model")
     if found.suffix == ".safetensors":
-        state, metadata = read(found)
-        if METADATA_KEY in metadata:
-            spec = ModelSpec.from_json(metadata[METADATA_KEY], str(path))
-            return build(found, state, spec.variant, spec.num_classes, spec.learned_upscore, "bgr"), spec
+        stored = read(found)
+        if METADATA_KEY in stored.metadata:
+            spec = ModelSpec.from_json(stored.metadata[METADATA_KEY], str(path))
+            learned = spec.architecture.options.get("learned_upscore")
+            return build(found, stored.state, spec.architecture.name, spec.num_classes, learned, "bgr"), spec
     raise ModelError(
         f"{path} holds weights but no model description; make an artefact of it first: "
         f"fcn-deploy export --weights {path} --variant ... -o model.safetensors"
     )
 
 
-def save_safetensors(model: FCN8s, spec: ModelSpec, path: str | Path, *, dtype: str = "fp32") -> None:
+def save_safetensors(model: FCN8s, spec: ModelSpec, path: str | Path, *, dtype: str = "fp32") -> ModelSpec:
     """Write weights and description as one file, atomically.
 
     Args:
@@ -48,6 +50,9 @@ def save_safetensors(model: FCN8s, spec: ModelSpec, path: str | Path, *, dtype: 
         spec: its description, stored under :data:`METADATA_KEY`.
         path: ends in ``.safetensors``.
         dtype: ``fp32``, or ``fp16`` to store half the bytes (the weights are rounded).
+
+    Returns:
+        The description as written, with its digest.
 
     Raises:
         UsageError: the file cannot be written.
@@ -60,5 +65,6 @@ def save_safetensors(model: FCN8s, spec: ModelSpec, path: str | Path, *, dtype: 
     for key, value in tensors.items():
         if not torch.isfinite(value).all():
             raise ModelError(f"{key} has values that {dtype} cannot hold; save it as fp32")
-    data = safetensors.torch.save(tensors, metadata={METADATA_KEY: spec.to_json()})
-    write_bytes(path, data)
+    spec = spec.with_digest(content_of(safetensors.torch.save(tensors)))
+    write_bytes(path, safetensors.torch.save(tensors, metadata={METADATA_KEY: spec.to_json()}))
+    return spec

@@ -28,7 +28,9 @@ def random_model(
     model = FCN8s(num_classes, variant, width=width, fc_channels=fc_channels, learned_upscore=learned_upscore)
     he_normal(model, seed)
     name = f"random (seed {seed})"
-    return model.eval(), CheckpointInfo("random", name, None, note="random weights: labels mean nothing")
+    return model.eval(), CheckpointInfo(
+        "random", name, None, "random", note="random weights: labels mean nothing"
+    )
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Reading a checkpoint file without running code.
+"""Any checkpoint file -> its state_dict and metadata, without running code from it.
 
 A checkpoint is untrusted input: pickles are read with ``weights_only=True``, which runs no code,
 and safetensors hold none.
@@ -6,7 +6,8 @@ and safetensors hold none.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,26 +19,47 @@ from torch import Tensor
 from fcn_deploy.errors import ModelError
 
 _WRAPPERS = ("model_state_dict", "state_dict", "model")
+"""Keys that a state_dict may stand under; the first that is there is taken."""
 
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 
 
-def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The bare tensors of a file and its metadata. Raises ModelError where it is damaged."""
+@dataclass(frozen=True)
+class StoredWeights:
+    """What a checkpoint file holds."""
+
+    path: Path
+    state: dict[str, Tensor]
+    """Tensors by name, floating point ones as float32, without the prefix of DataParallel."""
+    metadata: dict[str, str] = field(default_factory=dict)
+    """Of safetensors; a pickle has none."""
+    assumptions: tuple[str, ...] = ()
+    """Which set of weights was taken, where the file holds several."""
+
+
+def read(path: Path) -> StoredWeights:
+    """The weights of a file.
+
+    Raises:
+        ModelError: it is damaged, or holds no state_dict, or more than tensors.
+    """
+    metadata: dict[str, str] = {}
+    assumptions: tuple[str, ...] = ()
     if path.suffix == ".safetensors":
-        try:
-            with safetensors.safe_open(path, framework="pt") as opened:
-                state = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
-                metadata = opened.metadata() or {}
-        except (safetensors.SafetensorError, OSError) as exc:
-            raise ModelError(f"{path} is not a complete safetensors file ({exc}); copy it again") from exc
+        state, metadata = _read_safetensors(path)
     else:
-        state, metadata = _unwrap(path, _unpickle(path)), {}
-    state = {key.removeprefix("module."): value for key, value in state.items()}
-    return {
-        key: value.float() if value.is_floating_point() else value for key, value in state.items()
-    }, metadata
+        state, assumptions = _unwrap(path, _unpickle(path))
+    state = {key: v.float() if v.is_floating_point() else v for key, v in _bare(state).items()}
+    return StoredWeights(path, state, metadata, assumptions)
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safetensors.safe_open(path, framework="pt") as opened:
+            return {key: opened.get_tensor(key) for key in opened.keys()}, opened.metadata() or {}  # noqa: SIM118
+    except (safetensors.SafetensorError, OSError) as exc:
+        raise ModelError(f"{path} is not a complete safetensors file ({exc}); copy it again") from exc
 
 
 def _unpickle(path: Path) -> Any:
@@ -60,22 +82,59 @@ def _is_pickle(path: Path) -> bool:
         return stream.read(2).startswith((b"PK", b"\x80"))
 
 
-def _unwrap(path: Path, loaded: Any) -> dict[str, Tensor]:
-    """The state_dict, bare or one level deep."""
-    for key in _WRAPPERS:
-        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
-            loaded = loaded[key]
-            break
-    if (
-        not isinstance(loaded, Mapping)
-        or not loaded
-        or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in loaded.items())
-    ):
+def _unwrap(path: Path, loaded: Any) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The state_dict, bare or one level deep, and which one it is where there are several."""
+    wrappers = _WRAPPERS if isinstance(loaded, Mapping) else ()
+    key = next((name for name in wrappers if isinstance(loaded.get(name), Mapping)), None)
+    taken = loaded if key is None else loaded[key]
+    if not _is_state_dict(taken):
         raise ModelError(
             f"{path} does not hold a state_dict: expected tensors by name, bare or under one of "
-            f"{', '.join(_WRAPPERS)}, found {_describe(loaded)}"
+            f"{', '.join(_WRAPPERS)}, found {_describe(taken)}"
         )
-    return dict(loaded)
+    if key is None:
+        return dict(taken), ()
+    others = [repr(name) for name, found in _state_dicts(loaded) if name != key and _same_kind(found, taken)]
+    return dict(taken), (_choice(key, others),) if others else ()
+
+
+def _choice(taken: str, others: list[str]) -> str:
+    """Which of several sets of weights was taken, in a sentence."""
+    if len(others) == 1:
+        unused = f"{others[0]} holds another set of weights, which was not used"
+    else:
+        unused = f"{', '.join(others[:-1])} and {others[-1]} hold other sets of weights, which were not used"
+    return f"took the weights under {taken!r}; {unused}"
+
+
+def _is_state_dict(found: object) -> bool:
+    return (
+        isinstance(found, Mapping)
+        and len(found) > 0
+        and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in found.items())
+    )
+
+
+def _state_dicts(loaded: Mapping[Any, Any]) -> Iterator[tuple[str, Mapping[str, Tensor]]]:
+    """The state_dicts at the top level and one below (``ema.shadow``); optimizers have none."""
+    for name, value in loaded.items():
+        if not isinstance(value, Mapping) or str(name).startswith("optim"):
+            continue
+        if _is_state_dict(value):
+            yield str(name), value
+        else:
+            yield from ((f"{name}.{key}", below) for key, below in value.items() if _is_state_dict(below))
+
+
+def _same_kind(found: Mapping[str, Tensor], taken: Mapping[str, Tensor]) -> bool:
+    """Whether it is another set of weights of the same network: most keys and shapes are the same."""
+    other = _bare(found)
+    same = sum(key in other and other[key].shape == value.shape for key, value in _bare(taken).items())
+    return same > len(taken) / 2
+
+
+def _bare(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key.removeprefix("module."): value for key, value in state.items()}
 
 
 def _describe(loaded: Any) -> str:

@@ -143,7 +143,7 @@ def check_deploy_engine(engine: Any, spec: ModelSpec, path: Path) -> None:
     check_deploy_graph(
         ports["INPUT"],
         ports["OUTPUT"],
-        spec,
+        spec.outputs,
         path,
         error=EngineError,
         remedy="build it again from an exported ONNX file",

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from deadline import in_time, soon
-from pipeline_runs import Failing, Given, Kept, camera_threads, echo, images, outcome
+from pipeline_runs import Failing, GeneratedSource, RecordingSink, camera_threads, echo, images, outcome
 
 from fcn_deploy.camera import CameraFrame, Delivery, IterableSource, Pipeline, Source
 from fcn_deploy.camera.pipeline import pipeline
@@ -57,7 +57,7 @@ def test_a_source_that_fails_is_named(segmenter: Segmenter, good: int, live: boo
         yield from images(good)
         raise OSError("cable pulled")
 
-    sink, source = Kept(), Given(broken, "the gate camera", live)
+    sink, source = RecordingSink(), GeneratedSource(broken, "the gate camera", live)
     raised, now = outcome(Pipeline(source, segmenter, [sink]), [sink])
     assert isinstance(raised, PipelineError) and isinstance(raised.__cause__, OSError)
     assert "the gate camera" in str(raised) and "cable pulled" in str(raised)
@@ -70,9 +70,9 @@ def test_frames_before_the_one_that_a_source_fails_on_are_delivered() -> None:
         yield from images(3)
         raise SourceError("d.png is damaged")
 
-    sink = Kept()
+    sink = RecordingSink()
     with Segmenter(FakeRuntime(rule=echo, delay=0.05)) as slow:  # they wait when it fails
-        raised, now = outcome(Pipeline(Given(broken), slow, [sink]), [sink])
+        raised, now = outcome(Pipeline(GeneratedSource(broken), slow, [sink]), [sink])
     assert isinstance(raised, SourceError)
     assert (now.captured, now.delivered, sink.count) == (3, 3, 3)
 
@@ -82,7 +82,7 @@ def test_a_sources_own_error_keeps_its_class(segmenter: Segmenter) -> None:
         raise SourceError("clip.mp4 is damaged")
         yield
 
-    raised, _ = outcome(Pipeline(Given(broken, "clip.mp4"), segmenter))
+    raised, _ = outcome(Pipeline(GeneratedSource(broken, "clip.mp4"), segmenter))
     assert isinstance(raised, SourceError) and str(raised) == "clip.mp4 is damaged"
 
 
@@ -91,7 +91,7 @@ def test_a_source_that_fails_before_it_gives_an_iterator(segmenter: Segmenter) -
         def frames(self, stopping: threading.Event) -> Iterator[CameraFrame]:
             raise OSError("no such device")
 
-    sink = Kept()
+    sink = RecordingSink()
     raised, now = outcome(Pipeline(Closed("left", live=True), segmenter, [sink]), [sink])
     assert "left" in str(raised) and "no such device" in str(raised)
     assert now.captured == 0
@@ -110,7 +110,7 @@ def test_frames_from_any_iterator(segmenter: Segmenter) -> None:
 
 
 def test_no_frames_at_all(segmenter: Segmenter) -> None:
-    sink = Kept()
+    sink = RecordingSink()
     raised, now = outcome(Pipeline(IterableSource([]), segmenter, [sink]), [sink])
     assert raised is None and (now.captured, now.age) == (0, None)
 
@@ -122,7 +122,7 @@ def test_a_source_that_is_slow_to_hear_is_waited_for(segmenter: Segmenter, live:
         time.sleep(0.4)
         yield from images(50, first=3)
 
-    sink, source = Kept(), Given(deaf, live=live)
+    sink, source = RecordingSink(), GeneratedSource(deaf, live=live)
     made = Pipeline(source, segmenter, [sink])
     threading.Timer(0.1, made.stop).start()
     raised, now = outcome(made, [sink])
@@ -131,7 +131,7 @@ def test_a_source_that_is_slow_to_hear_is_waited_for(segmenter: Segmenter, live:
 
 
 def test_a_source_that_hangs_is_left_behind(segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "_PATIENCE", 0.2)
+    monkeypatch.setattr(pipeline, "_CAPTURE_END_TIMEOUT", 0.2)
     driver = threading.Event()
 
     def hangs(stopping: threading.Event) -> Iterator[Any]:
@@ -139,8 +139,8 @@ def test_a_source_that_hangs_is_left_behind(segmenter: Segmenter, monkeypatch: p
         driver.wait(5)
         yield from images(2)
 
-    others, sink = camera_threads(), Kept()
-    made = Pipeline([Given(hangs, "hung"), Given(endless, "well")], segmenter, [sink])
+    others, sink = camera_threads(), RecordingSink()
+    made = Pipeline([GeneratedSource(hangs, "hung"), GeneratedSource(endless, "well")], segmenter, [sink])
     threading.Timer(0.1, made.stop).start()
     in_time(made.run)
     assert sink.closed == 1
@@ -156,8 +156,8 @@ def test_a_lost_camera_leaves_the_others_running_if_asked(segmenter: Segmenter) 
         yield from images(3)
         raise OSError("cable pulled")
 
-    sink = Kept()
-    sources = [Given(broken, "left"), IterableSource(images(60))]
+    sink = RecordingSink()
+    sources = [GeneratedSource(broken, "left"), IterableSource(images(60))]
     raised, now = outcome(Pipeline(sources, segmenter, [sink], on_error="continue"), [sink])
     assert raised is None
     assert sink.seen == {0: [0, 1, 2], 1: list(range(60))}
@@ -169,8 +169,8 @@ def test_the_loss_of_all_cameras_is_an_error(segmenter: Segmenter) -> None:
         yield from images(3)
         raise OSError("cable pulled")
 
-    sink = Kept()
-    sources = [Given(broken, "left"), Given(broken, "right")]
+    sink = RecordingSink()
+    sources = [GeneratedSource(broken, "left"), GeneratedSource(broken, "right")]
     raised, now = outcome(Pipeline(sources, segmenter, [sink], on_error="continue"), [sink])
     assert isinstance(raised, PipelineError) and ("left" in str(raised) or "right" in str(raised))
     assert now.delivered == 6, "what was captured before is delivered"
@@ -181,7 +181,7 @@ def test_the_loss_of_all_cameras_is_an_error(segmenter: Segmenter) -> None:
 
 @pytest.mark.parametrize("number", [0, 1, 9])
 def test_a_frame_that_the_model_fails_on_is_named(number: int) -> None:
-    sink = Kept()
+    sink = RecordingSink()
     with Segmenter(FakeRuntime(rule=Failing(number))) as segmenter:
         raised, now = outcome(Pipeline(IterableSource(images(30)), segmenter, [sink]), [sink])
     assert isinstance(raised, InferenceError)
@@ -191,7 +191,7 @@ def test_a_frame_that_the_model_fails_on_is_named(number: int) -> None:
 
 
 def test_a_failing_frame_is_given_up_if_asked() -> None:
-    sink = Kept()
+    sink = RecordingSink()
     with Segmenter(FakeRuntime(rule=Failing(4))) as segmenter:
         made = Pipeline(IterableSource(images(30)), segmenter, [sink], on_error="continue")
         raised, now = outcome(made, [sink])
@@ -212,9 +212,9 @@ def test_fifty_failures_in_a_row_end_the_run_after_all() -> None:
     def broken(frames: Any) -> Any:
         raise RuntimeError("device lost")
 
-    sink = Kept()
+    sink = RecordingSink()
     with Segmenter(FakeRuntime(rule=broken)) as segmenter:
-        made = Pipeline(Given(endless), segmenter, [sink], on_error="continue")
+        made = Pipeline(GeneratedSource(endless), segmenter, [sink], on_error="continue")
         raised, now = outcome(made, [sink])
     assert isinstance(raised, InferenceError) and "device lost" in str(raised)
     assert 50 <= now.failed <= 55 and now.delivered == 0
@@ -222,7 +222,7 @@ def test_fifty_failures_in_a_row_end_the_run_after_all() -> None:
 
 def test_a_closed_segmenter_is_an_error_and_no_hang() -> None:
     opened = Segmenter(FakeRuntime(rule=echo))
-    sink = Kept(at(3, opened.close))
+    sink = RecordingSink(at(3, opened.close))
     raised, _ = outcome(Pipeline(IterableSource(images(30)), opened, [sink]), [sink])
     assert isinstance(raised, FcnDeployError) and "frame" in str(raised)
 
@@ -230,7 +230,7 @@ def test_a_closed_segmenter_is_an_error_and_no_hang() -> None:
 @pytest.mark.parametrize("cancelled", [1, 2])
 def test_leaving_after_the_segmenter_was_closed(cancelled: int) -> None:
     """A program whose ``with`` block ends before its loop does: answers in the queue were cancelled."""
-    sink = Kept()
+    sink = RecordingSink()
     segmenter = Segmenter(FakeRuntime(rule=echo, delay=0.05))
     made = Pipeline(IterableSource(images(30)), segmenter, [sink])
 
@@ -253,7 +253,7 @@ def test_a_model_that_does_not_tell_its_batch() -> None:
         def max_batch(self) -> int:
             raise RuntimeError("context destroyed")
 
-    sink = Kept()
+    sink = RecordingSink()
     made = Pipeline(IterableSource(images(30)), Mute(), [sink])  # type: ignore[arg-type]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(threading, "excepthook", lambda args: None)
@@ -263,9 +263,9 @@ def test_a_model_that_does_not_tell_its_batch() -> None:
 
 @pytest.mark.parametrize("live", [False, True])
 def test_stopping_a_slow_model_waits_for_its_answer(live: bool) -> None:
-    sink = Kept()
+    sink = RecordingSink()
     with Segmenter(FakeRuntime(rule=echo, delay=0.3)) as segmenter:
-        made = Pipeline(Given(endless, live=live), segmenter, [sink])
+        made = Pipeline(GeneratedSource(endless, live=live), segmenter, [sink])
         threading.Timer(0.1, made.stop).start()
         raised, now = outcome(made, [sink])
     assert raised is None and now.delivered == sink.count >= 1
@@ -281,31 +281,33 @@ def test_a_sink_that_fails_names_the_frame(segmenter: Segmenter, index: int, liv
         if delivery.frame.index >= index:
             raise OSError("no space left")
 
-    first, second = Kept(act), Kept()
-    raised, now = outcome(Pipeline(Given(endless, live=live), segmenter, [first, second]), [first, second])
+    first, second = RecordingSink(act), RecordingSink()
+    raised, now = outcome(
+        Pipeline(GeneratedSource(endless, live=live), segmenter, [first, second]), [first, second]
+    )
     assert isinstance(raised, PipelineError) and isinstance(raised.__cause__, OSError)
     assert "no space left" in str(raised) and "frame 0000" in str(raised)
     assert now.failed >= 1 and second.count == now.delivered + now.failed
 
 
 def test_the_first_error_is_the_one_raised(segmenter: Segmenter) -> None:
-    class Twice(Kept):
+    class Twice(RecordingSink):
         def close(self) -> None:
             super().close()
             raise OSError("the second error")
 
-    sinks = [Twice(at(2, lambda: raise_it(OSError("the first error")))), Kept()]
+    sinks = [Twice(at(2, lambda: raise_it(OSError("the first error")))), RecordingSink()]
     raised, _ = outcome(Pipeline(IterableSource(images(9)), segmenter, sinks), sinks)
     assert "the first error" in str(raised) and "frame 000002" in str(raised)
 
 
 def test_a_sink_that_cannot_be_closed_is_an_error_and_the_others_are_closed(segmenter: Segmenter) -> None:
-    class Bad(Kept):
+    class Bad(RecordingSink):
         def close(self) -> None:
             super().close()
             raise OSError("no space for the index")
 
-    sinks = [Bad(), Kept()]
+    sinks = [Bad(), RecordingSink()]
     raised, now = outcome(Pipeline(IterableSource(images(9)), segmenter, sinks), sinks)
     assert isinstance(raised, PipelineError) and "no space for the index" in str(raised)
     assert now.delivered == 9
@@ -314,7 +316,7 @@ def test_a_sink_that_cannot_be_closed_is_an_error_and_the_others_are_closed(segm
 def test_a_broken_video_is_not_passed_over_when_the_loop_is_left(
     segmenter: Segmenter, caplog: pytest.LogCaptureFixture
 ) -> None:
-    class Bad(Kept):
+    class Bad(RecordingSink):
         def close(self) -> None:
             super().close()
             raise OSError("no space for the index")
@@ -333,7 +335,7 @@ def test_a_broken_video_is_not_passed_over_when_the_loop_is_left(
 
 @pytest.mark.parametrize("index", [0, 5])
 def test_a_sink_that_fails_on_one_frame_is_called_again_if_asked(segmenter: Segmenter, index: int) -> None:
-    sink = Kept(at(index, lambda: raise_it(ValueError("odd frame"))))
+    sink = RecordingSink(at(index, lambda: raise_it(ValueError("odd frame"))))
     made = Pipeline(IterableSource(images(20)), segmenter, [sink], on_error="continue")
     raised, now = outcome(made, [sink])
     assert raised is None and (now.failed, now.delivered, now.dropped) == (1, 19, 0)
@@ -341,7 +343,7 @@ def test_a_sink_that_fails_on_one_frame_is_called_again_if_asked(segmenter: Segm
 
 
 def test_a_slow_sink_loses_nothing_of_a_file(segmenter: Segmenter) -> None:
-    sink = Kept(lambda _: time.sleep(0.005))
+    sink = RecordingSink(lambda _: time.sleep(0.005))
     raised, now = outcome(Pipeline(IterableSource(images(60)), segmenter, [sink]), [sink])
     assert raised is None and (now.delivered, now.dropped) == (60, 0)
 
@@ -353,8 +355,8 @@ def test_a_slow_sink_drops_frames_of_a_camera_and_they_stay_young(segmenter: Seg
         ages.append(delivery.age)
         time.sleep(0.02)
 
-    sink = Kept(act)
-    made = Pipeline(Given(endless, live=True), segmenter, [sink], max_frames=25)
+    sink = RecordingSink(act)
+    made = Pipeline(GeneratedSource(endless, live=True), segmenter, [sink], max_frames=25)
     raised, now = outcome(made, [sink])
     assert raised is None and now.delivered == 25 and now.dropped > 50
     assert np.median(ages[10:]) < 0.1, "frames queued up"
@@ -362,8 +364,8 @@ def test_a_slow_sink_drops_frames_of_a_camera_and_they_stay_young(segmenter: Seg
 
 @pytest.mark.parametrize("index", [0, 5])
 def test_a_sink_that_wants_no_more(segmenter: Segmenter, index: int) -> None:
-    stopped = Kept(at(index, lambda: raise_it(StopPipeline())))
-    before, after = Kept(), Kept()
+    stopped = RecordingSink(at(index, lambda: raise_it(StopPipeline())))
+    before, after = RecordingSink(), RecordingSink()
     sinks = [before, stopped, after]
     raised, now = outcome(Pipeline(IterableSource(images(60)), segmenter, sinks), sinks)
     assert raised is None and now.failed == 0
@@ -377,7 +379,7 @@ def test_a_sink_that_wants_no_more_gets_no_more(segmenter: Segmenter) -> None:
         time.sleep(0.05)  # more answers are there by now
         raise StopPipeline
 
-    sink = Kept(at(5, press_q))
+    sink = RecordingSink(at(5, press_q))
     raised, _ = outcome(Pipeline(IterableSource(images(60)), segmenter, [sink]), [sink])
     assert raised is None and sink.seen == {0: list(range(6))}
 
@@ -388,8 +390,8 @@ def test_a_sink_that_wants_no_more_gets_no_more(segmenter: Segmenter) -> None:
 @pytest.mark.parametrize("live", [False, True])
 def test_stop_from_another_thread_at_any_moment(segmenter: Segmenter, live: bool) -> None:
     for step in range(12):
-        sink = Kept()
-        made = Pipeline([Given(endless, live=live), Given(endless)], segmenter, [sink])
+        sink = RecordingSink()
+        made = Pipeline([GeneratedSource(endless, live=live), GeneratedSource(endless)], segmenter, [sink])
         timer = threading.Timer(step * 0.003, made.stop)
         timer.start()
         raised, now = outcome(made, [sink])
@@ -398,8 +400,8 @@ def test_stop_from_another_thread_at_any_moment(segmenter: Segmenter, live: bool
 
 
 def test_stop_before_it_runs(segmenter: Segmenter) -> None:
-    sink = Kept()
-    made = Pipeline(Given(endless), segmenter, [sink])
+    sink = RecordingSink()
+    made = Pipeline(GeneratedSource(endless), segmenter, [sink])
     made.stop()
     raised, now = outcome(made, [sink])
     assert raised is None and now.delivered == 0
@@ -418,9 +420,9 @@ def test_stop_from_inside(where: str) -> None:
             made.stop()
         return echo(frames)
 
-    sink = Kept(at(10, lambda: made.stop()) if where == "sink" else None)
+    sink = RecordingSink(at(10, lambda: made.stop()) if where == "sink" else None)
     with Segmenter(FakeRuntime(rule=model)) as segmenter:
-        made = Pipeline(Given(source), segmenter, [sink])
+        made = Pipeline(GeneratedSource(source), segmenter, [sink])
         raised, now = outcome(made, [sink])
         assert raised is None and now.delivered == sink.count > 3
         made.stop()  # again, and after its end
@@ -431,8 +433,8 @@ def test_stop_from_inside(where: str) -> None:
 def test_an_interrupt_in_a_sink_is_raised_after_all_is_closed(
     segmenter: Segmenter, how: str, error: type[BaseException]
 ) -> None:
-    sinks = [Kept(), Kept(at(5, lambda: raise_it(error()))), Kept()]
-    made = Pipeline(Given(endless), segmenter, sinks)
+    sinks = [RecordingSink(), RecordingSink(at(5, lambda: raise_it(error()))), RecordingSink()]
+    made = Pipeline(GeneratedSource(endless), segmenter, sinks)
 
     def iterate() -> None:
         for _ in made:
@@ -446,7 +448,7 @@ _INTERRUPTED = """
     import faulthandler, os, signal, sys, threading, time
     faulthandler.dump_traceback_later(15, exit=True)
     sys.path.insert(0, FOLDER)
-    from pipeline_runs import Given, Kept, camera_threads, echo, images
+    from pipeline_runs import GeneratedSource, RecordingSink, camera_threads, echo, images
     from fcn_deploy.camera import Pipeline
     from fcn_deploy.testing import FakeRuntime
     from fcn_deploy.runtimes.segmenter import Segmenter
@@ -459,11 +461,11 @@ _INTERRUPTED = """
         if HOW == "in the sink" and delivery.frame.index == 20:
             signal.raise_signal(signal.SIGINT)
 
-    sink = Kept(interrupt)
+    sink = RecordingSink(interrupt)
     sink.in_caller_thread = HOW in ("in the caller's thread", "in the sink")
     signal.signal(signal.SIGINT, signal.default_int_handler)
     with Segmenter(FakeRuntime(rule=echo, delay=0.002)) as segmenter:
-        pipeline = Pipeline(Given(endless), segmenter, [sink])
+        pipeline = Pipeline(GeneratedSource(endless), segmenter, [sink])
         if HOW != "in the sink":
             threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
         try:
@@ -498,9 +500,9 @@ def test_ctrl_c_ends_it(how: str) -> None:
 
 
 def test_cameras_of_different_rates_and_sizes() -> None:
-    sink = Kept()
-    fast = Given(lambda stopping: endless(stopping, (4, 6), 0.001), "fast", live=True)
-    slow = Given(lambda stopping: endless(stopping, (6, 4), 0.02), "slow", live=True)
+    sink = RecordingSink()
+    fast = GeneratedSource(lambda stopping: endless(stopping, (4, 6), 0.001), "fast", live=True)
+    slow = GeneratedSource(lambda stopping: endless(stopping, (6, 4), 0.02), "slow", live=True)
     with Segmenter(FakeRuntime(rule=echo, delay=0.005)) as segmenter:
         made = Pipeline([fast, slow], segmenter, [sink])
         threading.Timer(0.6, made.stop).start()
@@ -511,7 +513,7 @@ def test_cameras_of_different_rates_and_sizes() -> None:
 
 
 def test_a_camera_that_ends_early_leaves_the_other_running(segmenter: Segmenter) -> None:
-    sink = Kept()
+    sink = RecordingSink()
     sources = [IterableSource(images(5, (4, 6))), IterableSource(images(80))]
     raised, now = outcome(Pipeline(sources, segmenter, [sink]), [sink])
     assert raised is None and now.dropped == 0
@@ -520,7 +522,7 @@ def test_a_camera_that_ends_early_leaves_the_other_running(segmenter: Segmenter)
 
 @pytest.mark.parametrize("most", [1, 2, 3, None])
 def test_files_lose_nothing_however_many_share_an_inference(most: int | None) -> None:
-    sink = Kept()
+    sink = RecordingSink()
     counts = [31, 1, 17, 24]
     sources = [IterableSource(images(n, (2, 3 + i % 2))) for i, n in enumerate(counts)]
     with Segmenter(FakeRuntime(rule=echo, max_batch=most)) as segmenter:
@@ -530,7 +532,7 @@ def test_files_lose_nothing_however_many_share_an_inference(most: int | None) ->
 
 
 def test_a_size_that_changes_in_the_middle(segmenter: Segmenter) -> None:
-    sink = Kept()
+    sink = RecordingSink()
     changing = images(9, (4, 6)) + images(9, (6, 4), 9)
     sources = [IterableSource(changing), IterableSource(images(18, (4, 6)))]
     raised, _ = outcome(Pipeline(sources, segmenter, [sink]), [sink])
@@ -539,8 +541,8 @@ def test_a_size_that_changes_in_the_middle(segmenter: Segmenter) -> None:
 
 @pytest.mark.parametrize("most", [1, 2, 7])
 def test_it_ends_after_so_many_frames(segmenter: Segmenter, most: int) -> None:
-    sink = Kept()
-    sources = [Given(endless), Given(endless)]
+    sink = RecordingSink()
+    sources = [GeneratedSource(endless), GeneratedSource(endless)]
     raised, now = outcome(Pipeline(sources, segmenter, [sink], max_frames=most), [sink])
     assert raised is None and now.delivered == sink.count == most
 
@@ -551,8 +553,8 @@ def test_it_ends_after_so_many_frames(segmenter: Segmenter, most: int) -> None:
 @pytest.mark.parametrize("live", [False, True])
 @pytest.mark.parametrize("leave_by", ["break", "close", "exception", "forgetting"])
 def test_leaving_the_loop_early(segmenter: Segmenter, leave_by: str, live: bool) -> None:
-    sink = Kept()
-    made = Pipeline(Given(endless, live=live), segmenter, [sink])
+    sink = RecordingSink()
+    made = Pipeline(GeneratedSource(endless, live=live), segmenter, [sink])
 
     def leave() -> None:
         for number, delivery in enumerate(made):
@@ -576,7 +578,7 @@ def test_leaving_the_loop_early(segmenter: Segmenter, leave_by: str, live: bool)
 
 
 def test_it_runs_once(segmenter: Segmenter) -> None:
-    sink = Kept()
+    sink = RecordingSink()
     made = Pipeline(IterableSource(images(9)), segmenter, [sink])
     outcome(made, [sink])
     raised, now = outcome(made, [sink])
@@ -598,7 +600,7 @@ def test_a_second_run_does_not_disturb_the_first(segmenter: Segmenter, how: str)
             else:
                 asyncio.run(again())
 
-    sink = Kept(at(5, lambda: in_time(second)))
+    sink = RecordingSink(at(5, lambda: in_time(second)))
     made = Pipeline(IterableSource(images(60)), segmenter, [sink])
     raised, now = outcome(made, [sink], seconds=4)
     assert raised is None and now.delivered == 60
@@ -606,8 +608,10 @@ def test_a_second_run_does_not_disturb_the_first(segmenter: Segmenter, how: str)
 
 @pytest.mark.parametrize("leave_by", ["end", "break", "cancel", "error"])
 def test_asyncio(segmenter: Segmenter, leave_by: str) -> None:
-    sink = Kept(at(8, lambda: raise_it(OSError("no space"))) if leave_by == "error" else None)
-    made = Pipeline(IterableSource(images(40)) if leave_by == "end" else Given(endless), segmenter, [sink])
+    sink = RecordingSink(at(8, lambda: raise_it(OSError("no space"))) if leave_by == "error" else None)
+    made = Pipeline(
+        IterableSource(images(40)) if leave_by == "end" else GeneratedSource(endless), segmenter, [sink]
+    )
     seen: list[int] = []
 
     async def consume() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pipeline_runs import Given, Kept, echo, images, outcome
+from pipeline_runs import GeneratedSource, RecordingSink, echo, images, outcome
 
 from fcn_deploy.camera import Delivery, Pipeline
 from fcn_deploy.camera.sinks.base import StopPipeline
@@ -32,7 +32,7 @@ def a_run(seed: int) -> None:
     def unlucky(one_in: int) -> bool:
         return bool(faults) and chance.random() < faults / one_in
 
-    def camera(live: bool, count: int, gap: float, size: tuple[int, int]) -> Given:
+    def camera(live: bool, count: int, gap: float, size: tuple[int, int]) -> GeneratedSource:
         def make(stopping: threading.Event) -> Iterator[Any]:
             for number in range(10**6 if live else count):
                 if stopping.wait(gap) if gap else stopping.is_set():
@@ -41,7 +41,7 @@ def a_run(seed: int) -> None:
                     raise OSError("cable pulled")
                 yield images(1, size, number)[0]
 
-        return Given(make, f"camera {count}", live)
+        return GeneratedSource(make, f"camera {count}", live)
 
     def model(frames: Any) -> Any:
         if unlucky(200):
@@ -63,7 +63,7 @@ def a_run(seed: int) -> None:
         )
         for _ in range(chance.randint(1, 4))
     ]
-    sinks = [Kept(act) for _ in range(chance.randint(0, 2))]
+    sinks = [RecordingSink(act) for _ in range(chance.randint(0, 2))]
     runtime = FakeRuntime(
         rule=model, delay=chance.choice([0, 0, 0.001, 0.004]), max_batch=chance.choice([None, 1, 2])
     )
@@ -94,7 +94,7 @@ def a_run(seed: int) -> None:
         timer.join()
     assert raised is None or isinstance(raised, (FcnDeployError, KeyboardInterrupt)), raised
     assert raised is None or faults, raised
-    if raised is None and finished and not faults and made._most is None and now.delivered < 26:
+    if raised is None and finished and not faults and made._max_frames is None and now.delivered < 26:
         for each, source in zip(now.cameras, cameras, strict=True):
             assert source.live or each.dropped == 0, "a file lost a frame"
     assert all(source.let_go <= 1 for source in cameras)
@@ -123,7 +123,7 @@ _INTERRUPTS = """
     import faulthandler, os, random, signal, sys, threading, time
     sys.path.insert(0, FOLDER)
     from deadline import soon
-    from pipeline_runs import Given, Kept, camera_threads, echo, images
+    from pipeline_runs import GeneratedSource, RecordingSink, camera_threads, echo, images
     from fcn_deploy.camera import Pipeline
     from fcn_deploy.testing import FakeRuntime
     from fcn_deploy.runtimes.segmenter import Segmenter
@@ -138,8 +138,8 @@ _INTERRUPTS = """
         until = time.monotonic() + SECONDS
         while time.monotonic() < until:
             faulthandler.dump_traceback_later(10, exit=True)
-            sink = Kept()
-            pipeline = Pipeline(Given(endless), segmenter, [sink])
+            sink = RecordingSink()
+            pipeline = Pipeline(GeneratedSource(endless), segmenter, [sink])
             delay = random.uniform(0, 0.015)
             timer = threading.Timer(delay, os.kill, (os.getpid(), signal.SIGINT))
             try:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from fcn_deploy.camera.frames import CameraFrame
-from fcn_deploy.camera.pipeline.queues import CameraQueue, FrameQueues, Pending
+from fcn_deploy.camera.pipeline.queues import CameraQueue, FrameQueues, PendingResult
 from fcn_deploy.runtimes.base import Segmentation
 
 SMALL, LARGE = (2, 3, 3), (4, 5, 3)
@@ -26,12 +26,12 @@ def frame(camera: int, index: int, shape: tuple[int, int, int] = SMALL) -> Camer
     return CameraFrame(np.zeros(shape, np.uint8), f"{index:06d}", index, time.monotonic(), camera)
 
 
-def pending(frames: list[CameraFrame]) -> Pending:
-    return Pending(frames, Future(), time.monotonic())
+def pending(frames: list[CameraFrame]) -> PendingResult:
+    return PendingResult(frames, Future(), time.monotonic())
 
 
-def totals(box: CameraQueue) -> tuple[int, int, int, int, int]:
-    return box.captured, box.delivered, box.dropped, box.failed, box.in_flight
+def totals(queue: CameraQueue) -> tuple[int, int, int, int, int]:
+    return queue.captured, queue.delivered, queue.dropped, queue.failed, queue.in_flight
 
 
 def indices(frames: list[CameraFrame] | None) -> list[tuple[int, int]]:
@@ -61,7 +61,7 @@ class Waiting:
 
 
 class Counting(RuleBasedStateMachine):
-    """The exchange beside a plain model of where every frame is."""
+    """The queues beside a plain model of where every frame is."""
 
     @initialize(
         live=st.lists(st.booleans(), min_size=1, max_size=4),
@@ -69,7 +69,7 @@ class Counting(RuleBasedStateMachine):
         depth=st.integers(1, 3),
     )
     def begin(self, live: list[bool], capacity: int, depth: int) -> None:
-        self.exchange = FrameQueues(live, capacity=capacity, depth=depth)
+        self.queues = FrameQueues(live, capacity=capacity, depth=depth)
         self.live, self.depth = live, depth
         self.room = [1 if each else capacity for each in live]
         self.waiting: list[list[CameraFrame]] = [[] for _ in live]
@@ -80,7 +80,7 @@ class Counting(RuleBasedStateMachine):
         self.failed = [0] * len(live)
         self.delivered: list[list[int]] = [[] for _ in live]
         self.taken: list[CameraFrame] = []
-        self.with_model: deque[Pending] = deque()
+        self.with_model: deque[PendingResult] = deque()
         self.collected: deque[CameraFrame] = deque()
         self.takes, self.stopped = 0, False
 
@@ -94,7 +94,7 @@ class Counting(RuleBasedStateMachine):
         if self.ended[camera] or (full and not self.live[camera] and not self.stopped):
             return
         given = frame(camera, self.captured[camera], shape)
-        goes_on = self.exchange.put(given)
+        goes_on = self.queues.put(given)
         self.captured[camera] += 1
         assert goes_on is not self.stopped
         if self.stopped:
@@ -108,7 +108,7 @@ class Counting(RuleBasedStateMachine):
     @rule(camera=st.integers(0, 3))
     def end(self, camera: int) -> None:
         camera %= len(self.live)
-        self.exchange.end(camera)
+        self.queues.end_camera(camera)
         self.ended[camera] = True
 
     @precondition(
@@ -118,7 +118,7 @@ class Counting(RuleBasedStateMachine):
     )
     @rule(most=st.none() | st.integers(1, 4))
     def take(self, most: int | None) -> None:
-        taken = self.exchange.take(most)
+        taken = self.queues.take(most)
         if self.over():
             assert taken is None
             return
@@ -145,13 +145,13 @@ class Counting(RuleBasedStateMachine):
     @rule()
     def submitted(self) -> None:
         given, self.taken = pending(self.taken), []
-        self.exchange.submitted(given)
+        self.queues.submitted(given)
         self.with_model.append(given)
 
     @precondition(lambda self: self.taken)
     @rule()
     def lost(self) -> None:
-        self.exchange.lost(self.taken)
+        self.queues.submit_failed(self.taken)
         for each in self.taken:
             self.failed[each.camera] += 1
         self.taken = []
@@ -159,19 +159,19 @@ class Counting(RuleBasedStateMachine):
     @precondition(lambda self: self.with_model or (self.over() and not self.taken))
     @rule()
     def oldest(self) -> None:
-        assert self.exchange.oldest() is (self.with_model[0] if self.with_model else None)
+        assert self.queues.oldest() is (self.with_model[0] if self.with_model else None)
 
     @precondition(lambda self: self.with_model)
     @rule()
     def collect(self) -> None:
-        self.exchange.collected()
+        self.queues.collected()
         self.collected.extend(self.with_model.popleft().frames)
 
     @precondition(lambda self: self.collected)
-    @rule(how=st.sampled_from(["delivered", "failed", "given_up"]))
+    @rule(how=st.sampled_from(["delivered", "failed", "dropped"]))
     def done(self, how: str) -> None:
         each = self.collected.popleft()
-        getattr(self.exchange, how)(each)
+        getattr(self.queues, how)(each)
         if how == "delivered":
             self.delivered[each.camera].append(each.index)
         else:
@@ -180,7 +180,7 @@ class Counting(RuleBasedStateMachine):
 
     @rule()
     def stop(self) -> None:
-        self.exchange.stop()
+        self.queues.stop()
         self.stopped = True
         for camera, frames in enumerate(self.waiting):
             self.dropped[camera] += len(frames)
@@ -188,25 +188,24 @@ class Counting(RuleBasedStateMachine):
 
     @rule()
     def discard(self) -> None:
-        assert self.exchange.discard() == list(self.with_model)
+        assert self.queues.discard() == list(self.with_model)
         for each in (each for group in self.with_model for each in group.frames):
             self.dropped[each.camera] += 1
         self.with_model.clear()
 
     @invariant()
     def every_frame_is_in_one_place(self) -> None:
-        if not hasattr(self, "exchange"):
+        if not hasattr(self, "queues"):
             return
         away = self.taken + list(self.collected) + [f for group in self.with_model for f in group.frames]
-        for camera, box in enumerate(self.exchange.counts()):
+        for camera, queue in enumerate(self.queues.counts()):
             in_flight = len(self.waiting[camera]) + sum(each.camera == camera for each in away)
             delivered = len(self.delivered[camera])
             counted = self.captured[camera], delivered, self.dropped[camera], self.failed[camera], in_flight
-            assert totals(box) == counted
-            assert box.ended is self.ended[camera]
+            assert totals(queue) == counted
+            assert queue.ended is self.ended[camera]
             assert self.delivered[camera] == sorted(self.delivered[camera])
-        assert self.exchange.cameras_left() == self.ended.count(False)
-        assert self.exchange.stopping.is_set() is self.stopped
+        assert self.queues.stopping.is_set() is self.stopped
 
 
 TestCounting = Counting.TestCase
@@ -217,77 +216,77 @@ TestCounting.settings = settings(max_examples=25, stateful_step_count=40, deadli
 
 
 def test_a_live_camera_keeps_its_newest_frame() -> None:
-    exchange = FrameQueues([True], capacity=4, depth=1)
+    queues = FrameQueues([True], capacity=4, depth=1)
     for index in range(10):
-        assert exchange.put(frame(0, index))
-    assert indices(exchange.take(None)) == [(0, 9)]
-    assert totals(exchange.counts()[0]) == (10, 0, 9, 0, 1)
+        assert queues.put(frame(0, index))
+    assert indices(queues.take(None)) == [(0, 9)]
+    assert totals(queues.counts()[0]) == (10, 0, 9, 0, 1)
 
 
 def test_a_live_camera_never_waits_even_while_the_model_is_busy() -> None:
-    exchange = FrameQueues([True], capacity=1, depth=1)
-    exchange.put(frame(0, 0))
-    taken = exchange.take(None)
+    queues = FrameQueues([True], capacity=1, depth=1)
+    queues.put(frame(0, 0))
+    taken = queues.take(None)
     assert taken
-    exchange.submitted(pending(taken))
-    assert in_time(lambda: [exchange.put(frame(0, index)) for index in range(1, 500)]) == [True] * 499
+    queues.submitted(pending(taken))
+    assert in_time(lambda: [queues.put(frame(0, index)) for index in range(1, 500)]) == [True] * 499
 
 
 def test_a_file_waits_for_room_and_loses_nothing() -> None:
-    exchange = FrameQueues([False], capacity=2, depth=9)
-    exchange.put(frame(0, 0))
-    exchange.put(frame(0, 1))
-    third = Waiting(lambda: exchange.put(frame(0, 2)))
+    queues = FrameQueues([False], capacity=2, depth=9)
+    queues.put(frame(0, 0))
+    queues.put(frame(0, 1))
+    third = Waiting(lambda: queues.put(frame(0, 2)))
     assert third.still_waits()
-    assert totals(exchange.counts()[0]) == (3, 0, 0, 0, 3)  # the one in hand is counted already
+    assert totals(queues.counts()[0]) == (3, 0, 0, 0, 3)  # the one in hand is counted already
     seen = []
     for _ in range(3):
-        taken = in_time(lambda: exchange.take(None))
+        taken = in_time(lambda: queues.take(None))
         assert taken
         seen += indices(taken)
-        exchange.submitted(pending(taken))
+        queues.submitted(pending(taken))
     assert third.ended_with() is True
     assert seen == [(0, 0), (0, 1), (0, 2)]
-    assert exchange.counts()[0].dropped == 0
+    assert queues.counts()[0].dropped == 0
 
 
 def test_a_full_file_does_not_hold_up_another_camera() -> None:
-    exchange = FrameQueues([False, False, True], capacity=1, depth=1)
-    exchange.put(frame(0, 0))
-    blocked = Waiting(lambda: exchange.put(frame(0, 1)))
+    queues = FrameQueues([False, False, True], capacity=1, depth=1)
+    queues.put(frame(0, 0))
+    blocked = Waiting(lambda: queues.put(frame(0, 1)))
     assert blocked.still_waits()
-    assert in_time(lambda: exchange.put(frame(1, 0)))
-    assert in_time(lambda: exchange.put(frame(2, 0)))
+    assert in_time(lambda: queues.put(frame(1, 0)))
+    assert in_time(lambda: queues.put(frame(2, 0)))
     assert blocked.still_waits()
-    exchange.stop()
+    queues.stop()
     assert blocked.ended_with() is False
 
 
 def test_what_waits_in_a_file_is_still_taken_after_its_end() -> None:
-    exchange = FrameQueues([False, True], capacity=3, depth=9)
+    queues = FrameQueues([False, True], capacity=3, depth=9)
     for index in range(3):
-        exchange.put(frame(0, index))
-    exchange.end(0)
-    exchange.end(1)
+        queues.put(frame(0, index))
+    queues.end_camera(0)
+    queues.end_camera(1)
     for index in range(3):
-        taken = exchange.take(1)
+        taken = queues.take(1)
         assert indices(taken) == [(0, index)]
-        exchange.submitted(pending(taken or []))
-    assert exchange.take(1) is None
+        queues.submitted(pending(taken or []))
+    assert queues.take(1) is None
 
 
 def test_what_waits_is_still_taken_when_capturing_ends_early() -> None:
-    exchange = FrameQueues([False, True], capacity=1, depth=9)
-    exchange.put(frame(0, 0))
-    blocked = Waiting(lambda: exchange.put(frame(0, 1)))
+    queues = FrameQueues([False, True], capacity=1, depth=9)
+    queues.put(frame(0, 0))
+    blocked = Waiting(lambda: queues.put(frame(0, 1)))
     assert blocked.still_waits()
-    exchange.drain()
+    queues.stop_capture()
     assert blocked.ended_with() is False
-    assert not exchange.put(frame(1, 0))
-    assert indices(exchange.take(1)) == [(0, 0)]
-    exchange.lost([])
-    assert exchange.take(1) is None
-    assert [box.dropped for box in exchange.counts()] == [1, 1]
+    assert not queues.put(frame(1, 0))
+    assert indices(queues.take(1)) == [(0, 0)]
+    queues.submit_failed([])
+    assert queues.take(1) is None
+    assert [queue.dropped for queue in queues.counts()] == [1, 1]
 
 
 # Who comes next.
@@ -296,48 +295,48 @@ def test_what_waits_is_still_taken_when_capturing_ends_early() -> None:
 @pytest.mark.parametrize("most", [1, 2, 3, 4, None])
 def test_every_camera_has_its_turn(most: int | None) -> None:
     cameras, turns = 5, 40
-    exchange = FrameQueues([True] * cameras, capacity=1, depth=1)
+    queues = FrameQueues([True] * cameras, capacity=1, depth=1)
     served = [0] * cameras
     for turn in range(turns):
         for camera in range(cameras):
-            exchange.put(frame(camera, turn))
-        taken = exchange.take(most)
+            queues.put(frame(camera, turn))
+        taken = queues.take(most)
         assert taken and len(taken) == min(cameras, most or cameras)
         for each in taken:
             served[each.camera] += 1
-        exchange.lost(taken)
+        queues.submit_failed(taken)
         assert max(served) - min(served) <= 1
 
 
 def test_a_fast_camera_does_not_starve_a_slow_one() -> None:
-    exchange = FrameQueues([False, True], capacity=50, depth=1)
+    queues = FrameQueues([False, True], capacity=50, depth=1)
     for index in range(50):
-        exchange.put(frame(0, index))
-    taken = exchange.take(1)
-    exchange.lost(taken or [])
-    exchange.put(frame(1, 0))
-    assert indices(exchange.take(1)) == [(1, 0)]
+        queues.put(frame(0, index))
+    taken = queues.take(1)
+    queues.submit_failed(taken or [])
+    queues.put(frame(1, 0))
+    assert indices(queues.take(1)) == [(1, 0)]
 
 
 def test_a_size_of_its_own_does_not_starve() -> None:
-    exchange = FrameQueues([True] * 3, capacity=1, depth=1)
+    queues = FrameQueues([True] * 3, capacity=1, depth=1)
     seen = []
     for turn in range(6):
-        exchange.put(frame(0, turn))
-        exchange.put(frame(1, turn))
-        exchange.put(frame(2, turn, LARGE))
-        taken = exchange.take(None)
+        queues.put(frame(0, turn))
+        queues.put(frame(1, turn))
+        queues.put(frame(2, turn, LARGE))
+        taken = queues.take(None)
         assert taken
         seen.append(sorted(each.camera for each in taken))
-        exchange.lost(taken)
+        queues.submit_failed(taken)
     assert seen == [[0, 1], [2]] * 3 or seen == [[2], [0, 1]] * 3
 
 
 def test_frames_of_one_size_that_differ_in_height_or_width_only_stay_apart() -> None:
-    exchange = FrameQueues([True] * 3, capacity=1, depth=1)
+    queues = FrameQueues([True] * 3, capacity=1, depth=1)
     for camera, shape in enumerate([(4, 6, 3), (6, 4, 3), (4, 6, 3)]):
-        exchange.put(frame(camera, 0, shape))
-    taken = exchange.take(None)
+        queues.put(frame(camera, 0, shape))
+    taken = queues.take(None)
     assert sorted(indices(taken)) == [(0, 0), (2, 0)]
 
 
@@ -345,225 +344,225 @@ def test_frames_of_one_size_that_differ_in_height_or_width_only_stay_apart() -> 
 
 
 def test_take_waits_for_a_frame() -> None:
-    exchange = FrameQueues([True], capacity=1, depth=1)
-    taking = Waiting(lambda: exchange.take(None))
+    queues = FrameQueues([True], capacity=1, depth=1)
+    taking = Waiting(lambda: queues.take(None))
     assert taking.still_waits()
     given = frame(0, 0)
-    exchange.put(given)
+    queues.put(given)
     assert taking.ended_with() == [given]
 
 
 def test_take_waits_for_room_with_the_model() -> None:
-    exchange = FrameQueues([False], capacity=4, depth=2)
+    queues = FrameQueues([False], capacity=4, depth=2)
     for index in range(3):
-        exchange.put(frame(0, index))
+        queues.put(frame(0, index))
     for _ in range(2):
-        exchange.submitted(pending(exchange.take(None) or []))
-    third = Waiting(lambda: exchange.take(None))
+        queues.submitted(pending(queues.take(None) or []))
+    third = Waiting(lambda: queues.take(None))
     assert third.still_waits()
-    exchange.collected()
+    queues.collected()
     assert indices(third.ended_with()) == [(0, 2)]  # type: ignore[arg-type]
 
 
 def test_a_frame_that_waits_for_the_model_still_gives_way_to_a_newer_one() -> None:
-    exchange = FrameQueues([True], capacity=1, depth=1)
-    exchange.put(frame(0, 0))
-    exchange.submitted(pending(exchange.take(None) or []))
-    exchange.put(frame(0, 1))
-    taking = Waiting(lambda: exchange.take(None))
+    queues = FrameQueues([True], capacity=1, depth=1)
+    queues.put(frame(0, 0))
+    queues.submitted(pending(queues.take(None) or []))
+    queues.put(frame(0, 1))
+    taking = Waiting(lambda: queues.take(None))
     assert taking.still_waits()
-    exchange.put(frame(0, 2))
-    exchange.collected()
+    queues.put(frame(0, 2))
+    queues.collected()
     assert indices(taking.ended_with()) == [(0, 2)]  # type: ignore[arg-type]
 
 
 def test_take_ends_with_the_last_camera() -> None:
-    exchange = FrameQueues([True, False], capacity=1, depth=1)
-    taking = Waiting(lambda: exchange.take(None))
-    exchange.end(0)
+    queues = FrameQueues([True, False], capacity=1, depth=1)
+    taking = Waiting(lambda: queues.take(None))
+    queues.end_camera(0)
     assert taking.still_waits()
-    exchange.end(1)
+    queues.end_camera(1)
     assert taking.ended_with() is None
 
 
 def test_oldest_waits_for_what_was_taken_and_not_yet_submitted() -> None:
-    exchange = FrameQueues([False], capacity=1, depth=1)
-    exchange.put(frame(0, 0))
-    taken = exchange.take(None) or []
-    exchange.end(0)
-    exchange.stop()
-    waiting = Waiting(exchange.oldest)
+    queues = FrameQueues([False], capacity=1, depth=1)
+    queues.put(frame(0, 0))
+    taken = queues.take(None) or []
+    queues.end_camera(0)
+    queues.stop()
+    waiting = Waiting(queues.oldest)
     assert waiting.still_waits(), "the frame in hand would be lost"
     given = pending(taken)
-    exchange.submitted(given)
+    queues.submitted(given)
     assert waiting.ended_with() is given
 
 
 def test_oldest_ends_when_what_was_taken_is_lost() -> None:
-    exchange = FrameQueues([False], capacity=1, depth=1)
-    exchange.put(frame(0, 0))
-    taken = exchange.take(None) or []
-    exchange.end(0)
-    waiting = Waiting(exchange.oldest)
+    queues = FrameQueues([False], capacity=1, depth=1)
+    queues.put(frame(0, 0))
+    taken = queues.take(None) or []
+    queues.end_camera(0)
+    waiting = Waiting(queues.oldest)
     assert waiting.still_waits()
-    exchange.lost(taken)
+    queues.submit_failed(taken)
     assert waiting.ended_with() is None
-    assert totals(exchange.counts()[0]) == (1, 0, 0, 1, 0)
+    assert totals(queues.counts()[0]) == (1, 0, 0, 1, 0)
 
 
 def test_answers_are_collected_in_the_order_of_their_frames() -> None:
-    exchange = FrameQueues([False], capacity=3, depth=3)
+    queues = FrameQueues([False], capacity=3, depth=3)
     given = []
     for index in range(3):
-        exchange.put(frame(0, index))
-        given.append(pending(exchange.take(None) or []))
-        exchange.submitted(given[-1])
-    given[2].answer.set_exception(ValueError())  # ready first, and still the last
+        queues.put(frame(0, index))
+        given.append(pending(queues.take(None) or []))
+        queues.submitted(given[-1])
+    given[2].future.set_exception(ValueError())  # ready first, and still the last
     for each in given:
-        assert exchange.oldest() is each
-        exchange.collected()
+        assert queues.oldest() is each
+        queues.collected()
 
 
-def _put_into_full(exchange: FrameQueues) -> object:
-    return all(exchange.put(frame(0, index)) for index in range(3))
+def _put_into_full(queues: FrameQueues) -> object:
+    return all(queues.put(frame(0, index)) for index in range(3))
 
 
-def _take_without_room(exchange: FrameQueues) -> object:
-    exchange.put(frame(0, 0))
-    exchange.submitted(pending(exchange.take(None) or []))
-    exchange.put(frame(0, 1))
-    return exchange.take(None)
+def _take_without_room(queues: FrameQueues) -> object:
+    queues.put(frame(0, 0))
+    queues.submitted(pending(queues.take(None) or []))
+    queues.put(frame(0, 1))
+    return queues.take(None)
 
 
 @pytest.mark.parametrize(
     ("wait", "ends_with"),
     [
         (_put_into_full, False),
-        (lambda exchange: exchange.take(None), None),
+        (lambda queues: queues.take(None), None),
         (_take_without_room, None),
-        (lambda exchange: exchange.oldest(), None),
+        (lambda queues: queues.oldest(), None),
     ],
     ids=["put", "take without a frame", "take without room", "oldest"],
 )
 def test_stop_ends_every_wait(wait: Callable[[FrameQueues], object], ends_with: object) -> None:
-    exchange = FrameQueues([False], capacity=2, depth=1)
-    waiting = Waiting(lambda: wait(exchange))
+    queues = FrameQueues([False], capacity=2, depth=1)
+    waiting = Waiting(lambda: wait(queues))
     assert waiting.still_waits()
-    exchange.stop()
+    queues.stop()
     assert waiting.ended_with() is ends_with
-    exchange.discard()
-    now = exchange.counts()[0]
+    queues.discard()
+    now = queues.counts()[0]
     assert now.in_flight == 0 and now.captured == now.dropped
 
 
 def test_stop_ends_all_waits_at_once() -> None:
-    exchange = FrameQueues([False, False, False], capacity=1, depth=1)
+    queues = FrameQueues([False, False, False], capacity=1, depth=1)
     for camera in range(3):
-        exchange.put(frame(camera, 0))
-    taken = exchange.take(None)
-    exchange.submitted(pending(taken or []))
+        queues.put(frame(camera, 0))
+    taken = queues.take(None)
+    queues.submitted(pending(taken or []))
     for camera in range(3):
-        exchange.put(frame(camera, 1))
-    waiting = [Waiting(lambda camera=camera: exchange.put(frame(camera, 2))) for camera in range(3)]  # type: ignore[misc]
-    waiting.append(Waiting(lambda: exchange.take(None)))
+        queues.put(frame(camera, 1))
+    waiting = [Waiting(lambda camera=camera: queues.put(frame(camera, 2))) for camera in range(3)]  # type: ignore[misc]
+    waiting.append(Waiting(lambda: queues.take(None)))
     assert all(each.still_waits() for each in waiting)
-    exchange.stop()
+    queues.stop()
     assert [each.ended_with() for each in waiting] == [False, False, False, None]
 
 
 def test_what_the_model_has_survives_stop_and_not_discard() -> None:
-    exchange = FrameQueues([False], capacity=2, depth=1)
-    exchange.put(frame(0, 0))
-    given = pending(exchange.take(None) or [])
-    exchange.submitted(given)
-    exchange.put(frame(0, 1))
-    exchange.stop()
-    assert totals(exchange.counts()[0]) == (2, 0, 1, 0, 1)
-    assert exchange.oldest() is given
-    assert exchange.discard() == [given] and exchange.discard() == []
-    assert totals(exchange.counts()[0]) == (2, 0, 2, 0, 0)
-    assert in_time(exchange.oldest) is None
+    queues = FrameQueues([False], capacity=2, depth=1)
+    queues.put(frame(0, 0))
+    given = pending(queues.take(None) or [])
+    queues.submitted(given)
+    queues.put(frame(0, 1))
+    queues.stop()
+    assert totals(queues.counts()[0]) == (2, 0, 1, 0, 1)
+    assert queues.oldest() is given
+    assert queues.discard() == [given] and queues.discard() == []
+    assert totals(queues.counts()[0]) == (2, 0, 2, 0, 0)
+    assert in_time(queues.oldest) is None
 
 
 def test_stopping_again_changes_nothing() -> None:
-    exchange = FrameQueues([True], capacity=1, depth=1)
-    exchange.put(frame(0, 0))
-    exchange.stop()
-    before = totals(exchange.counts()[0])
-    exchange.stop()
-    assert totals(exchange.counts()[0]) == before == (1, 0, 1, 0, 0)
+    queues = FrameQueues([True], capacity=1, depth=1)
+    queues.put(frame(0, 0))
+    queues.stop()
+    before = totals(queues.counts()[0])
+    queues.stop()
+    assert totals(queues.counts()[0]) == before == (1, 0, 1, 0, 0)
 
 
 # Looked at from outside.
 
 
 def test_counts_are_of_one_moment_and_hold_no_frames() -> None:
-    exchange = FrameQueues([True, False], capacity=2, depth=1)
-    exchange.put(frame(1, 0))
-    before = exchange.counts()
-    exchange.put(frame(1, 1))
-    assert [totals(box) for box in before] == [(0, 0, 0, 0, 0), (1, 0, 0, 0, 1)]
-    assert not any(box.frames for box in before), "statistics must not keep frames alive"
-    assert [box.live for box in before] == [True, False]
+    queues = FrameQueues([True, False], capacity=2, depth=1)
+    queues.put(frame(1, 0))
+    before = queues.counts()
+    queues.put(frame(1, 1))
+    assert [totals(queue) for queue in before] == [(0, 0, 0, 0, 0), (1, 0, 0, 0, 1)]
+    assert not any(queue.frames for queue in before), "statistics must not keep frames alive"
+    assert [queue.live for queue in before] == [True, False]
 
 
 def test_the_moment_of_an_answer_is_kept() -> None:
     given = pending([frame(0, 0)])
-    assert given.ready is None
+    assert given.ready_at is None
     before = time.monotonic()
-    answer: Future[Segmentation] = given.answer
+    answer: Future[Segmentation] = given.future
     answer.set_exception(ValueError())
-    assert given.ready is not None and before <= given.ready <= time.monotonic()
+    assert given.ready_at is not None and before <= given.ready_at <= time.monotonic()
 
 
 def test_counts_add_up_while_threads_work() -> None:
     live, capacity, depth, most = [True, False, True], 3, 2, 2
-    exchange = FrameQueues(live, capacity=capacity, depth=depth)
+    queues = FrameQueues(live, capacity=capacity, depth=depth)
     rest = [0, 200, 0]
     stopped = threading.Event()
 
     def capture(camera: int) -> None:
         index = 0
         while not stopped.is_set() and (live[camera] or index < rest[camera]):
-            if not exchange.put(frame(camera, index)):
+            if not queues.put(frame(camera, index)):
                 return
             index += 1
             time.sleep(0.0002 if live[camera] else 0)
-        exchange.end(camera)
+        queues.end_camera(camera)
 
     def infer() -> None:
-        while (frames := exchange.take(most)) is not None:
+        while (frames := queues.take(most)) is not None:
             if frames[0].index % 7 == 3:
-                exchange.lost(frames)
+                queues.submit_failed(frames)
             else:
-                exchange.submitted(pending(frames))
+                queues.submitted(pending(frames))
 
     delivered: list[list[int]] = [[] for _ in live]
 
     def deliver() -> None:
-        while (group := exchange.oldest()) is not None:
-            exchange.collected()
+        while (group := queues.oldest()) is not None:
+            queues.collected()
             for each in group.frames:
                 delivered[each.camera].append(each.index)
                 if each.index % 5 == 2:
-                    exchange.failed(each)
+                    queues.failed(each)
                 else:
-                    exchange.delivered(each)
+                    queues.delivered(each)
 
     acts = [lambda camera=camera: capture(camera) for camera in range(3)]
     threads = [threading.Thread(target=act, daemon=True) for act in [*acts, infer, deliver]]
     for thread in threads:
         thread.start()
-    most_away = [1, capacity + 1, 1]  # in its box; a file holds one more in hand
-    looked, before = 0, exchange.counts()
+    most_away = [1, capacity + 1, 1]  # in its queue; a file holds one more in hand
+    looked, before = 0, queues.counts()
 
     def all_there() -> bool:
         nonlocal looked, before
-        now = exchange.counts()
-        for camera, (box, earlier) in enumerate(zip(now, before, strict=True)):
+        now = queues.counts()
+        for camera, (queue, earlier) in enumerate(zip(now, before, strict=True)):
             # Besides: one in each group with the model, in the hand of the taker, and in delivery.
-            assert 0 <= box.in_flight <= most_away[camera] + depth + 2
-            assert (box.captured, box.delivered, box.dropped, box.failed) >= (
+            assert 0 <= queue.in_flight <= most_away[camera] + depth + 2
+            assert (queue.captured, queue.delivered, queue.dropped, queue.failed) >= (
                 earlier.captured,
                 earlier.delivered,
                 earlier.dropped,
@@ -577,8 +576,8 @@ def test_counts_add_up_while_threads_work() -> None:
     for thread in threads:
         thread.join(2)
         assert not thread.is_alive()
-    now = exchange.counts()
+    now = queues.counts()
     assert looked > 2
-    assert [box.in_flight for box in now] == [0, 0, 0]
+    assert [queue.in_flight for queue in now] == [0, 0, 0]
     assert now[1].captured == 200 and now[1].dropped == 0, "a file lost frames"
     assert all(each == sorted(set(each)) for each in delivered), "the order within a camera"

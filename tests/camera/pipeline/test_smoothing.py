@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from fcn_deploy.camera import CameraFrame, Delivery, IterableSource, Pipeline
-from fcn_deploy.camera.pipeline.smoothing import Hold
+from fcn_deploy.camera.pipeline.smoothing import LabelSmoother
 from fcn_deploy.errors import UsageError
 from fcn_deploy.runtimes.segmenter import Segmenter
 from fcn_deploy.testing import FakeRuntime
@@ -40,7 +40,7 @@ def clips(draw: st.DrawFn) -> tuple[int, list[Labels]]:
 @given(clips())
 def test_it_is_the_rule_for_every_pixel(clip: tuple[int, list[Labels]]) -> None:
     frames, labels = clip
-    hold = Hold(frames)
+    hold = LabelSmoother(frames)
     shown = np.stack([hold(each) for each in labels])
     assert shown.dtype == np.uint8
     for row, column in np.ndindex(*labels[0].shape):
@@ -50,7 +50,7 @@ def test_it_is_the_rule_for_every_pixel(clip: tuple[int, list[Labels]]) -> None:
 
 @pytest.mark.parametrize("frames", [2, 3, 254, 255])
 def test_a_change_shows_after_so_many_frames(frames: int) -> None:
-    hold = Hold(frames)
+    hold = LabelSmoother(frames)
     old, new = np.zeros((2, 3), np.uint8), np.full((2, 3), 7, np.uint8)
     for _ in range(600):  # longer than a byte counts
         assert not hold(old).any()
@@ -59,13 +59,13 @@ def test_a_change_shows_after_so_many_frames(frames: int) -> None:
 
 
 def test_flicker_never_shows() -> None:
-    hold = Hold(2)
+    hold = LabelSmoother(2)
     shown = [hold(np.full((1, 1), label, np.uint8))[0, 0] for label in [4] + [5, 4] * 20 + [6, 5, 6, 5]]
     assert set(shown) == {4}
 
 
 def test_two_labels_in_turn_do_not_count_together() -> None:
-    hold = Hold(3)
+    hold = LabelSmoother(3)
     seen = [0, 1, 2, 1, 2, 1, 1, 2, 2, 2]
     assert [int(hold(np.full((1, 1), label, np.uint8))[0, 0]) for label in seen] == [0] * 9 + [2]
 
@@ -73,7 +73,7 @@ def test_two_labels_in_turn_do_not_count_together() -> None:
 @given(clips())
 def test_it_invents_nothing(clip: tuple[int, list[Labels]]) -> None:
     frames, labels = clip
-    hold = Hold(frames)
+    hold = LabelSmoother(frames)
     for index, each in enumerate(labels):
         given_before = np.stack(labels[: index + 1])
         assert (hold(each) == given_before).any(axis=0).all()
@@ -85,7 +85,7 @@ def test_another_size_begins_anew(first: tuple[int, list[Labels]], second: tuple
     wider = [np.pad(each, ((0, 1), (0, 0))) for each in second[1]]
     if wider[0].shape == labels[0].shape:
         wider = [np.pad(each, ((0, 1), (0, 0))) for each in wider]
-    hold, fresh = Hold(frames), Hold(frames)
+    hold, fresh = LabelSmoother(frames), LabelSmoother(frames)
     for each in labels:
         hold(each)
     for each in wider:
@@ -93,7 +93,7 @@ def test_another_size_begins_anew(first: tuple[int, list[Labels]], second: tuple
 
 
 def test_height_and_width_that_swap_begin_anew() -> None:
-    hold = Hold(2)
+    hold = LabelSmoother(2)
     hold(np.zeros((2, 3), np.uint8))
     assert hold(np.full((3, 2), 9, np.uint8)).tolist() == [[9, 9]] * 3
 
@@ -101,7 +101,7 @@ def test_height_and_width_that_swap_begin_anew() -> None:
 @given(clips())
 def test_its_arrays_are_its_own(clip: tuple[int, list[Labels]]) -> None:
     frames, labels = clip
-    hold, untouched = Hold(frames), Hold(frames)
+    hold, untouched = LabelSmoother(frames), LabelSmoother(frames)
     for each in labels:
         lent = each.copy()
         shown = hold(lent)
@@ -116,7 +116,7 @@ def test_a_read_only_and_a_strided_array_will_do() -> None:
     wide = np.arange(24, dtype=np.uint8).reshape(4, 6)
     view = wide[::2, ::-1]
     wide.flags.writeable = False
-    hold = Hold(2)
+    hold = LabelSmoother(2)
     assert np.array_equal(hold(view), view)
     assert np.array_equal(hold(view), view)
 
@@ -124,7 +124,7 @@ def test_a_read_only_and_a_strided_array_will_do() -> None:
 @pytest.mark.parametrize("frames", [-1, 0, 1, 256, 1000])
 def test_a_number_that_cannot_be_is_refused(frames: int) -> None:
     with pytest.raises(UsageError, match=str(frames)):
-        Hold(frames)
+        LabelSmoother(frames)
     with Segmenter(FakeRuntime(rule=0)) as segmenter, pytest.raises(UsageError, match=str(frames)):
         Pipeline(IterableSource([]), segmenter, smoothing=frames)
 
@@ -162,4 +162,4 @@ def test_confidence_and_frame_stay_the_models_own() -> None:
         in_time(Pipeline(IterableSource(frames), segmenter, sink, smoothing=3).run)
     assert [frame.image[0, 0, 0] for frame, _ in seen] == [1, 2, 2]
     assert [int(delivery.labels[0, 0]) for _, delivery in seen] == [1, 1, 1]
-    assert all(delivery.answer.labels.shape == (1, 2, 2) for _, delivery in seen)
+    assert all(delivery.result.labels.shape == (1, 2, 2) for _, delivery in seen)

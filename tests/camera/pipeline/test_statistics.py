@@ -15,7 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fcn_deploy.camera.pipeline import statistics
-from fcn_deploy.camera.pipeline.statistics import STAGES, WINDOW, CameraStatistics, Meter, Spread, Statistics
+from fcn_deploy.camera.pipeline.statistics import (
+    STAGES,
+    WINDOW,
+    CameraStatistics,
+    Meter,
+    Percentiles,
+    Statistics,
+)
 
 PHASES = ("connecting", "streaming", "reconnecting", "ended")
 STATES = ("captured", "dropped", "failed", "delivered")
@@ -57,7 +64,7 @@ def now(*cameras: CameraStatistics, **values: Any) -> Statistics:
 
 
 times = st.floats(0, 1e5)
-spreads = st.lists(times, min_size=4, max_size=4).map(lambda four: Spread(*sorted(four)))
+spreads = st.lists(times, min_size=4, max_size=4).map(lambda four: Percentiles(*sorted(four)))
 
 
 @st.composite
@@ -118,7 +125,7 @@ def test_percentiles_forget_and_the_largest_value_stays() -> None:
     meter.stage("infer", 9.0)
     for _ in range(WINDOW):
         meter.stage("infer", 0.5)
-    assert meter.read(()).stages["infer"] == Spread(0.5, 0.5, 0.5, 9.0)
+    assert meter.read(()).stages["infer"] == Percentiles(0.5, 0.5, 0.5, 9.0)
 
 
 def test_before_the_first_frame_there_is_nothing() -> None:
@@ -140,7 +147,7 @@ def test_every_stage_is_kept_apart() -> None:
 def test_frames_and_inferences_are_counted_apart() -> None:
     meter = Meter()
     for frames in (1, 3, 2):
-        meter.answered(frames)
+        meter.inference(frames)
     read = meter.read(())
     assert (read.inferred, read.inferences) == (6, 3)
 
@@ -237,7 +244,7 @@ def test_reading_while_others_write() -> None:
         for number in range(3000):
             meter.stage("infer", number)
             meter.delivered(number)
-            meter.answered(1)
+            meter.inference(1)
         done.set()
 
     def read() -> None:
@@ -271,8 +278,8 @@ def test_the_line_says_what_an_operator_asks() -> None:
         now(
             camera(captured=130, delivered=120, dropped=7, failed=1),
             frames_per_second=29.97,
-            age=Spread(0.0421, 0.06, 0.081, 0.2),
-            stages={"infer": Spread(0.033, 0.04, 0.05, 0.1)},
+            age=Percentiles(0.0421, 0.06, 0.081, 0.2),
+            stages={"infer": Percentiles(0.033, 0.04, 0.05, 0.1)},
         )
     )
     assert "120 delivered (30.0/s)" in line

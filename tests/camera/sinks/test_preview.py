@@ -19,7 +19,8 @@ from deliveries import delivery
 from PIL import Image
 
 from fcn_deploy.camera import IterableSource, Pipeline, Preview
-from fcn_deploy.camera.sinks.preview import MOST_STREAMS
+from fcn_deploy.camera.sinks.preview.content import PreviewContent
+from fcn_deploy.camera.sinks.preview.server import MAX_STREAMS
 from fcn_deploy.classes import CAMVID_PALETTE
 from fcn_deploy.errors import UsageError
 from fcn_deploy.runtimes.segmenter import Segmenter
@@ -46,7 +47,7 @@ def get(
         connection.close()
 
 
-class Looker:
+class Viewer:
     """Somebody with the stream open."""
 
     def __init__(self, preview: Preview, path: str = "/stream.mjpg") -> None:
@@ -96,8 +97,8 @@ def test_a_snapshot_shows_the_palettes_colour(preview: Preview) -> None:
 @pytest.mark.parametrize("order", ["bgr", "rgb"])
 def test_a_stream_shows_the_newest_frames(preview: Preview, order: str) -> None:
     preview(delivery(label=3, order=order))
-    looker = Looker(preview)
-    pictures = looker.pictures()
+    viewer = Viewer(preview)
+    pictures = viewer.pictures()
     for label in (3, 5, 8):
         preview(delivery(label=label, order=order))
         # The first one may still be of the frame before.
@@ -106,7 +107,7 @@ def test_a_stream_shows_the_newest_frames(preview: Preview, order: str) -> None:
         )
         if label != 8:
             preview(delivery(label=label, order=order))
-    looker.close()
+    viewer.close()
 
 
 def test_a_snapshot_shows_the_newest_frame_although_it_was_looked_at_before(preview: Preview) -> None:
@@ -119,7 +120,7 @@ def test_a_snapshot_shows_the_newest_frame_although_it_was_looked_at_before(prev
 
 def test_nothing_is_drawn_while_nobody_looks(preview: Preview, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = []
-    monkeypatch.setattr(Preview, "_encode", lambda _, camera: drawn.append(camera))
+    monkeypatch.setattr(PreviewContent, "_encode", lambda _, camera: drawn.append(camera))
     for index in range(50):
         preview(delivery(index))
     assert not drawn
@@ -200,8 +201,8 @@ def test_a_port_in_use_is_said(preview: Preview) -> None:
         Preview(port=preview.port)
 
 
-def test_a_looker_who_does_not_read_holds_up_nobody(preview: Preview) -> None:
-    idle = [Looker(preview) for _ in range(3)]
+def test_a_viewer_that_does_not_read_delays_nobody(preview: Preview) -> None:
+    idle = [Viewer(preview) for _ in range(3)]
     noise = np.random.default_rng(0)
     slowest = 0.0
     for index in range(200):
@@ -212,36 +213,36 @@ def test_a_looker_who_does_not_read_holds_up_nobody(preview: Preview) -> None:
         slowest = max(slowest, time.perf_counter() - began)
     assert slowest < 2  # no time-out of 10 s was waited for: another thread draws and sends
     assert get(preview, "/snapshot.jpg")[0] == 200
-    for looker in idle:
-        looker.close()
+    for viewer in idle:
+        viewer.close()
 
 
 def test_streams_are_bounded_and_their_places_are_given_back(preview: Preview) -> None:
     preview(delivery())
-    lookers = [Looker(preview) for _ in range(MOST_STREAMS)]
-    assert {looker.status for looker in lookers} == {200}
-    one_more = Looker(preview)
+    viewers = [Viewer(preview) for _ in range(MAX_STREAMS)]
+    assert {viewer.status for viewer in viewers} == {200}
+    one_more = Viewer(preview)
     assert one_more.status == 503
     one_more.close()
-    lookers.pop().close()
-    until(lambda: json.loads(get(preview, "/statistics.json")[2])["preview"]["watching"] < MOST_STREAMS)
-    again = Looker(preview)
+    viewers.pop().close()
+    until(lambda: json.loads(get(preview, "/statistics.json")[2])["preview"]["watching"] < MAX_STREAMS)
+    again = Viewer(preview)
     assert again.status == 200
-    for looker in [*lookers, again]:
-        looker.close()
+    for viewer in [*viewers, again]:
+        viewer.close()
 
 
 def test_closing_ends_every_stream_and_frees_the_port() -> None:
     preview = Preview(port=0)
     preview(delivery())
-    lookers = [Looker(preview) for _ in range(3)]
+    viewers = [Viewer(preview) for _ in range(3)]
     began = time.monotonic()
     preview.close()
     preview.close()
     assert time.monotonic() - began < 3
-    for looker in lookers:
-        looker.file.read()  # until its end
-        looker.close()
+    for viewer in viewers:
+        viewer.file.read()  # until its end
+        viewer.close()
     Preview(port=preview.port).close()
     until(lambda: not any(thread.name == "fcn-deploy-preview" for thread in threading.enumerate()))
 
@@ -249,7 +250,7 @@ def test_closing_ends_every_stream_and_frees_the_port() -> None:
 def test_before_the_first_frame_a_snapshot_is_not_there_yet(
     preview: Preview, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fcn_deploy.camera.sinks.preview._FIRST", 0.05)
+    monkeypatch.setattr("fcn_deploy.camera.sinks.preview.handler._FIRST_FRAME_TIMEOUT", 0.05)
     status, headers, body = get(preview, "/snapshot.jpg")
     assert status == 503 and b"no frame yet" in body and headers["Retry-After"] == "1"
 

@@ -251,7 +251,7 @@ def test_a_stream_with_half_a_map_in_it_takes_no_more() -> None:
         sink(delivery(0))
     sink._stream = into
     before = into.getvalue()
-    with pytest.raises(PipelineError, match="a map before it was cut short"):
+    with pytest.raises(PipelineError, match="the map before it was written only in part"):
         sink(delivery(1))
     assert into.getvalue() == before
 

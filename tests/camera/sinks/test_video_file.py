@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from fcn_deploy.camera.sinks import encoders
 from fcn_deploy.camera.sinks import video_file as video
-from fcn_deploy.camera.sinks.video_file import VIDEO_SUFFIXES, VideoFile, fitted, video_encoders
+from fcn_deploy.camera.sinks.video_file import VIDEO_SUFFIXES, VideoFile, letterbox, video_encoders
 from fcn_deploy.errors import BackendUnavailable, PipelineError, UsageError
 
 cv2 = pytest.importorskip("cv2")
@@ -114,9 +114,9 @@ def test_ctrl_c_within_a_frame_keeps_those_before_it(tmp_path: Path, monkeypatch
         push(pipe, data[: len(data) // 2])
         raise KeyboardInterrupt
 
-    push = encoders._push
+    push = encoders._write_all
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(encoders, "_push", half)
+        patched.setattr(encoders, "_write_all", half)
         file.write(picture)
     file.close()
     assert len(frames_of(tmp_path / "clip.mp4")) == 5
@@ -172,7 +172,7 @@ def test_nothing_to_write_with_says_what_to_install(tmp_path: Path, monkeypatch:
     to=st.tuples(st.integers(1, 40).map(lambda n: 2 * n), st.integers(1, 40).map(lambda n: 2 * n)),
 )
 def test_any_frame_fits_any_video(height: int, width: int, to: tuple[int, int]) -> None:
-    placed = fitted(np.full((height, width, 3), 77, np.uint8), to)
+    placed = letterbox(np.full((height, width, 3), 77, np.uint8), to)
     assert placed.shape == (*to, 3)
     assert set(np.unique(placed)) <= {0, 77}
     assert (placed == 77).any()

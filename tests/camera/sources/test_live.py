@@ -10,8 +10,7 @@ import time
 import numpy as np
 import pytest
 
-from fcn_deploy.camera.sources import live as capture_module
-from fcn_deploy.camera.sources import opencv
+from fcn_deploy.camera.sources import live, opencv
 from fcn_deploy.camera.sources.opencv import video_backends
 from fcn_deploy.camera.sources.opening import open_source
 from fcn_deploy.camera.sources.options import SourceOptions
@@ -123,7 +122,7 @@ def test_an_unplugged_camera_is_found_again_and_numbers_count_on(site, caplog):
     assert source.state.reconnects == 1
     assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
     assert "camera 0: the stream ended; trying again" in caplog.messages[0]
-    assert "camera 0: there again after" in caplog.messages[1]
+    assert "camera 0: connected again after" in caplog.messages[1]
     assert len(made.opened) == 4
     assert all(capture.released for capture in made.opened)
 
@@ -150,7 +149,7 @@ def test_a_camera_that_is_not_there_yet_is_waited_for(site, caplog):
     source = device()
     take(source, 1)
     assert source.state.reconnects == 0
-    assert "/dev/video0 is not there" in source.state.message
+    assert "/dev/video0 does not exist" in source.state.message
     assert len([record for record in caplog.records if record.levelname == "WARNING"]) == 1
 
 
@@ -229,7 +228,7 @@ def test_frames_are_turned_and_in_the_order_asked_for(site):
 
 def test_without_reconnecting_a_camera_that_is_not_there_is_a_wrong_source(site):
     site("absent")
-    with pytest.raises(SourceError, match="camera 0: /dev/video0 is not there"):
+    with pytest.raises(SourceError, match="camera 0: /dev/video0 does not exist"):
         take(device(reconnect=False), 1)
 
 
@@ -243,7 +242,7 @@ def test_without_reconnecting_a_loss_ends_the_source(site):
 def test_a_camera_is_given_up_when_it_was_asked_for(site):
     site([GOOD], "absent")
     begun = time.monotonic()
-    with pytest.raises(PipelineError, match=r"camera 0 was given up after \d\.\d s without it"):
+    with pytest.raises(PipelineError, match=r"camera 0 was given up after \d\.\d s without a connection"):
         take(device(give_up=0.2), 2)
     assert 0.2 <= time.monotonic() - begun < 2
 
@@ -270,7 +269,7 @@ def waits_of(source, count, monkeypatch):
             stopping.set()
         return stopping.is_set()
 
-    monkeypatch.setattr(capture_module.random, "uniform", lambda low, high: high)
+    monkeypatch.setattr(live.random, "uniform", lambda low, high: high)
     frames = source.frames(stopping)
     monkeypatch.setattr(stopping, "wait", wait)
     list(frames)
@@ -296,9 +295,7 @@ def test_a_camera_that_held_for_long_is_asked_soon_again(site, monkeypatch):
 def test_waits_have_jitter(site, monkeypatch):
     site("absent")
     bounds = []
-    monkeypatch.setattr(
-        capture_module.random, "uniform", lambda low, high: bounds.append((low, high)) or 0.001
-    )
+    monkeypatch.setattr(live.random, "uniform", lambda low, high: bounds.append((low, high)) or 0.001)
     with pytest.raises(PipelineError):
         take(device(give_up=0.05), 1)
     assert set(bounds) == {(0.5, 1.0)}
@@ -443,7 +440,7 @@ def test_an_error_inside_a_pipeline_is_a_loss(site):
 
 def test_a_camera_whose_opening_hangs_for_ever_is_left_behind(site, monkeypatch):
     site([GOOD])
-    monkeypatch.setattr(capture_module, "_MARGIN", 0.0)
+    monkeypatch.setattr(live, "_OPEN_MARGIN", 0.0)
     monkeypatch.setattr(cv2, "VideoCapture", lambda *given: threading.Event().wait(30))
     with pytest.raises(SourceError, match=r"camera 0: it did not answer within 0\.\d s"):
         take(device(reconnect=False, open_timeout=0.2), 1)

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from mjpeg_server import Camera
 from PIL import Image
 
-from fcn_deploy.camera.sources import live as capture
+from fcn_deploy.camera.sources import live
 from fcn_deploy.camera.sources.opening import open_source
 from fcn_deploy.camera.sources.options import SourceOptions
 from fcn_deploy.camera.sources.reachability import host_unreachable
@@ -204,8 +204,8 @@ def full_server():
 def test_a_host_that_is_off_does_not_hang_opencv_a_second_time(monkeypatch):
     opened = []
     with full_server() as port:
-        real = capture.open_capture
-        monkeypatch.setattr(capture, "open_capture", lambda *given: opened.append(given) or real(*given))
+        real = live.open_capture
+        monkeypatch.setattr(live, "open_capture", lambda *given: opened.append(given) or real(*given))
         options = SourceOptions(open_timeout=0.2, first_wait=0.01, longest_wait=0.01, give_up=0.9)
         with pytest.raises(PipelineError, match=r"given up .* it did not answer within 0\.2 s"):
             list(open_source(f"http://127.0.0.1:{port}/x", options=options).frames(threading.Event()))

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import copy
 from functools import cache
+from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fcn_deploy.export.graph.cells import label_by_cell
 from fcn_deploy.export.graph.files import read_model
+from fcn_deploy.testing import onnxruntime_session, openvino_model
 
 DENSE = """
 <ir_version: 9, opset_import: ["" : 20]>
@@ -34,16 +35,13 @@ dense (float[n, c, h, w] scores) => (uint8[n, y, x] labels)
 """The end of a deploy graph, with a crop of three pixels."""
 
 
-def session(model: onnx.ModelProto) -> ort.InferenceSession:
-    return ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-
-
 @cache
-def ends() -> tuple[ort.InferenceSession, ort.InferenceSession]:
+def ends() -> tuple[Any, Any]:
+    """Sessions on the end of a deploy graph as it is, and by cell."""
     dense = onnx.parser.parse_model(DENSE)
     by_cell = copy.deepcopy(dense)
     assert label_by_cell(by_cell)
-    return session(dense), session(by_cell)
+    return onnxruntime_session(dense), onnxruntime_session(by_cell)
 
 
 def answers(scores: np.ndarray) -> list[np.ndarray]:
@@ -90,18 +88,17 @@ def test_whole_models_answer_the_same(exported, variant: str, size: tuple[int, i
     used = {name for node in by_cell.graph.node for name in node.input}
     assert {tensor.name for tensor in by_cell.graph.initializer} <= used  # or ONNX Runtime warns
     frames = np.random.default_rng(1).integers(0, 256, (2, *size, 3), dtype=np.uint8)
-    expected, got = (session(m).run(["labels"], {"image": frames})[0] for m in (dense, by_cell))
+    expected, got = (onnxruntime_session(m).run(["labels"], {"image": frames})[0] for m in (dense, by_cell))
     np.testing.assert_array_equal(got, expected)
 
 
 @pytest.mark.parametrize("variant", ["fcn8s", "fcn8s-lite"])
 def test_openvino_answers_the_same(exported, variant: str) -> None:
-    openvino = pytest.importorskip("openvino")
+    pytest.importorskip("openvino")
     dense, _ = read_model(exported(variant)[0])
     by_cell = copy.deepcopy(dense)
     assert label_by_cell(by_cell)
-    core = openvino.Core()
-    read, reference = core.compile_model(core.read_model(by_cell.SerializeToString()), "CPU"), session(dense)
+    read, reference = openvino_model(by_cell), onnxruntime_session(dense)
     noise = np.random.default_rng(2).integers(0, 256, (2, 47, 65, 3), dtype=np.uint8)
     for frames in (noise, np.zeros_like(noise), noise[:1, :1, :1]):
         expected = reference.run(["labels"], {"image": frames})[0]

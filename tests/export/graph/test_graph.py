@@ -2,13 +2,12 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 
 from fcn_deploy.errors import ModelError, UsageError
-from fcn_deploy.export.graph import surgery as graphs
 from fcn_deploy.export.graph.files import identity, read_model, set_metadata, write_model
 from fcn_deploy.export.graph.session import open_session
+from fcn_deploy.testing import onnxruntime_session
 
 
 def test_identity_ignores_metadata_and_notices_a_weight(exported):
@@ -26,12 +25,13 @@ def test_identity_ignores_metadata_and_notices_a_weight(exported):
 
 def test_beyond_two_gigabytes_the_weights_go_into_one_file_beside(exported, tmp_path, monkeypatch):
     model, spec = read_model(exported("fcn8s-lite")[0])
-    monkeypatch.setattr(graphs, "SINGLE_FILE_LIMIT", 1000)
+    for module in ("files", "session"):
+        monkeypatch.setattr(f"fcn_deploy.export.graph.{module}.SINGLE_FILE_LIMIT", 1000)
     target = tmp_path / "big.onnx"
     write_model(model, spec, target)
     assert sorted(p.suffix for p in tmp_path.iterdir()) == [".data", ".onnx"]
     frames = np.zeros((1, 40, 40, 3), np.uint8)
-    (labels,) = ort.InferenceSession(target, providers=["CPUExecutionProvider"]).run(None, {"image": frames})
+    (labels,) = onnxruntime_session(target).run(None, {"image": frames})
     again, _ = read_model(target)
     with open_session(again) as session:
         assert (session.run(["labels"], {"image": frames})[0] == labels).all()
@@ -67,7 +67,8 @@ def test_an_empty_file(tmp_path):
 
 def test_weights_outside_the_model_s_folder_are_refused(exported, tmp_path, monkeypatch):
     model, spec = read_model(exported("fcn8s-lite")[0])
-    monkeypatch.setattr(graphs, "SINGLE_FILE_LIMIT", 1000)
+    for module in ("files", "session"):
+        monkeypatch.setattr(f"fcn_deploy.export.graph.{module}.SINGLE_FILE_LIMIT", 1000)
     inside = tmp_path / "inside"
     inside.mkdir()
     write_model(model, spec, inside / "m.onnx")

@@ -14,12 +14,13 @@ from pathlib import Path
 import pytest
 
 from fcn_deploy.errors import EngineError, UsageError
-from fcn_deploy.export.tensorrt import builder, engine
+from fcn_deploy.export.tensorrt import builder, worker
 from fcn_deploy.export.tensorrt.builder import Build, BuildSettings, LogCapture, capture_log
 from fcn_deploy.export.tensorrt.engine import build_engine
+from fcn_deploy.export.tensorrt.profiles import default_profiles
 from fcn_deploy.runtimes.cuda.gpus import Gpu
 from fcn_deploy.runtimes.tensorrt.sidecar import TENSORRT, EngineTarget, check_engine, this_platform
-from fcn_deploy.spec import ModelSpec
+from fcn_deploy.spec import Architecture, ModelSpec
 
 rtx = pytest.importorskip("tensorrt_rtx")
 
@@ -124,7 +125,8 @@ def trt() -> types.ModuleType:
 def told(trt: types.ModuleType, **settings: object) -> Config:
     """What the configuration was told for these settings."""
     build = Build(trt, "TensorRT 10.3.0", LogCapture())
-    build.configure(BuildSettings(**settings), engine.default_profiles(ModelSpec(("a", "b"), "fcn8s-lite")))
+    spec = ModelSpec(("a", "b"), Architecture("fcn8s-lite"))
+    build.configure(BuildSettings(**settings), default_profiles(spec))
     return build._config
 
 
@@ -198,20 +200,20 @@ def test_a_builder_that_cannot_start_says_why(trt: types.ModuleType) -> None:
         raise TypeError("pybind11::init(): factory function returned nullptr")
 
     trt.Builder = refused
-    with capture_log() as heard, pytest.raises(EngineError, match="could not start its builder: CUDA init"):
-        Build(trt, "TensorRT 10.3.0", heard)
+    with capture_log() as log, pytest.raises(EngineError, match="could not start its builder: CUDA init"):
+        Build(trt, "TensorRT 10.3.0", log)
 
 
 def test_tensorrt_on_its_own_gpu(
-    exported, trt: types.ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    exported, trt: types.ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_process: None
 ) -> None:
     """The whole way on the stand-in: what the sidecar says of the GPU, and the timings beside the engine."""
-    monkeypatch.setattr(engine, "import_tensorrt", lambda _: trt)
-    monkeypatch.setattr(engine, "gpu_problem", lambda: None)
-    monkeypatch.setattr(engine, "describe_gpu", lambda: Gpu("Orin", "8.7", 8 << 30))
-    monkeypatch.setattr(engine, "free_memory", lambda: 4 << 30)
+    monkeypatch.setattr(worker, "import_tensorrt", lambda _: trt)
+    monkeypatch.setattr(worker, "gpu_problem", lambda: None)
+    monkeypatch.setattr(worker, "describe_gpu", lambda: Gpu("Orin", "8.7", 8 << 30))
+    monkeypatch.setattr(worker, "free_memory", lambda: 4 << 30)
     output = tmp_path / "x.engine"
-    sidecar = build_engine(exported()[0], output, profiles=["1x64x64"], flavor="tensorrt")
+    sidecar = build_engine(exported()[0], output, profiles=["1x64x64"], flavor="tensorrt").sidecar
     assert sidecar.flavor == TENSORRT
     assert sidecar.target == EngineTarget(this_platform(), ("8.7",), gpu="Orin")
     assert sidecar.precision["achieved"] == {"fp16": 1}
@@ -220,12 +222,12 @@ def test_tensorrt_on_its_own_gpu(
 
 
 def test_timings_that_cannot_be_kept_do_not_cost_the_engine(
-    exported, trt: types.ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    exported, trt: types.ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_process: None
 ) -> None:
-    monkeypatch.setattr(engine, "import_tensorrt", lambda _: trt)
-    monkeypatch.setattr(engine, "gpu_problem", lambda: None)
-    monkeypatch.setattr(engine, "describe_gpu", lambda: Gpu("Orin", "8.7", 8 << 30))
-    monkeypatch.setattr(engine, "free_memory", lambda: 4 << 30)
+    monkeypatch.setattr(worker, "import_tensorrt", lambda _: trt)
+    monkeypatch.setattr(worker, "gpu_problem", lambda: None)
+    monkeypatch.setattr(worker, "describe_gpu", lambda: Gpu("Orin", "8.7", 8 << 30))
+    monkeypatch.setattr(worker, "free_memory", lambda: 4 << 30)
     output = tmp_path / "x.engine"
     with pytest.warns(UserWarning, match="were not kept: the folder .* does not exist"):
         build_engine(
@@ -240,14 +242,14 @@ def test_timings_that_cannot_be_kept_do_not_cost_the_engine(
 
 def test_the_logs_own_places_and_a_missing_driver_are_no_reasons() -> None:
     logger = logging.getLogger("fcn_deploy.tensorrt")
-    with capture_log() as heard:
+    with capture_log() as log:
         logger.error("Error Code 4: API Usage Error (bad profile. In isValid at /_src/optimizer/p.cpp:367)")
         logger.error("Cuda Runtime (In catchCudaError at /_src/x.hpp:250 (cudaError 35: CUDA driver version)")
         logger.warning("twice")
         logger.warning("twice")
     logger.error("after")
-    assert heard.reason() == "Error Code 4: API Usage Error (bad profile)"
-    assert heard.summary() == {"warnings": 2, "errors": 2, "first_warnings": ["twice"]}
+    assert log.reason() == "Error Code 4: API Usage Error (bad profile)"
+    assert log.summary() == {"warnings": 2, "errors": 2, "first_warnings": ["twice"]}
     assert LogCapture().reason() == "it gave no reason"
 
 
@@ -260,6 +262,5 @@ def test_progress_is_one_fraction_that_never_leaves_0_to_1() -> None:
         assert monitor.step_complete("optimize", step)
     monitor.phase_finish("optimize")
     assert monitor.step_complete("build", 0)
-    monitor.stop()
-    assert not monitor.step_complete("build", 1)
+    assert monitor.step_complete("build", 1)
     assert seen == [0.125, 0.25, 0.375, 0.5, 0.5, 1.0]

@@ -11,16 +11,15 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
 from fcn_deploy.calibration.quantization import quantize
 from fcn_deploy.errors import BackendUnavailable, EngineError, FcnDeployError, ModelError, UsageError
 from fcn_deploy.export.graph.files import read_model, write_model
 from fcn_deploy.export.precision import to_fp16
-from fcn_deploy.export.tensorrt import builder, engine
+from fcn_deploy.export.tensorrt import builder, engine, worker
+from fcn_deploy.export.tensorrt.description import RTX_PORTABLE
 from fcn_deploy.export.tensorrt.engine import build_engine
 from fcn_deploy.files import sha256_of
 from fcn_deploy.model.fcn8s import VARIANTS
@@ -31,53 +30,23 @@ from fcn_deploy.runtimes.tensorrt.sidecar import (
     TENSORRT,
     TENSORRT_RTX,
     Host,
+    Sidecar,
     check_engine,
     check_host,
     read_sidecar,
 )
-from fcn_deploy.spec import METADATA_KEY, ModelSpec
 
 trt = pytest.importorskip("tensorrt_rtx")
 
 SMALL = "1x32x48:1x64x96:2x128x160"
 
 InPrecision = Callable[..., Path]
+SmallGraph = Callable[..., Path]
 
 
-@pytest.fixture(scope="session")
-def graph(exported, tmp_path_factory: pytest.TempPathFactory) -> InPrecision:
-    """``graph(variant, precision)``: a narrow ONNX file."""
-    folder = tmp_path_factory.mktemp("precisions")
-
-    def make(variant: str = "fcn8s-lite", precision: str = "fp32", learned: bool = False) -> Path:
-        source: Path = exported(variant, learned)[0]
-        path = folder / f"{source.stem}.{precision}.onnx"
-        if precision == "fp32":
-            return source
-        if path.exists():
-            return path
-        if precision == "fp16":
-            model, spec = read_model(source)
-            write_model(to_fp16(model), spec.replace(precision="fp16"), path)
-        else:
-            rest = "fp16" if precision == "int8+fp16" else "fp32"
-            quantize(source, path, calib=frames(folder), method="minmax", rest=rest)
-        return path
-
-    return make
-
-
-def frames(folder: Path) -> Path:
-    """A folder with two small frames of the synthetic street."""
-    from PIL import Image
-
-    from fcn_deploy.data.street import SyntheticStreet
-
-    place = folder / "frames"
-    place.mkdir(exist_ok=True)
-    for index, frame in enumerate(SyntheticStreet(frames=2, height=48, width=64)):
-        Image.fromarray(frame.image).save(place / f"{index}.png")
-    return place
+def build(source: Path, output: Path, **arguments: object) -> Sidecar:
+    """An engine's sidecar."""
+    return build_engine(source, output, **arguments).sidecar
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8+fp16", "int8"])
@@ -89,7 +58,7 @@ def test_every_variant_builds_in_every_precision(
 ) -> None:
     source = graph(variant, precision, learned)
     output = tmp_path / "x.engine"
-    sidecar = build_engine(source, output, profiles=[SMALL], compute_capabilities=["8.6"], flavor="rtx")
+    sidecar = build(source, output, profiles=[SMALL], compute_capabilities=["8.6"], flavor="rtx")
     assert sidecar == read_sidecar(output) == check_engine(output)
     assert sidecar.spec.precision == precision
     layers = sidecar.precision["declared"]["layers"]
@@ -115,7 +84,7 @@ def test_full_width_builds_and_its_weights_shrink(tmp_path: Path, variant: str, 
     made = trace(DeployModel(model, spec))
     source = tmp_path / "full.onnx"
     write_model(to_fp16(made) if precision == "fp16" else made, spec.replace(precision=precision), source)
-    sidecar = build_engine(source, tmp_path / "full.engine", flavor="rtx", compute_capabilities=["8.6"])
+    sidecar = build(source, tmp_path / "full.engine", flavor="rtx", compute_capabilities=["8.6"])
     share = 1.0 if precision == "fp32" else 0.5
     assert sidecar.precision["declared"]["engine_to_fp32_weights"] == pytest.approx(share, abs=0.1)
 
@@ -123,7 +92,7 @@ def test_full_width_builds_and_its_weights_shrink(tmp_path: Path, variant: str, 
 def test_the_sidecar_says_what_was_built(graph: InPrecision, tmp_path: Path) -> None:
     output = tmp_path / "x.engine"
     steps: list[str] = []
-    sidecar = build_engine(
+    sidecar = build(
         graph(),
         output,
         profiles=[SMALL, "1x200x300"],
@@ -144,11 +113,30 @@ def test_the_sidecar_says_what_was_built(graph: InPrecision, tmp_path: Path) -> 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x.engine", "x.engine.json"]
 
 
+def test_the_result_is_short_to_read_and_whole_as_json(small: SmallGraph, tmp_path: Path) -> None:
+    output = tmp_path / "x.engine"
+    result = build_engine(small(), output, profiles=["1x8x8"], compute_capabilities=["8.9"], flavor="rtx")
+    size = output.stat().st_size
+    shown = dict(result.summary())
+    assert shown["file"].startswith(f"{output} ({size / 1e6:.1f} MB, ")
+    assert shown["built by"] == f"TensorRT-RTX {trt.__version__}"
+    assert shown["runs on"] == "compute capability 8.9"
+    assert repr(result).splitlines()[0] == "EngineResult"
+    assert result.to_dict() == {
+        "file": str(output),
+        "bytes": size,
+        "sha256": sha256_of(output),
+        "seconds": round(result.seconds, 2),
+        "sidecar": json.loads((tmp_path / "x.engine.json").read_text()),
+    }
+    assert result.seconds >= result.sidecar.build["seconds"] > 0
+
+
 def test_without_a_target_it_is_built_for_ampere_and_later(graph: InPrecision, tmp_path: Path) -> None:
     output = tmp_path / "x.engine"
-    sidecar = build_engine(graph(), output, profiles=[SMALL], flavor="rtx")
+    sidecar = build(graph(), output, profiles=[SMALL], flavor="rtx")
     assert sidecar.target.later
-    assert sidecar.target.compute_capabilities == engine.RTX_PORTABLE
+    assert sidecar.target.compute_capabilities == RTX_PORTABLE
     with pytest.raises(EngineError, match=r"this GPU has 7\.5"):
         check_host(output, sidecar, Host(sidecar.flavor, sidecar.version, "7.5"))
 
@@ -157,7 +145,7 @@ def test_the_default_profile_takes_all_that_the_model_does(graph: InPrecision, t
     model, spec = read_model(graph())
     source = tmp_path / "small.onnx"
     write_model(model, spec.replace(max_height=200, max_width=5000), source)
-    sidecar = build_engine(source, tmp_path / "x.engine", flavor="rtx")
+    sidecar = build(source, tmp_path / "x.engine", flavor="rtx")
     assert [str(p) for p in sidecar.profiles] == ["1x1x1:1x200x480:1x200x1920"]
 
 
@@ -166,8 +154,8 @@ def test_weights_beside_the_model_are_found(graph: InPrecision, tmp_path: Path) 
     source = tmp_path / "apart" / "model.onnx"
     source.parent.mkdir()
     onnx.save(model, str(source), save_as_external_data=True, location="weights.data", size_threshold=100)
-    sidecar = build_engine(source, tmp_path / "x.engine", profiles=[SMALL], flavor="rtx")
-    inside = build_engine(graph(), tmp_path / "y.engine", profiles=[SMALL], flavor="rtx")
+    sidecar = build(source, tmp_path / "x.engine", profiles=[SMALL], flavor="rtx")
+    inside = build(graph(), tmp_path / "y.engine", profiles=[SMALL], flavor="rtx")
     assert sidecar.precision["declared"] == inside.precision["declared"]
     (source.parent / "weights.data").unlink()
     with pytest.raises(ModelError, match=r"'weights\.data' is missing"):
@@ -189,19 +177,19 @@ def test_weights_beside_the_model_are_found(graph: InPrecision, tmp_path: Path) 
         ({"optimization_level": 6}, "from 0 to 5, not 6"),
         ({"workspace": 0}, "at least one byte"),
         ({"dla_core": -1}, "must be 0 or more"),
-        ({"timing_cache": "t.cache"}, "--timing-cache is TensorRT's"),
-        ({"hardware_compatible": True}, "--hardware-compatible is TensorRT's"),
-        ({"version_compatible": True}, "--version-compatible is TensorRT's"),
-        ({"dla_core": 0}, "--dla-core is TensorRT's"),
+        ({"timeout": 0}, "the time-out must be more than 0 seconds, not 0"),
+        ({"timing_cache": "t.cache"}, "--timing-cache is for TensorRT"),
+        ({"hardware_compatible": True}, "--hardware-compatible is for TensorRT"),
+        ({"version_compatible": True}, "--version-compatible is for TensorRT"),
+        ({"dla_core": 0}, "--dla-core is for TensorRT"),
     ],
     ids=lambda value: str(value)[:40],
 )
 def test_wrong_use_is_told_before_the_build(
-    graph: InPrecision, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict, told: str
+    graph: InPrecision, tmp_path: Path, change: dict, told: str
 ) -> None:
-    monkeypatch.setattr(builder.Build, "run", lambda *_: pytest.fail("it was built"))
     with pytest.raises(UsageError) as caught:
-        build_engine(graph(), tmp_path / "x.engine", **{"flavor": "rtx", **change})
+        build_engine(graph(), tmp_path / "x.engine", **{"flavor": "rtx", "progress": pytest.fail, **change})
     assert told in str(caught.value)
     assert list(tmp_path.iterdir()) == []
 
@@ -209,6 +197,11 @@ def test_wrong_use_is_told_before_the_build(
 def test_the_name_must_end_in_engine(graph: InPrecision, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"x\.plan: the name of an engine must end in \.engine"):
         build_engine(graph(), tmp_path / "x.plan")
+
+
+def test_a_folder_that_does_not_exist_is_named(graph: InPrecision, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"the folder .*nowhere does not exist; create it first"):
+        build_engine(graph(), tmp_path / "nowhere" / "x.engine")
 
 
 @pytest.mark.parametrize("wanted", ["fp16", "int8", "int8+fp16"])
@@ -229,23 +222,21 @@ def test_a_description_that_promises_more_than_the_graph_is_refused(
         build_engine(source, tmp_path / "x.engine", flavor="rtx")
 
 
-def test_a_graph_quantised_for_cpus_is_refused(graph: InPrecision, tmp_path: Path) -> None:
+def test_a_graph_quantised_for_cpus_is_refused(graph: InPrecision, frames: Path, tmp_path: Path) -> None:
     source = tmp_path / "cpu.onnx"
-    quantize(graph(), source, calib=frames(tmp_path), method="minmax", target="cpu")
+    quantize(graph(), source, calib=frames, method="minmax", target="cpu")
     with pytest.raises(UsageError, match=r"cpu\.onnx was quantised for CPUs, .* --target tensorrt"):
         build_engine(source, tmp_path / "x.engine", flavor="rtx")
 
 
-def test_an_operator_that_tensorrt_has_not_is_named(tmp_path: Path) -> None:
-    source = tmp_path / "odd.onnx"
-    source.write_bytes(small_graph(odd="Det").SerializeToString())
+def test_an_operator_that_tensorrt_does_not_have_is_named(small: SmallGraph, tmp_path: Path) -> None:
+    source = small("odd.onnx", odd="Det")
     with pytest.raises(EngineError, match=r"does not accept .*odd\.onnx: node 'odd' \(Det\)"):
         build_engine(source, tmp_path / "x.engine", profiles=["1x8x8"], flavor="rtx")
 
 
-def test_a_graph_with_other_inputs_than_it_promises_is_refused(tmp_path: Path) -> None:
-    source = tmp_path / "named.onnx"
-    source.write_bytes(small_graph(image="picture").SerializeToString())
+def test_a_graph_with_other_inputs_than_it_promises_is_refused(small: SmallGraph, tmp_path: Path) -> None:
+    source = small("named.onnx", image="picture")
     with pytest.raises(ModelError, match=r"expected input image uint8 of rank 4, found picture uint8"):
         build_engine(source, tmp_path / "x.engine", profiles=["1x8x8"], flavor="rtx")
 
@@ -260,40 +251,12 @@ def test_a_damaged_onnx_file_is_refused(graph: InPrecision, tmp_path: Path, dama
     assert list(tmp_path.iterdir()) == [source]
 
 
-def small_graph(image: str = "image", odd: str | None = None) -> onnx.ModelProto:
-    """A deploy graph of a few operators, or one that breaks its promise."""
-    last = "float"
-    nodes = [helper.make_node("Cast", [image], ["float"], to=TensorProto.FLOAT)]
-    if odd is not None:
-        nodes.append(helper.make_node(odd, ["float"], ["odd"], name="odd"))
-        nodes.append(helper.make_node("Add", ["float", "odd"], ["sum"], name="sum"))
-        last = "sum"
-    nodes += [
-        helper.make_node("Transpose", [last], ["planes"], perm=[0, 3, 1, 2]),
-        helper.make_node("Conv", ["planes", "weight"], ["logits"]),
-        helper.make_node("ArgMax", ["logits"], ["winner"], axis=1, keepdims=0),
-        helper.make_node("Cast", ["winner"], ["labels"], to=TensorProto.UINT8),
-    ]
-    axes = ["n", "h", "w"]
-    made = helper.make_graph(
-        nodes,
-        "small",
-        [helper.make_tensor_value_info(image, TensorProto.UINT8, [*axes, 3])],
-        [helper.make_tensor_value_info("labels", TensorProto.UINT8, axes)],
-        [numpy_helper.from_array(np.ones((2, 3, 1, 1), np.float32), "weight")],
-    )
-    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    spec = ModelSpec(classes=("a", "b"), variant="fcn8s-lite")
-    helper.set_model_props(model, {METADATA_KEY: spec.to_json()})
-    return model
-
-
 def test_a_full_disk_leaves_the_old_pair(
     graph: InPrecision, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     new = graph(precision="fp16")
     output = tmp_path / "x.engine"
-    old = build_engine(graph(), output, profiles=[SMALL], flavor="rtx")
+    old = build(graph(), output, profiles=[SMALL], flavor="rtx")
 
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -338,7 +301,7 @@ def test_half_a_pair_is_never_taken_for_a_whole_one(
     """Whichever of the two files is not replaced, what is left is the old pair or is refused."""
     new = graph(precision="fp16")
     output = tmp_path / "x.engine"
-    old = build_engine(graph(), output, profiles=[SMALL], flavor="rtx")
+    old = build(graph(), output, profiles=[SMALL], flavor="rtx")
     replace = Path.replace
 
     def interrupted(self: Path, target: Path) -> Path:
@@ -360,7 +323,7 @@ def test_half_a_pair_is_never_taken_for_a_whole_one(
 
 def test_ctrl_c_ends_a_build_and_leaves_the_old_pair(graph: InPrecision, tmp_path: Path) -> None:
     output = tmp_path / "x.engine"
-    old = build_engine(graph(), output, profiles=[SMALL], flavor="rtx")
+    old = build(graph(), output, profiles=[SMALL], flavor="rtx")
     steps: list[str] = []
 
     def press(step: str) -> None:
@@ -386,12 +349,12 @@ def test_a_progress_function_that_fails_ends_the_build(graph: InPrecision, tmp_p
 
 
 def test_out_of_memory_is_said_to_be_that(
-    graph: InPrecision, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    graph: InPrecision, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_process: None
 ) -> None:
     def starved(self: builder.Build, monitor: object) -> None:
         text = "Error Code 10: Internal Error (Could not find any implementation for node conv1_1.)"
         logging.getLogger("fcn_deploy.tensorrt").error(text)
-        raise EngineError(f"TensorRT could not build the engine: {self._heard.reason()}")
+        raise EngineError(f"TensorRT could not build the engine: {self._log.reason()}")
 
     monkeypatch.setattr(builder.Build, "run", starved)
     with pytest.raises(EngineError) as caught:
@@ -404,7 +367,7 @@ def test_out_of_memory_is_said_to_be_that(
 
 
 def test_tensorrt_without_a_gpu_says_where_to_build(
-    graph: InPrecision, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    graph: InPrecision, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_process: None
 ) -> None:
     pretend(monkeypatch, gpu=None)
     with pytest.raises(BackendUnavailable, match=r"TensorRT builds on the GPU .* no driver.* --flavor rtx"):
@@ -418,15 +381,22 @@ def test_tensorrt_without_a_gpu_says_where_to_build(
         ({"dla_core": 0}, "a DLA computes in fp16 and INT8 only"),
     ],
 )
-def test_what_tensorrt_has_not_is_refused(
-    graph: InPrecision, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict, told: str
+def test_what_tensorrt_does_not_have_is_refused(
+    graph: InPrecision,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    in_process: None,
+    change: dict,
+    told: str,
 ) -> None:
     pretend(monkeypatch, gpu=Gpu("Orin", "8.7", 8 << 30))
     with pytest.raises(UsageError, match=told):
         build_engine(graph(), tmp_path / "x.engine", flavor="tensorrt", **change)
 
 
-def test_a_dla_takes_one_size(graph: InPrecision, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dla_takes_one_size(
+    graph: InPrecision, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_process: None
+) -> None:
     pretend(monkeypatch, gpu=Gpu("Orin", "8.7", 8 << 30))
     with pytest.raises(UsageError, match="a DLA takes frames of one size"):
         build_engine(graph(precision="fp16"), tmp_path / "x.engine", flavor="tensorrt", dla_core=0)
@@ -434,19 +404,19 @@ def test_a_dla_takes_one_size(graph: InPrecision, tmp_path: Path, monkeypatch: p
 
 def pretend(monkeypatch: pytest.MonkeyPatch, gpu: Gpu | None) -> None:
     """TensorRT proper is installed; it is RTX's module under its name, of which nothing is called here."""
-    monkeypatch.setattr(engine, "import_tensorrt", lambda _: type("Module", (), {"__name__": "tensorrt"}))
-    monkeypatch.setattr(engine, "gpu_problem", lambda: None if gpu else "no driver is installed")
-    monkeypatch.setattr(engine, "describe_gpu", lambda: gpu)
+    monkeypatch.setattr(worker, "import_tensorrt", lambda _: type("Module", (), {"__name__": "tensorrt"}))
+    monkeypatch.setattr(worker, "gpu_problem", lambda: None if gpu else "no driver is installed")
+    monkeypatch.setattr(worker, "describe_gpu", lambda: gpu)
 
 
 def test_more_memory_than_is_free_is_warned_of(
-    graph: InPrecision, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    graph: InPrecision, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_process: None
 ) -> None:
-    monkeypatch.setattr(engine, "describe_gpu", lambda: Gpu("RTX", "8.6", 1 << 30))
-    monkeypatch.setattr(engine, "free_memory", lambda: 1000)
-    monkeypatch.setattr(engine, "validity", lambda *_: "valid")
+    monkeypatch.setattr(worker, "describe_gpu", lambda: Gpu("RTX", "8.6", 1 << 30))
+    monkeypatch.setattr(worker, "free_memory", lambda: 1000)
+    monkeypatch.setattr(worker, "validity", lambda *_: "valid")
     with pytest.warns(UserWarning, match="the GPU has 0 MB free; a smaller maximum needs less"):
-        sidecar = build_engine(graph(), tmp_path / "x.engine", profiles=[SMALL], flavor="rtx")
+        sidecar = build(graph(), tmp_path / "x.engine", profiles=[SMALL], flavor="rtx")
     assert sidecar.precision["validity"] == "valid"
     assert sidecar.build["memory"]["free"] == 1000
 
@@ -470,25 +440,24 @@ def test_layers_of_an_inspectors_report_are_counted_by_type() -> None:
 
 
 def test_an_engine_that_does_not_do_what_was_asked_is_not_written(
-    graph: InPrecision, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    graph: InPrecision, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_process: None
 ) -> None:
-    """With a device the engine is asked; the answer here is a stand-in for an inspector's."""
-    monkeypatch.setattr(engine, "describe_gpu", lambda: Gpu("Orin", "8.7", 8 << 30))
-    monkeypatch.setattr(engine, "free_memory", lambda: None)
-    monkeypatch.setattr(engine._Work, "_build", lambda *_: b"engine")
-    monkeypatch.setattr(engine, "gpu_problem", lambda: None)
-    module = type("Module", (), {"__name__": "tensorrt", "__version__": "10.3.0", "IProgressMonitor": object})
-    monkeypatch.setattr(engine, "make_monitor", lambda *_: type("Monitor", (), {"failure": None})())
-    monkeypatch.setattr(engine, "import_tensorrt", lambda _: module)
-    monkeypatch.setattr(engine, "achieved_precision", lambda *_: {"fp32": 18})
+    """With a device the engine is asked; what it says comes from a stand-in for the inspector here."""
+    monkeypatch.setattr(worker, "describe_gpu", lambda: Gpu("Orin", "8.7", 8 << 30))
+    monkeypatch.setattr(worker, "free_memory", lambda: None)
+    monkeypatch.setattr(worker, "_build", lambda *_: b"engine")
+    monkeypatch.setattr(worker, "gpu_problem", lambda: None)
+    module = type("Module", (), {"__name__": "tensorrt", "__version__": "10.3.0"})
+    monkeypatch.setattr(worker, "import_tensorrt", lambda _: module)
+    monkeypatch.setattr(worker, "achieved_precision", lambda *_: {"fp32": 18})
     with pytest.raises(EngineError, match="to run in fp16 and no layer of it does in fp16"):
         build_engine(graph(precision="fp16"), tmp_path / "x.engine", flavor="tensorrt")
     assert list(tmp_path.iterdir()) == []
-    monkeypatch.setattr(engine, "achieved_precision", lambda *_: {"fp32": 2, "fp16": 16})
-    sidecar = build_engine(graph(precision="fp16"), tmp_path / "x.engine", flavor="tensorrt")
+    monkeypatch.setattr(worker, "achieved_precision", lambda *_: {"fp32": 2, "fp16": 16})
+    sidecar = build(graph(precision="fp16"), tmp_path / "x.engine", flavor="tensorrt")
     assert sidecar.precision["achieved"] == {"fp32": 2, "fp16": 16}
     assert (sidecar.flavor, sidecar.target.gpu) == (TENSORRT, "Orin")
-    portable = build_engine(
+    portable = build(
         graph(), tmp_path / "x.engine", flavor="tensorrt", hardware_compatible=True, version_compatible=True
     )
     assert (portable.target.compute_capabilities, portable.target.later) == (("8.0",), True)

@@ -15,7 +15,7 @@ from fcn_deploy.export.tensorrt.memory import _tensor_bytes, working_set
 from fcn_deploy.export.tensorrt.profiles import check_profiles, default_profiles, is_static, parse_profile
 from fcn_deploy.runtimes.onnx_file import without_weights
 from fcn_deploy.runtimes.tensorrt.profiles import Profile
-from fcn_deploy.spec import PRECISIONS, ModelSpec
+from fcn_deploy.spec import PRECISIONS, Architecture, ModelSpec
 
 SIZES = st.tuples(st.integers(1, 64), st.integers(1, 4096), st.integers(1, 4096))
 
@@ -56,7 +56,7 @@ def test_what_is_no_profile(text: str) -> None:
 
 @given(height=st.integers(1, 4096), width=st.integers(1, 4096))
 def test_the_default_profile_holds_for_every_model(height: int, width: int) -> None:
-    spec = ModelSpec(("a", "b"), "fcn8s-lite", max_height=height, max_width=width)
+    spec = ModelSpec(("a", "b"), Architecture("fcn8s-lite"), max_height=height, max_width=width)
     (profile,) = check_profiles(default_profiles(spec), spec)
     assert parse_profile(str(profile)) == profile
     assert profile.fits((1, 1, 1))

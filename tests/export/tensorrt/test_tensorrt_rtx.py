@@ -6,7 +6,7 @@ import onnx
 import pytest
 
 from fcn_deploy.calibration.placement import layer_inputs
-from fcn_deploy.calibration.recipe import Recipe, Subject, make, open_subject
+from fcn_deploy.calibration.recipe import Fp32Model, Recipe, open_fp32, quantized_graph
 from fcn_deploy.calibration.table import CalibrationTable
 from fcn_deploy.export.graph.files import identity, read_model
 from fcn_deploy.export.onnx import export_onnx
@@ -46,12 +46,12 @@ def engine_bytes(builder, network) -> int:
     return engine.nbytes
 
 
-def quantised(subject: Subject, rest: str) -> onnx.ModelProto:
+def quantised(fp32: Fp32Model, float_precision: str) -> onnx.ModelProto:
     """Q/DQ for TensorRT with made-up ranges: how large they are is nothing to a parser."""
     keys = ("minmax", "percentile", "entropy-tensorrt", "entropy-cpu")
-    layers = [name for name in layer_inputs(subject.model) if name != "conv1_1"]
+    layers = [name for name in layer_inputs(fp32.model) if name != "conv1_1"]
     table = CalibrationTable(
-        model=identity(subject.model),
+        model=identity(fp32.model),
         frames=1,
         frames_sha256="0" * 64,
         source="made up",
@@ -60,7 +60,7 @@ def quantised(subject: Subject, rest: str) -> onnx.ModelProto:
         limits={name: dict.fromkeys(keys, 20.0) for name in layers},
         image=(-123.0, 151.0),
     )
-    return make(subject, table, Recipe("tensorrt", rest=rest))
+    return quantized_graph(fp32, table, Recipe("tensorrt", float_precision=float_precision))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
@@ -95,10 +95,10 @@ def test_a_graph_that_breaks_the_contract_is_refused():
         parse(model)
 
 
-@pytest.mark.parametrize("rest", ["fp32", "fp16"])
+@pytest.mark.parametrize("float_precision", ["fp32", "fp16"])
 @pytest.mark.parametrize(("variant", "learned"), FORMS)
-def test_the_parser_accepts_every_variant_in_int8(exported, variant, learned, rest):
-    model = quantised(open_subject(exported(variant, learned)[0]), rest)
+def test_the_parser_accepts_every_variant_in_int8(exported, variant, learned, float_precision):
+    model = quantised(open_fp32(exported(variant, learned)[0]), float_precision)
     _, network = parse(model)
     image, labels = network.get_input(0), network.get_output(0)
     assert (image.dtype, labels.dtype) == (trt.uint8, trt.uint8)
@@ -107,11 +107,11 @@ def test_the_parser_accepts_every_variant_in_int8(exported, variant, learned, re
     assert found.count(trt.LayerType.DEQUANTIZE) >= 13 + 15
 
 
-@pytest.mark.parametrize("rest", ["fp32", "fp16"])
+@pytest.mark.parametrize("float_precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("variant", ["fcn8s", "fcn8s-lite"])
-def test_the_builder_makes_int8_engines_with_all_outputs(exported, variant, rest):
-    subject = open_subject(exported(variant, outputs=ALL_OUTPUTS)[0])
-    assert engine_bytes(*parse(quantised(subject, rest))) > 10_000
+def test_the_builder_makes_int8_engines_with_all_outputs(exported, variant, float_precision):
+    fp32 = open_fp32(exported(variant, outputs=ALL_OUTPUTS)[0])
+    assert engine_bytes(*parse(quantised(fp32, float_precision))) > 10_000
 
 
 def test_the_engine_holds_int8_weights(traced_once, tmp_path):
@@ -120,9 +120,9 @@ def test_the_engine_holds_int8_weights(traced_once, tmp_path):
     path = tmp_path / "wide.onnx"
     with traced_once():
         export_onnx(model, describe(model, info), path)
-    subject = open_subject(path)
-    single = engine_bytes(*parse(subject.model))
-    mixed = engine_bytes(*parse(to_fp16(subject.model)))
-    small = engine_bytes(*parse(quantised(subject, "fp16")))
+    fp32 = open_fp32(path)
+    single = engine_bytes(*parse(fp32.model))
+    mixed = engine_bytes(*parse(to_fp16(fp32.model)))
+    small = engine_bytes(*parse(quantised(fp32, "fp16")))
     weights = sum(p.numel() for p in model.parameters())
     assert single > 4 * weights > mixed > 2 * weights > small > weights

@@ -20,7 +20,7 @@ PACKAGE = Path(fcn_deploy.__file__).parent
 BINDINGS = os.environ.get("FCN_DEPLOY_TENSORRT_BINDINGS")
 
 EXPECTED = (
-    # TensorRT-RTX's own, used on that line alone.
+    # TensorRT-RTX's own, used with that flavor alone.
     r'has no attribute "(ComputeCapability|num_compute_capabilities|set_compute_capability)"',
     r'has no attribute "(get_engine_validity|EngineValidity|create_runtime_config)"',
     r'has no attribute "(CudaGraphStrategy)"',
@@ -44,7 +44,7 @@ def in_plain_sight(source: str) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["export/builder.py", "runtimes/engine_loading.py"])
+@pytest.mark.parametrize("name", ["export/tensorrt/builder.py", "runtimes/tensorrt/loading.py"])
 def test_mypy_finds_nothing_that_is_not_expected(folder: Path, name: str) -> None:
     if not BINDINGS or not Path(BINDINGS, "stubs", "complete").exists():
         pytest.skip("no type stubs of TensorRT (FCN_DEPLOY_TENSORRT_BINDINGS, fetch_bindings.sh)")

@@ -57,7 +57,7 @@ USED_EVERYWHERE = {
     "Runtime": "deserialize_cuda_engine engine_host_code_allowed",
     "DataType": "FLOAT UINT8",
 }
-"""Class -> the members that are used on every line; under "" the module's own names."""
+"""Class -> the members that are used with every flavor; under "" the module's own names."""
 
 USED_ON_RTX = {
     "": "ComputeCapability CudaGraphStrategy EngineInvalidityDiagnostics EngineValidity",
@@ -99,8 +99,7 @@ def names(used: dict[str, str]) -> set[tuple[str, str]]:
 
 def callers() -> list[Path]:
     """The modules that hold objects of TensorRT."""
-    found = [PACKAGE / "export" / "builder.py", *sorted(PACKAGE.glob("runtimes/engine_*.py"))]
-    return [*found, PACKAGE / "runtimes" / "tensorrt.py"]
+    return [PACKAGE / "export" / "tensorrt" / "builder.py", *sorted(PACKAGE.glob("runtimes/tensorrt/*.py"))]
 
 
 def mentioned(source: str) -> tuple[set[tuple[str, str]], set[str]]:

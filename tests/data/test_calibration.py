@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fcn_deploy.calibration.images import CalibrationFrames
+from fcn_deploy.data.calibration import CalibrationFrames
 from fcn_deploy.errors import SourceError
-from fcn_deploy.spec import ModelSpec
+from fcn_deploy.spec import Architecture, ModelSpec
 
-SPEC = ModelSpec(classes=("road", "sky"), variant="fcn8s-lite")
+SPEC = ModelSpec(classes=("road", "sky"), architecture=Architecture("fcn8s-lite"))
 
 
 def picture(seed: int, level: float = 110.0) -> np.ndarray:
@@ -106,7 +106,7 @@ def test_blank_frames_are_refused_when_all_are_and_told_when_some_are(tmp_path: 
     with pytest.raises(SourceError, match=r"all 3 frames of .* are blank"):
         list(CalibrationFrames(folder(tmp_path / "a", [blank] * 3), SPEC))
     seen = survey(CalibrationFrames(folder(tmp_path / "b", [blank] + [picture(i) for i in range(9)]), SPEC))
-    assert "1 of 10 calibration frames are blank or noise" in seen.doubts(SPEC)
+    assert "1 of 10 calibration frames are blank or noise" in seen.warnings(SPEC)
 
 
 def test_noise_is_refused(tmp_path: Path) -> None:
@@ -118,11 +118,11 @@ def test_noise_is_refused(tmp_path: Path) -> None:
 
 def test_few_frames_are_told(tmp_path: Path) -> None:
     seen = survey(CalibrationFrames(folder(tmp_path / "a", [picture(0)]), SPEC))
-    assert any(doubt.startswith("1 frame to calibrate on is few") for doubt in seen.doubts(SPEC))
+    assert any(told.startswith("1 frame to calibrate on is few") for told in seen.warnings(SPEC))
 
 
 def test_frames_far_from_the_mean_are_told_and_others_are_not(tmp_path: Path) -> None:
     good = survey(CalibrationFrames(folder(tmp_path / "a", [picture(i) for i in range(9)]), SPEC))
     dark = survey(CalibrationFrames(folder(tmp_path / "b", [picture(i, 20) for i in range(9)]), SPEC))
-    assert good.doubts(SPEC) == []
-    assert any("far from the model's mean" in doubt for doubt in dark.doubts(SPEC))
+    assert good.warnings(SPEC) == []
+    assert any("far from the model's mean" in told for told in dark.warnings(SPEC))

@@ -1,19 +1,19 @@
-"""A ModelSpec in words."""
+"""A ModelSpec in words: what ``inspect`` shows, and the results of the public verbs."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from fcn_deploy.results import Rows
 from fcn_deploy.spec import ModelSpec
-
-Rows = list[tuple[str, str]]
 
 
 def describe(spec: ModelSpec) -> Rows:
-    """What a model is, expects and answers, and what was verified: names and values for a terminal."""
-    upscore = "learned" if spec.learned_upscore else "bilinear"
+    """What a model is, expects and gives, and what was verified: names and values for a terminal."""
+    named = sorted(spec.architecture.options.items())
+    options = ", ".join(f"{name} {_plain(value)}" for name, value in named)
     return [
-        ("network", f"{spec.variant}, width {spec.width}, fc {spec.fc_channels}, {upscore} upscores"),
+        ("network", ", ".join(filter(None, (spec.architecture.name, options)))),
         ("precision", spec.precision),
         ("classes", f"{spec.num_classes}: {_shortened(', '.join(spec.classes))}"),
         ("ignored", f"label {spec.ignore_label}"),
@@ -23,6 +23,10 @@ def describe(spec: ModelSpec) -> Rows:
         *_evidence(spec.evidence),
         ("note", spec.note),
     ]
+
+
+def _plain(value: Any) -> str:
+    return {True: "yes", False: "no"}.get(value, str(value)) if isinstance(value, bool) else str(value)
 
 
 def triple(values: tuple[float, float, float]) -> str:
@@ -72,7 +76,8 @@ def _evidence(evidence: dict[str, Any]) -> Rows:
 def _parity(record: dict[str, Any]) -> str:
     allowed = f" (allowed {record['tolerance']:g})" if record.get("tolerance") is not None else ""
     words = (
-        f"{len(record['sizes'])} sizes against the plain module: relative logit error at most "
+        f"{len(record['sizes'])} sizes against {record.get('network', 'the plain module')}: relative logit "
+        "error at most "
         f"{record['max_relative_error']:.2g}{allowed}, "
     )
     if record["min_agreement"] == 1:

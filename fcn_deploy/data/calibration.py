@@ -1,7 +1,7 @@
-"""Calibration frames: a folder, a video or a data set, streamed one frame at a time, and looked at.
+"""Calibration frames: a folder, a video or a data set, read one frame at a time, and checked.
 
 Ranges taken from frames that the camera will never show are worse than none, because nothing fails:
-the labels are wrong. So noise and blank frames are refused, and what looks odd is said.
+the labels are wrong. So noise and blank frames are refused, and what looks odd becomes a warning.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class CalibrationFrames:
 
 @dataclass
 class Survey:
-    """What was seen while frames passed: enough to name them again, and to doubt them."""
+    """What is noted while frames pass: enough to identify them and to warn about them."""
 
     frames: int = 0
     flat: int = 0
@@ -147,8 +147,8 @@ class Survey:
                 "calibrate on frames that show what the camera will see"
             )
 
-    def doubts(self, spec: ModelSpec) -> list[str]:
-        """A sentence for each thing that makes ranges from these frames doubtful."""
+    def warnings(self, spec: ModelSpec) -> list[str]:
+        """A sentence for each reason to doubt ranges from these frames."""
         said = []
         if self.frames < FEW_FRAMES:
             frames = "1 frame" if self.frames == 1 else f"{self.frames} frames"

@@ -1,4 +1,4 @@
-"""What goes wrong while a pipeline runs, and whether the run goes on."""
+"""Which errors end a pipeline's run, and which ones are only counted and logged."""
 
 from __future__ import annotations
 
@@ -12,23 +12,21 @@ from fcn_deploy.runtimes.base import first_line
 
 log = logging.getLogger("fcn_deploy.camera")
 
+MAX_CONSECUTIVE_FAILURES = 50
+"""Frames that may fail one after the other before the run ends under ``continue`` too."""
 
-MOST_IN_A_ROW = 50
-"""Frames that may fail one after the other before a run that was to go on ends after all."""
-
-
-QUIET = 10.0
-"""Seconds from one line about a failed frame to the next: a full disk must not fill another one with logs."""
+_LOG_INTERVAL = 10.0
+"""Seconds between two log lines about failed frames: a full disk must not fill another one with logs."""
 
 
 @final
-class Faults:
-    """Keeps the error that a run ends with, and says in the log what it does not end with.
+class ErrorPolicy:
+    """Decides whether an error ends the run, keeps the one that does, and logs the others.
 
     Args:
-        on_error: ``stop``: the first error ends the run. ``continue``: a failed frame is given up and a
-            lost camera leaves the others running; :data:`MOST_IN_A_ROW` failed frames in a row, or the
-            loss of the last camera, end the run.
+        on_error: ``stop``: the first error ends the run. ``continue``: a failed frame is skipped and a
+            lost camera leaves the others running; :data:`MAX_CONSECUTIVE_FAILURES`, or the loss of the
+            last camera, end the run.
 
     Raises:
         UsageError: ``on_error`` is another word.
@@ -37,37 +35,37 @@ class Faults:
     def __init__(self, on_error: str) -> None:
         if on_error not in ("stop", "continue"):
             raise UsageError(f"on_error must be stop or continue, not {on_error!r}")
-        self._goes_on = on_error == "continue"
+        self._continues = on_error == "continue"
         self._lock = threading.Lock()
         self._error: FcnDeployError | None = None
-        self._lost: list[FcnDeployError] = []
-        self._row = 0
-        self._said = -QUIET
+        self._lost_cameras: list[FcnDeployError] = []
+        self._consecutive = 0
+        self._logged_at = -_LOG_INTERVAL
 
     def frame_failed(self, error: Exception, what: str) -> bool:
-        """A frame, or a group of them, got no answer or was not taken by a sink.
+        """The inference or the delivery of a frame, or of a group of frames, failed.
 
         Returns:
             Whether the run has to end.
         """
         with self._lock:
-            self._row += 1
-            row = self._row
-        if not self._goes_on:
+            self._consecutive += 1
+            count = self._consecutive
+        if not self._continues:
             return self.fatal(error, what)
-        if row >= MOST_IN_A_ROW:
-            return self.fatal(error, f"{row} frames failed one after the other, the last one: {what}")
-        if row == 1 and time.monotonic() - self._said > QUIET:
-            self._said = time.monotonic()
+        if count >= MAX_CONSECUTIVE_FAILURES:
+            return self.fatal(error, f"{count} frames failed one after the other, the last one: {what}")
+        if count == 1 and time.monotonic() - self._logged_at > _LOG_INTERVAL:
+            self._logged_at = time.monotonic()
             log.warning("%s (%s); the pipeline goes on", what, first_line(error))
         return False
 
-    def frame_done(self) -> None:
+    def frame_delivered(self) -> None:
         """A frame reached every sink."""
         with self._lock:
-            row, self._row = self._row, 0
-        if row > 1:
-            log.warning("%d frames failed one after the other; now they pass again", row)
+            count, self._consecutive = self._consecutive, 0
+        if count > 1:
+            log.warning("%d frames failed one after the other; frames are delivered again", count)
 
     def camera_lost(self, error: Exception, what: str) -> bool:
         """A camera ended with an error.
@@ -75,11 +73,11 @@ class Faults:
         Returns:
             Whether the run has to end.
         """
-        if not self._goes_on:
+        if not self._continues:
             return self.fatal(error, what)
         log.warning("%s (%s); the pipeline goes on without it", what, first_line(error))
         with self._lock:
-            self._lost.append(_named(error, what))
+            self._lost_cameras.append(_named(error, what))
         return False
 
     def fatal(self, error: Exception, what: str) -> bool:
@@ -92,17 +90,17 @@ class Faults:
             log.warning("%s (%s)", what, first_line(error))
         return True
 
-    def tell(self) -> None:
-        """Say what the run would have ended with, where something else already ends it."""
+    def log_error(self) -> None:
+        """Log the error that would have been raised, where another exception already ends the run."""
         with self._lock:
             error = self._error
         if error is not None:
             log.error("%s", error)
 
     def raise_error(self, cameras: int) -> None:
-        """Raise what the run ends with, if anything; ``cameras`` is how many there were."""
+        """Raise the error that ended the run, if there is one; ``cameras`` is how many there were."""
         with self._lock:
-            error = self._error or (self._lost[0] if len(self._lost) == cameras else None)
+            error = self._error or (self._lost_cameras[0] if len(self._lost_cameras) == cameras else None)
         if error is not None:
             raise error
 

@@ -1,0 +1,67 @@
+"""Child processes for what may crash, hang or be killed: what both sides of them share.
+
+A child is ``python -m MODULE``, never :mod:`multiprocessing`, which would run the script of its user a second
+time. It speaks through its stdout, one JSON object a line; what libraries print goes to its stderr.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO
+
+OUT_OF_MEMORY = "SIGKILL"
+"""The signal that the system ends a process with where memory runs out."""
+
+
+def environment(variables: Mapping[str, str] | None = None) -> dict[str, str]:
+    """For the parent: variables of the child, which finds every module that its parent finds.
+
+    Args:
+        variables: more of them.
+    """
+    path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
+    # With -m Python would look for modules in the working folder first.
+    own = {"PYTHONPATH": path, "PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1"}
+    return {**os.environ, **(variables or {}), **own}
+
+
+def signal_of(code: int) -> str | None:
+    """For the parent: the signal that ended a child, such as ``SIGSEGV``; None where none did.
+
+    Args:
+        code: its return code; a shell between the two says 128 + the signal.
+    """
+    number = -code if code < 0 else code - 128
+    if number <= 0 or os.name != "posix":
+        return None
+    known = {member.value: member.name for member in signal.Signals}
+    return known.get(number, f"signal {number}" if code < 0 else None)
+
+
+def last_line(stderr: Path) -> str:
+    """For the parent: the last line that the child wrote to its stderr, cut to 300 characters, or ''."""
+    lines = stderr.read_text(errors="replace").strip().splitlines()
+    return lines[-1][:300] if lines else ""
+
+
+def follow_parent() -> None:
+    """For the child: leave Ctrl-C to the parent, and on Linux end when it ends, however that happens.
+
+    Linux means the thread that started the child: it has to wait for it.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+def take_stdout() -> IO[bytes]:
+    """For the child: the way to the parent. Whatever is printed from now on goes to stderr."""
+    stream = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    return stream

@@ -1,0 +1,286 @@
+"""Checkpoint or network -> artefact, with description and evidence inside: the verb ``export_model``."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fcn_deploy.classes import ClassSet, named_classes
+from fcn_deploy.contract import OUTPUTS
+from fcn_deploy.describe import describe, megabytes, triple
+from fcn_deploy.errors import UsageError
+from fcn_deploy.files import sha256_of
+from fcn_deploy.lazy import require
+from fcn_deploy.results import Result, Rows
+from fcn_deploy.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from fcn_deploy.model.checkpoints.describe import CheckpointInfo
+    from fcn_deploy.model.fcn8s import FCN8s
+
+SUFFIXES = (".onnx", ".safetensors")
+PRECISIONS = ("fp32", "fp16")
+
+_OWN_EVIDENCE = ("parity", "fp16_range", "made")
+"""What export verifies anew, so that a parent's record of it must not be taken over."""
+
+
+@dataclass(frozen=True, repr=False)
+class ExportResult(Result):
+    """What :func:`export_model` wrote."""
+
+    path: Path
+    spec: ModelSpec
+    """The description inside it, with the evidence."""
+    bytes: int
+    """Of the file; weights beside it, beyond 2 GB, are not counted."""
+    sha256: str
+    """Of the file."""
+    seconds: float
+    assumptions: tuple[str, ...]
+    """A sentence for each thing in the description that nobody stated."""
+
+    def summary(self) -> Rows:
+        file = f"{self.path} ({megabytes(self.bytes)}, {self.seconds:.1f} s)"
+        return [("file", file), *describe(self.spec), *(("assumed", text) for text in self.assumptions)]
+
+    def to_dict(self) -> dict[str, Any]:
+        """``file``, ``bytes``, ``sha256``, ``seconds``, ``assumed``, ``spec``."""
+        return {
+            "file": str(self.path),
+            "bytes": self.bytes,
+            "sha256": self.sha256,
+            "seconds": round(self.seconds, 2),
+            "assumed": list(self.assumptions),
+            "spec": json.loads(self.spec.to_json()),
+        }
+
+
+def export_model(
+    checkpoint: str | Path | FCN8s,
+    path: str | Path,
+    *,
+    variant: str | None = None,
+    num_classes: int | None = None,
+    classes: str | Path | Sequence[str] | None = None,
+    ignore_label: int | None = None,
+    mean: tuple[float, float, float] | None = None,
+    std: tuple[float, float, float] | None = None,
+    color_order: str | None = None,
+    trained_on: str = "bgr",
+    outputs: Sequence[str] | None = None,
+    max_size: tuple[int, int] | None = None,
+    note: str | None = None,
+    learned_upscore: bool = False,
+    width: int | None = None,
+    fc_channels: int | None = None,
+    seed: int | None = None,
+    precision: str = "fp32",
+    calib: str | Path | None = None,
+    keep_fp32: bool = False,
+    progress: Callable[[str], None] | None = None,
+) -> ExportResult:
+    """Make an artefact of a checkpoint, and verify it before it is written.
+
+    Args:
+        checkpoint: a file (``.pth``, ``.pt``, ``.bin``, ``.safetensors``), ``bundled``, ``random``, or a
+            network that is in memory.
+        path: ``.onnx`` for a deploy graph, ``.safetensors`` for the PyTorch backend.
+        variant: the network, needed where the checkpoint does not say it.
+        num_classes: what the checkpoint must have; how many random weights get.
+        classes: names by class id, a file of them, or ``camvid`` or ``voc``; None takes what the
+            checkpoint says, else numbers.
+        ignore_label: label of pixels that are not scored, 0 to 255.
+        mean: subtracted from frames of 0..255; in the order B, G, R.
+        std: divided by after the mean; in the order B, G, R.
+        color_order: ``bgr`` or ``rgb``, of the frames handed to the artefact.
+        trained_on: ``bgr`` or ``rgb``, of the frames that the checkpoint was trained on.
+        outputs: ``labels`` (always there), and on request ``confidence`` and ``logits``.
+        max_size: height and width of the largest frame that is accepted.
+        note: shown wherever the model is named.
+        learned_upscore: keep upscores as transposed convolutions.
+        width: channels of conv1, for random weights.
+        fc_channels: channels of fc6 and fc7, for random weights.
+        seed: of random weights.
+        precision: ``fp32`` or ``fp16``.
+        calib: images or a video for the range check of fp16; None takes the synthetic clip.
+        keep_fp32: leave layers that overflow fp16 in fp32 instead of failing.
+        progress: called with the name of each step as it begins.
+
+    Raises:
+        UsageError: an argument cannot be used, a file cannot be read or written, or the variant is
+            neither given nor known.
+        ModelError: the checkpoint is damaged or does not fit.
+        SourceError: the frames for the range check cannot be used.
+        ParityError: the graph does not give what the network gives; nothing was written.
+        ExportError: the exporter failed, or a layer overflows fp16.
+        MissingDependency: PyTorch or onnx is not installed.
+    """
+    begun = time.monotonic()
+    target = Path(path)
+    random_only = {"width": width, "fc_channels": fc_channels, "seed": seed}
+    _refuse(checkpoint, target, random_only, precision, calib, keep_fp32)
+    named = _class_set(classes)
+    stated = {
+        **({} if named is None else {"classes": named.names, "palette": named.palette or None}),
+        "ignore_label": ignore_label if ignore_label is not None or named is None else named.ignore_label,
+        "mean": mean,
+        "std": std,
+        "color_order": color_order,
+        "outputs": None if outputs is None else _outputs(outputs),
+        "max_height": None if max_size is None else max_size[0],
+        "max_width": None if max_size is None else max_size[1],
+        "note": note,
+    }
+    stated = {key: value for key, value in stated.items() if value is not None}
+    step = progress or (lambda _: None)
+    step("reading the weights")
+    model, info = _load(
+        checkpoint,
+        variant,
+        _class_count(num_classes, named, classes),
+        learned_upscore,
+        trained_on,
+        random_only,
+    )
+    spec, assumptions = _describe(checkpoint, model, info, trained_on, stated)
+    step("writing")
+    if target.suffix == ".safetensors":
+        from fcn_deploy.model.checkpoints.native import save_safetensors
+
+        spec = save_safetensors(model, spec.replace(precision=precision), target, dtype=precision)
+    else:
+        from fcn_deploy.export.onnx import export_onnx
+
+        spec = export_onnx(
+            model, spec, target, precision=precision, calib=calib, keep_fp32=keep_fp32, progress=step
+        )
+    size, sha256 = target.stat().st_size, sha256_of(target)
+    return ExportResult(target, spec, size, sha256, time.monotonic() - begun, assumptions)
+
+
+def _refuse(
+    checkpoint: str | Path | FCN8s,
+    target: Path,
+    random_only: dict[str, int | None],
+    precision: str,
+    calib: str | Path | None,
+    keep_fp32: bool,
+) -> None:
+    """Wrong use that can be told before anything heavy is imported."""
+    if target.suffix not in SUFFIXES:
+        raise UsageError(f"{target}: an artefact is written as {' or '.join(SUFFIXES)}; name such a file")
+    if precision not in PRECISIONS:
+        raise UsageError(f"precision must be fp32 or fp16, not {precision!r}; INT8 is made by quantize")
+    if isinstance(checkpoint, (str, Path)) and Path(checkpoint).resolve() == target.resolve():
+        raise UsageError(f"{target} is the checkpoint itself; name another file to write")
+    for option, given in (("--calib", calib is not None), ("--keep-fp32", keep_fp32)):
+        if given and (precision != "fp16" or target.suffix != ".onnx"):
+            raise UsageError(f"{option} is for --precision fp16 and an .onnx file; leave it away")
+    for name, value in random_only.items():
+        if value is not None and checkpoint != "random":
+            raise UsageError(
+                f"--{name.replace('_', '-')} is for --weights random; a checkpoint has its own; leave it away"
+            )
+
+
+def _outputs(names: Sequence[str]) -> tuple[str, ...]:
+    for name in names:
+        if name not in OUTPUTS:
+            raise UsageError(f"--outputs {name or '(empty)'}: choose from {', '.join(OUTPUTS)}")
+    # The labels are what the graph is for; they are always there.
+    return tuple(name for name in OUTPUTS if name == "labels" or name in names)
+
+
+def _class_set(classes: str | Path | Sequence[str] | None) -> ClassSet | None:
+    if classes is None:
+        return None
+    return named_classes(classes) if isinstance(classes, (str, Path)) else ClassSet(tuple(classes))
+
+
+def _class_count(
+    stated: int | None, named: ClassSet | None, classes: str | Path | Sequence[str] | None
+) -> int | None:
+    if named is None:
+        return stated
+    if stated not in (None, len(named.names)):
+        source = classes if isinstance(classes, (str, Path)) else "the list of names"
+        raise UsageError(f"{source} names {len(named.names)} classes, and --num-classes says {stated}")
+    return len(named.names)
+
+
+def _load(
+    checkpoint: str | Path | FCN8s,
+    variant: str | None,
+    num_classes: int | None,
+    learned_upscore: bool,
+    trained_on: str,
+    random_only: dict[str, int | None],
+) -> tuple[FCN8s, CheckpointInfo]:
+    require("torch", extra="export")
+    from fcn_deploy.model.checkpoints.describe import in_memory
+    from fcn_deploy.model.checkpoints.layouts import load_checkpoint
+    from fcn_deploy.model.checkpoints.random import random_model
+
+    if not isinstance(checkpoint, (str, Path)):
+        return checkpoint, in_memory(checkpoint)
+    if checkpoint == "random":
+        seed = random_only["seed"] or 0
+        return random_model(
+            num_classes or 21,
+            variant or "fcn8s",
+            width=random_only["width"],
+            fc_channels=random_only["fc_channels"],
+            learned_upscore=learned_upscore,
+            seed=seed,
+        )
+    return load_checkpoint(
+        checkpoint,
+        variant=variant,
+        num_classes=num_classes,
+        learned_upscore=learned_upscore or None,
+        trained_on=trained_on,
+    )
+
+
+def _describe(
+    checkpoint: str | Path | FCN8s,
+    model: FCN8s,
+    info: CheckpointInfo,
+    trained_on: str,
+    stated: dict[str, Any],
+) -> tuple[ModelSpec, tuple[str, ...]]:
+    """The description, and a sentence for each thing in it that nobody stated."""
+    from fcn_deploy.model.checkpoints.describe import describe as spec_of
+
+    spec = spec_of(model, info, **stated)
+    parent, *ancestors = spec.provenance
+    if trained_on == "rgb":
+        if info.spec is not None:
+            raise UsageError(f"{checkpoint} says itself how it reads frames; leave --trained-on away")
+        parent = {**parent, "trained_on": "rgb"}
+    spec = spec.replace(
+        provenance=(parent, *ancestors),
+        architecture=model.architecture,
+        evidence={kind: found for kind, found in spec.evidence.items() if kind not in _OWN_EVIDENCE},
+    )
+    if info.kind == "random":
+        return spec, ()
+    return spec, (*info.assumptions, *_unstated(spec, info, stated))
+
+
+def _unstated(spec: ModelSpec, info: CheckpointInfo, stated: dict[str, Any]) -> Iterator[str]:
+    """What a checkpoint without a description leaves open, and what was taken for it."""
+    if info.spec is not None:
+        return
+    if "classes" not in stated:
+        names = "numbers for names" if info.classes is None else "the names in its metadata"
+        yield f"{spec.num_classes} classes with {names} (--classes)"
+    if "mean" not in stated:
+        yield f"frames minus {triple(spec.mean)}, the mean of its training (--mean)"
+    if "std" not in stated:
+        yield f"and then divided by {triple(spec.std)} (--std)"

@@ -1,0 +1,152 @@
+"""The process that builds, as its parent sees it: started, listened to, and always ended."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import queue
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+from fcn_deploy.child import OUT_OF_MEMORY, environment, last_line, signal_of
+from fcn_deploy.errors import EngineError
+from fcn_deploy.export.tensorrt.pipe import LOGGER, receive
+from fcn_deploy.export.tensorrt.request import BuildRequest, Built, Reporter
+
+COMMAND = (sys.executable, "-m", "fcn_deploy.export.tensorrt.worker")
+
+_PATIENCE = 5.0
+"""Seconds that the process may take to end."""
+
+_POLL = 0.5
+"""Seconds between two looks at what else happened: on Windows a wait does not notice Ctrl-C."""
+
+
+def build_in_child(request: BuildRequest, reporter: Reporter, timeout: float | None) -> Built:
+    """Build in a process of its own, from whichever thread.
+
+    Args:
+        request: what to build.
+        reporter: called in this thread; an exception of it ends the build and goes on.
+        timeout: seconds; None waits without limit.
+
+    Raises:
+        EngineError: the process crashed, was killed, or took longer than ``timeout``.
+        FcnDeployError: what :func:`fcn_deploy.export.tensorrt.worker.build` raises.
+    """
+    deadline = math.inf if timeout is None else time.monotonic() + timeout
+    with tempfile.TemporaryDirectory(prefix="fcn-deploy-") as folder, _Child(request, Path(folder)) as child:
+        while time.monotonic() < deadline:
+            line = child.read(min(_POLL, deadline - time.monotonic()))
+            if line is not None and (built := receive(line, reporter)):
+                return built
+    raise EngineError(
+        f"{request.target} was not built within {timeout:g} s and the build was ended; allow more time, or "
+        "lower the optimization level"
+    )
+
+
+class _Child:
+    """The process; a context manager that ends it.
+
+    Args:
+        request: what it is asked for.
+        folder: for the request and for what the process writes to stderr.
+    """
+
+    def __init__(self, request: BuildRequest, folder: Path) -> None:
+        self._target = request.target
+        self._stderr = folder / "stderr"
+        job = folder / "request.json"
+        # Warnings always, because they are counted in the child; this process's own logger drops them again.
+        level = min(logging.getLogger(LOGGER).getEffectiveLevel(), logging.WARNING)
+        try:
+            job.write_text(request.to_json(), encoding="utf-8")
+            with open(self._stderr, "wb") as stderr:
+                self._process = subprocess.Popen(
+                    [*COMMAND, str(job), str(level)],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=stderr,
+                    env=environment(),
+                    start_new_session=True,  # Ctrl-C is for this process alone
+                )
+        except OSError as exc:
+            raise EngineError(f"the process that builds {self._target} cannot be started: {exc}") from exc
+        self._lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        """What was read; None where the process has closed the pipe."""
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def read(self, seconds: float) -> bytes | None:
+        """What the process says next; None where that takes longer than ``seconds``.
+
+        Raises:
+            EngineError: it has ended, and has not said why.
+        """
+        try:
+            line = self._lines.get(timeout=max(seconds, 0))
+        except queue.Empty:
+            return None
+        if line is None:
+            raise EngineError(self._how_it_ended())
+        return line
+
+    def __enter__(self) -> _Child:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """End it, whatever it does; a second Ctrl-C only makes this quicker."""
+        self._process.terminate()
+        try:
+            self._wait()
+        finally:
+            self._process.kill()
+            self._wait()
+            self._reader.join(_PATIENCE)
+            self._stdout.close()
+
+    def _wait(self) -> None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_PATIENCE)
+
+    @property
+    def _stdout(self) -> IO[bytes]:
+        assert self._process.stdout is not None  # it was asked for
+        return self._process.stdout
+
+    def _read(self) -> None:
+        with contextlib.suppress(OSError, ValueError):  # closed, where the process could not be ended
+            for line in self._stdout:
+                self._lines.put(line)
+        self._lines.put(None)
+
+    def _how_it_ended(self) -> str:
+        self._wait()
+        code = self._process.returncode
+        last = last_line(self._stderr)
+        told = f" (its last line: {last})" if last else ""
+        name = None if code is None else signal_of(code)
+        if name == OUT_OF_MEMORY:
+            return (
+                f"the process that built {self._target} was killed with {name}, as the system does where "
+                f"memory runs out{told}; lower the profile's maximum, use --fp16, or close other programs"
+            )
+        if name is None:
+            return f"the process that built {self._target} ended without an engine, exit code {code}{told}"
+        return (
+            f"the process that built {self._target} crashed with {name}{told}; this is a fault inside "
+            "TensorRT: try again, or try another profile or another version of TensorRT"
+        )

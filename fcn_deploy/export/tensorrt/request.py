@@ -1,0 +1,112 @@
+"""What the process that builds is asked for, and its result. Both cross from process to process as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from fcn_deploy.export.tensorrt.builder import BuildSettings
+from fcn_deploy.runtimes.cuda.gpus import Gpu
+from fcn_deploy.runtimes.tensorrt.profiles import Profile
+from fcn_deploy.spec import ModelSpec
+
+
+@dataclass(frozen=True)
+class BuildRequest:
+    """A build whose arguments are checked, but for what only TensorRT knows."""
+
+    onnx: Path
+    spec: ModelSpec
+    """The description of ``onnx``."""
+    output: Path
+    """Where the engine is written. It exists, and is the caller's to rename."""
+    target: Path
+    """The name that the engine will have, for messages."""
+    flavor: str
+    """``tensorrt``, ``rtx`` or ``auto``."""
+    settings: BuildSettings
+    profiles: tuple[Profile, ...]
+    declared: str
+    """The precision that the graph declares."""
+    wanted: str
+    """The precision that the engine must honour."""
+    memory: dict[str, Any]
+    """``weights`` and ``activations`` in bytes, and the ``profile`` that takes them: estimates."""
+    timing_cache: Path | None = None
+    """As it was given."""
+
+    @property
+    def timings(self) -> Path:
+        """Where timings of kernels are kept, by TensorRT alone."""
+        return self.timing_cache or Path(f"{self.target}.timing")
+
+    def to_json(self) -> str:
+        """Read by :meth:`from_json`."""
+        return json.dumps({**dataclasses.asdict(self), "spec": self.spec.to_json()}, default=str)
+
+    @classmethod
+    def from_json(cls, text: str) -> BuildRequest:
+        """Read what :meth:`to_json` wrote."""
+        data = json.loads(text)
+        settings, cache = data["settings"], data["timing_cache"]
+        return cls(
+            **{
+                **data,
+                **{key: Path(data[key]) for key in ("onnx", "output", "target")},
+                "spec": ModelSpec.from_json(data["spec"], data["onnx"]),
+                "settings": BuildSettings(
+                    **{**settings, "compute_capabilities": tuple(settings["compute_capabilities"])}
+                ),
+                "profiles": tuple(_profile(entry) for entry in data["profiles"]),
+                "timing_cache": None if cache is None else Path(cache),
+            }
+        )
+
+
+@dataclass(frozen=True)
+class Built:
+    """What TensorRT said of the engine that it wrote."""
+
+    flavor: str
+    """:data:`~fcn_deploy.runtimes.tensorrt.sidecar.TENSORRT` or ``TENSORRT_RTX``."""
+    version: str
+    """Of the library."""
+    gpu: Gpu | None
+    """Of this machine."""
+    free_memory: int | None
+    """Bytes that were free on the GPU before the build."""
+    checked: dict[str, Any]
+    """``achieved``: layers by type, or why that is not known; ``validity`` on TensorRT-RTX with a GPU."""
+    log: dict[str, Any]
+    """Counts of TensorRT's warnings and errors, and the first warnings."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON; read by :meth:`from_dict`."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Built:
+        """Read what :meth:`to_dict` made."""
+        gpu = data["gpu"]
+        return cls(**{**data, "gpu": None if gpu is None else Gpu(**gpu)})
+
+
+class Reporter(Protocol):
+    """Hears of a build while it goes on."""
+
+    def step(self, text: str) -> None:
+        """A few words on what is being done now."""
+
+    def warn(self, text: str) -> None:
+        """A sentence that the user should read."""
+
+    def timings(self, data: bytes) -> None:
+        """The contents of the timing cache after the build."""
+
+
+def _profile(entry: dict[str, Any]) -> Profile:
+    fields: dict[str, Any] = {key: tuple(value) if key != "index" else value for key, value in entry.items()}
+    return Profile(**fields)

@@ -1,0 +1,27 @@
+"""What the public verbs return: small objects that show themselves and turn into JSON."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, final
+
+Rows = list[tuple[str, str]]
+"""Names and values, as a person reads them; a row with an empty value is not shown."""
+
+
+class Result(ABC):
+    """What a verb did. ``repr`` shows it in a few lines, :meth:`to_dict` gives all of it."""
+
+    @abstractmethod
+    def summary(self) -> Rows:
+        """What a person wants to know of it."""
+
+    @abstractmethod
+    def to_dict(self) -> dict[str, Any]:
+        """All of it, as JSON can hold it: what the command prints with ``--json``."""
+
+    @final
+    def __repr__(self) -> str:
+        shown = [(name, value) for name, value in self.summary() if value]
+        width = max((len(name) for name, _ in shown), default=0)
+        return "\n".join([type(self).__name__, *(f"  {name:<{width}}  {value}" for name, value in shown)])
