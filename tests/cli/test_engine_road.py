@@ -109,8 +109,8 @@ def test_inspect_reads_the_sidecar_and_needs_no_gpu(
 @pytest.mark.parametrize(
     ("fields", "told"),
     [
-        ({"compute_capability": "9.0"}, "was built for compute capability 9.0 and this GPU has 8.6"),
-        ({"version": "8.6.1"}, "was built by TensorRT 8.6.1 and 10.3.0 is installed here"),
+        ({"compute_capability": "9.0"}, "was built for compute capability 9.0, and this GPU has 8.6"),
+        ({"version": "8.6.1"}, "was built by TensorRT 8.6.1, and 10.3.0 is installed here"),
         ({"engine_sha256": "0" * 64}, "is not the engine that"),
     ],
 )

@@ -20,7 +20,7 @@ FAULTS = ("cuMemcpyHtoDAsync_v2", "cuLaunchHostFunc", "cuEventSynchronize", "cuM
 
 
 @pytest.mark.parametrize("call", FAULTS)
-def test_a_lost_device_is_said_so_and_can_be_closed(
+def test_a_lost_device_is_reported_and_can_be_closed(
     engine: Path, binding: str, frames: Make, sim: Any, call: str
 ) -> None:
     segmenter = load(engine, cuda_binding=binding)

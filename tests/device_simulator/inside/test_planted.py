@@ -1,4 +1,4 @@
-"""Bugs planted into our own code, each found by the simulator: what its being green is worth.
+"""Bugs planted into our own code: the simulator finds each, so tests that pass on it mean something.
 
 Every test first runs its check on the code as it is, then on a copy of one method with one mistake in
 it. Where the mistake makes the device lose its context, ``test_lost.py`` has the test, because a process
@@ -59,7 +59,7 @@ def test_a_missing_synchronisation_gives_labels_that_are_not_there_yet(
     assert wrong() > 0
 
 
-def test_computing_that_does_not_wait_for_the_copy_answers_the_frame_before(
+def test_computing_that_does_not_wait_for_the_copy_gives_the_labels_of_the_frame_before(
     wrong: Callable[[], int], sim: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copy_in = Stream.copy_in
@@ -77,7 +77,7 @@ def test_computing_that_does_not_wait_for_the_copy_answers_the_frame_before(
     assert wrong() > 0
 
 
-def test_a_buffer_used_again_too_early_answers_another_frame(
+def test_a_buffer_used_again_too_early_gives_another_frames_labels(
     wrong: Callable[[], int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def infer_in(self: TensorRT, slot: Slot, images: np.ndarray, size: Any, profile: Any) -> Any:

@@ -45,10 +45,10 @@ def same(ours: Any, theirs: Any) -> None:
         np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name))
 
 
-# --- answers ---------------------------------------
+# --- results ---------------------------------------
 
 
-def test_every_output_is_onnx_runtimes_at_every_size_again_and_again(
+def test_every_output_equals_onnx_runtimes_at_every_size(
     engine: Path, binding: str, frames: Make, expected: Any
 ) -> None:
     with load(engine, cuda_binding=binding) as segmenter:
@@ -59,7 +59,7 @@ def test_every_output_is_onnx_runtimes_at_every_size_again_and_again(
                 same(segmenter.infer(images), expected(images))
 
 
-def test_a_stream_answers_each_frame_with_its_own_labels(
+def test_a_stream_yields_each_frame_with_its_own_labels(
     engine: Path, binding: str, frames: Make, expected: Any
 ) -> None:
     clip = [frames(*SIZES[n % 3], seed=n) for n in range(24)]
@@ -85,7 +85,7 @@ def test_two_submitted_frames_are_in_flight_at_once(
         assert sim.count("streams") == 3  # one for computing, one for each slot's copies
 
 
-def test_one_thread_that_waits_for_each_answer_needs_one_slot(
+def test_one_thread_that_waits_for_each_result_needs_one_slot(
     engine: Path, binding: str, frames: Make, sim: Any
 ) -> None:
     with load(engine, cuda_binding=binding) as segmenter:
@@ -94,14 +94,14 @@ def test_one_thread_that_waits_for_each_answer_needs_one_slot(
         assert sim.count("streams") == 2
 
 
-def test_any_number_of_threads_may_ask(engine: Path, binding: str, frames: Make, expected: Any) -> None:
+def test_any_number_of_threads_may_infer(engine: Path, binding: str, frames: Make, expected: Any) -> None:
     images = [frames(*SIZES[n % len(SIZES)], seed=n) for n in range(40)]
     with load(engine, cuda_binding=binding) as segmenter, ThreadPoolExecutor(8) as pool:
         for given, answer in zip(images, pool.map(segmenter.infer, images), strict=True):
             same(answer, expected(given))
 
 
-def test_an_answer_stays_as_it_was(engine: Path, binding: str, frames: Make, expected: Any) -> None:
+def test_a_result_does_not_change_later(engine: Path, binding: str, frames: Make, expected: Any) -> None:
     images = frames(1, 24, 32, seed=1)
     with load(engine, cuda_binding=binding) as segmenter:
         answer = segmenter.infer(images)
@@ -156,7 +156,7 @@ def test_an_engine_with_a_sidecar_of_version_0_1_opens(
     ("size", "index"),
     [((1, 24, 32), 0), ((1, 40, 48), 1), ((1, 33, 48), 1), ((2, 24, 32), 0), ((4, 64, 80), 1)],
 )
-def test_the_profile_tuned_nearest_by_pixels_is_taken(
+def test_the_profile_with_the_nearest_opt_is_chosen(
     engine: Path, binding: str, frames: Make, size: tuple[int, int, int], index: int
 ) -> None:
     with load(engine, cuda_binding=binding) as segmenter:
@@ -165,7 +165,7 @@ def test_the_profile_tuned_nearest_by_pixels_is_taken(
     assert details["profile"] == details["profiles"][index]
 
 
-def test_a_frame_outside_every_profile_is_told_which_there_are(
+def test_a_frame_outside_every_profile_is_refused_with_all_of_them(
     engine: Path, binding: str, frames: Make, expected: Any
 ) -> None:
     with load(engine, cuda_binding=binding) as segmenter:
@@ -222,11 +222,11 @@ def test_an_engine_that_cannot_be_captured_runs_without_graphs_and_says_so(
         assert segmenter.details()["cuda_graph"].startswith("no: ")
 
 
-# --- frames and answers on the device ---------------------------------------
+# --- frames and results on the device ---------------------------------------
 
 
 @pytest.mark.parametrize("size", [(24, 32), (1, 24, 32), (3, 64, 80)])
-def test_frames_on_the_device_are_read_where_they_lie_and_answered_there(
+def test_frames_on_the_device_are_read_there_and_results_stay_there(
     engine: Path, binding: str, frames: Make, expected: Any, size: tuple[int, ...]
 ) -> None:
     images = frames(*size)
@@ -254,7 +254,9 @@ def test_frames_still_being_made_are_waited_for(
     given.device.close()
 
 
-def test_device_answers_are_lent_and_used_again(engine: Path, binding: str, frames: Make, sim: Any) -> None:
+def test_memory_of_results_on_the_device_is_reused(
+    engine: Path, binding: str, frames: Make, sim: Any
+) -> None:
     given = OnDevice(frames(1, 24, 32), binding)
     with load(engine, cuda_binding=binding) as segmenter:
         kept = segmenter.infer_device(given).labels
@@ -269,7 +271,7 @@ def test_device_answers_are_lent_and_used_again(engine: Path, binding: str, fram
     del kept
 
 
-def test_a_device_answer_outlives_its_segmenter(
+def test_a_result_on_the_device_outlives_its_segmenter(
     engine: Path, binding: str, frames: Make, expected: Any, sim: Any
 ) -> None:
     images = frames(1, 24, 32)
@@ -420,7 +422,7 @@ FAULTS = (
 
 @pytest.mark.parametrize("call", FAULTS)
 @pytest.mark.parametrize("nth", [1, 2, 3, 7])
-def test_whichever_driver_call_fails_it_is_told_and_nothing_leaks(
+def test_whichever_driver_call_fails_is_reported_and_nothing_leaks(
     engine: Path, binding: str, frames: Make, expected: Any, sim: Any, call: str, nth: int
 ) -> None:
     sim.fault(call, nth, 2)
@@ -470,7 +472,7 @@ def test_a_cpu_another_gpu_and_another_binding(engine: Path, binding: str) -> No
         load(engine, cuda_binding="vulkan")
 
 
-def test_a_camera_is_told_how_many_frames_fit_at_a_time(engine: Path, binding: str) -> None:
+def test_the_largest_batch_of_all_profiles_is_reported(engine: Path, binding: str) -> None:
     with load(engine, cuda_binding=binding) as segmenter:
         assert segmenter.max_batch == 2  # of two profiles, one of which takes four
 
@@ -548,7 +550,7 @@ def test_a_tensorrt_that_does_not_start_says_so(
         load(engine, cuda_binding=binding)
 
 
-def test_an_engine_that_would_answer_another_shape_is_not_run(
+def test_an_engine_that_would_return_another_shape_is_not_run(
     engine: Path, binding: str, frames: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tensorrt.IExecutionContext, "get_tensor_shape", lambda self, name: (1, 99, 99))
@@ -567,7 +569,7 @@ def rtx(tmp_path: Path, onnx: Path) -> Path:
     return make_engine(tmp_path / "rtx.engine", onnx, flavor=TENSORRT_RTX, version="1.7.1")
 
 
-def test_rtx_captures_by_itself_and_keeps_what_it_compiled(
+def test_rtx_captures_graphs_itself_and_its_compiled_kernels_are_saved(
     rtx: Path, binding: str, frames: Make, expected: Any, sim: Any
 ) -> None:
     cache = rtx.with_name("rtx.engine.cache")
@@ -596,7 +598,7 @@ def test_rtx_in_a_folder_that_cannot_be_written_runs_all_the_same(
     assert "compiled kernels were not saved: cannot write" in caplog.text
 
 
-def test_rtx_with_a_cache_that_cannot_be_read_compiles_anew(
+def test_rtx_with_a_cache_that_cannot_be_read_compiles_again(
     rtx: Path, binding: str, frames: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
     rtx.with_name("rtx.engine.cache").mkdir()
@@ -632,7 +634,7 @@ def test_details_and_times(engine: Path, binding: str, frames: Make) -> None:
     json.dumps(details)
 
 
-def test_tensorrt_speaks_through_logging(
+def test_tensorrt_logs_to_pythons_logging(
     engine: Path, binding: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     tensorrt.faults["deserialize"] = "Error Code 4: planted"

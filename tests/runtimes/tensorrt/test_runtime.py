@@ -30,7 +30,7 @@ INSIDE = control.HERE / "inside"
 BINDINGS = ("cuda-python", "pycuda")
 FAULTS = ("cuMemcpyHtoDAsync_v2", "cuLaunchHostFunc", "cuEventSynchronize", "cuMemAlloc_v2")
 LOST = (
-    *(f"test_a_lost_device_is_said_so_and_can_be_closed[{call}]" for call in FAULTS),
+    *(f"test_a_lost_device_is_reported_and_can_be_closed[{call}]" for call in FAULTS),
     *("test_a_device_lost_while_frames_are_in_flight", "test_use_after_free_is_seen"),
 )
 
