@@ -20,7 +20,6 @@ from PIL import Image
 from fcn_deploy.camera import SourceOptions
 from fcn_deploy.cli import outputs
 from fcn_deploy.cli.run import run
-from fcn_deploy.errors import UsageError
 
 cv2 = pytest.importorskip("cv2")
 FCN_DEPLOY = (sys.executable, "-c", "from fcn_deploy.cli import main; main()")
@@ -205,22 +204,3 @@ def test_wrong_calls(cli, artefact: Path, image: Path, images: Path, words, part
     assert result.exit_code in (1, 2)
     assert part in result.stderr.splitlines()[-1]
     assert "Traceback" not in result.stderr
-
-
-@pytest.mark.parametrize(
-    ("text", "address"),
-    [
-        ("8080", ("127.0.0.1", 8080)),
-        ("0.0.0.0:80", ("0.0.0.0", 80)),
-        ("[::1]:80", ("::1", 80)),
-        (":0", ("127.0.0.1", 0)),
-    ],
-)
-def test_where_the_preview_is_served(text: str, address: tuple[str, int]) -> None:
-    assert outputs._host_and_port(text) == address
-
-
-@pytest.mark.parametrize("text", ["", "host:", "host", "8080:host", "-1"])
-def test_no_port(text: str) -> None:
-    with pytest.raises(UsageError, match="expected a port"):
-        outputs._host_and_port(text)

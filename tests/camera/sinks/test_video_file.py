@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from videos import frames_of
 
 from fcn_deploy.camera.sinks import encoders
 from fcn_deploy.camera.sinks import video_file as video
@@ -15,15 +16,6 @@ from fcn_deploy.camera.sinks.video_file import VIDEO_SUFFIXES, VideoFile, letter
 from fcn_deploy.errors import BackendUnavailable, PipelineError, UsageError
 
 cv2 = pytest.importorskip("cv2")
-
-
-def frames_of(path: Path) -> list[np.ndarray]:
-    capture = cv2.VideoCapture(str(path))
-    frames = []
-    while (read := capture.read())[0]:
-        frames.append(read[1])
-    capture.release()
-    return frames
 
 
 def written(path: Path, pictures: list[np.ndarray], order: str = "rgb", encoder: str | None = None) -> Path:

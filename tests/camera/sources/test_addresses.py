@@ -1,8 +1,7 @@
-"""What the user typed is told apart, refused with a reason, and shown without its passwords."""
+"""What is given as a source is parsed, refused with a reason, and shown without its passwords."""
 
 from __future__ import annotations
 
-from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -10,11 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fcn_deploy.camera.sources.addresses import STREAM_SCHEMES, parse_address, redacted
-from fcn_deploy.camera.sources.gstreamer import checked_pipeline, csi_pipeline
-from fcn_deploy.camera.sources.options import SourceOptions
 from fcn_deploy.errors import UsageError
-
-# --- told apart --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -74,7 +69,7 @@ def test_what_can_be_no_source_is_refused(what, complaint):
     assert "secret" not in str(refused.value)
 
 
-# --- passwords ---------------------------------------------------------------------------------
+# Passwords.
 
 SECRET = st.text(st.characters(exclude_categories=("Cs",)), min_size=1).map(lambda text: f"SEC{text}RET")
 
@@ -106,63 +101,3 @@ def test_a_password_is_never_shown_whatever_is_in_it(scheme, password):
 )
 def test_secrets_go_and_the_rest_stays(shown, text):
     assert redacted(text) == shown
-
-
-# --- pipelines ---------------------------------------------------------------------------------
-
-
-def test_the_pipeline_of_a_jetson_camera():
-    assert csi_pipeline(1, (1080, 1920), 29.97) == (
-        "nvarguscamerasrc sensor-id=1 "
-        "! video/x-raw(memory:NVMM), width=1920, height=1080, framerate=2997/100 "
-        "! nvvidconv flip-method=0 ! video/x-raw, width=1920, height=1080, format=BGRx "
-        "! videoconvert ! video/x-raw, format=BGR "
-        "! appsink drop=true max-buffers=1 sync=false"
-    )
-
-
-@pytest.mark.parametrize(("rotate", "flip", "size"), [(90, 3, (3, 5)), (180, 2, (5, 3)), (270, 1, (3, 5))])
-def test_a_jetson_turns_the_frames_itself(rotate, flip, size):
-    pipeline = csi_pipeline(0, (3, 5), rotate=rotate)
-    assert f"nvvidconv flip-method={flip} ! video/x-raw, width={size[0]}, height={size[1]}" in pipeline
-
-
-@given(st.floats(1, 240))
-def test_the_rate_of_a_jetson_camera_is_a_fraction_close_to_what_was_asked(fps):
-    text = csi_pipeline(0, fps=fps).partition("framerate=")[2].partition(" ")[0]
-    assert float(Fraction(text)) == pytest.approx(fps, rel=1e-3)
-
-
-def test_a_pipeline_of_the_users_stays_as_it_is():
-    assert checked_pipeline("videotestsrc ! appsink drop=true") == "videotestsrc ! appsink drop=true"
-
-
-def test_a_pipeline_without_appsink_is_refused_without_its_password():
-    with pytest.raises(UsageError, match=r"gives no frames; end it with: ! appsink drop=true") as refused:
-        checked_pipeline("rtspsrc location=rtsp://u:SECRET@c/appsink ! autovideosink")
-    assert "SECRET" not in str(refused.value)
-
-
-# --- options -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"rotate": 45},
-        {"pace": "slow"},
-        {"transport": "quic"},
-        {"size": (0, 640)},
-        {"size": (480,)},
-        {"pixel_format": "MJPEG"},
-        {"decoder_threads": 0},
-        {"fps": 0},
-        {"read_timeout": float("nan")},
-        {"open_timeout": -1},
-        {"give_up": float("inf")},
-    ],
-    ids=str,
-)
-def test_options_outside_their_range_are_refused_by_name(wrong):
-    with pytest.raises(UsageError, match=next(iter(wrong))):
-        SourceOptions(**wrong)

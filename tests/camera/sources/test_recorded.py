@@ -8,12 +8,9 @@ from contextlib import closing
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
 from fcn_deploy.camera.frames import CameraFrame
-from fcn_deploy.camera.sources.images import rotated, three_channels
 from fcn_deploy.camera.sources.opening import open_source
 from fcn_deploy.camera.sources.options import SourceOptions
 from fcn_deploy.camera.sources.recorded import IterableSource
@@ -42,7 +39,7 @@ def collect(source, stopping=None):
     return list(source.frames(stopping or threading.Event()))
 
 
-# --- videos ------------------------------------------------------------------------------------
+# Videos.
 
 
 @pytest.mark.parametrize("color_order", ["bgr", "rgb"])
@@ -153,7 +150,7 @@ def test_the_rotation_in_a_videos_header_is_honoured(tmp_path):
     assert frame.image[36:].mean() < 25
 
 
-# --- images ------------------------------------------------------------------------------------
+# Images.
 
 
 def test_a_folder_gives_its_images_in_order_turned_as_asked(tmp_path):
@@ -188,7 +185,7 @@ def test_an_unknown_colour_order_is_refused(video):
         open_source(video, "hsv")
 
 
-# --- iterables ---------------------------------------------------------------------------------
+# Iterables.
 
 
 def test_arrays_become_frames_in_order():
@@ -225,37 +222,3 @@ def test_what_the_iterable_raises_arrives():
 
     with pytest.raises(OSError, match="unplugged"):
         collect(IterableSource(broken()))
-
-
-# --- images from OpenCV ------------------------------------------------------------------------
-
-
-@given(
-    shape=st.sampled_from([(3, 5), (3, 5, 1), (3, 5, 3), (3, 5, 4)]),
-    color_order=st.sampled_from(["bgr", "rgb"]),
-    degrees=st.sampled_from([0, 90, 180, 270]),
-)
-def test_every_image_becomes_three_channels_in_the_order_and_turn_asked_for(shape, color_order, degrees):
-    image = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    grey_or_colour = image[..., :3] if image.ndim == 3 else image[..., None]
-    expected = np.broadcast_to(grey_or_colour, (3, 5, 3))
-    if color_order == "rgb":
-        expected = expected[..., ::-1]
-    got = rotated(three_channels(image, color_order), degrees)
-    assert got.dtype == np.uint8
-    assert (got == np.rot90(expected, -degrees // 90)).all()
-
-
-@pytest.mark.parametrize(
-    ("image", "complaint"),
-    [
-        (None, "empty"),
-        (np.zeros((0, 4, 3), np.uint8), "empty"),
-        (np.zeros((4, 4), np.uint16), r"uint16 \[4, 4\] came"),
-        (np.zeros((4, 4, 2), np.uint8), r"uint8 \[4, 4, 2\] came"),
-    ],
-    ids=["none", "empty", "16 bits", "two channels"],
-)
-def test_an_image_that_is_no_frame_is_told(image, complaint):
-    with pytest.raises(ValueError, match=complaint):
-        three_channels(image, "bgr")
