@@ -1,4 +1,4 @@
-"""``fcn-deploy clip``: the synthetic street clip as files, for machines that have no footage."""
+"""``fcn-deploy clip``: the synthetic street clip as files, for machines without recordings of their own."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def clip(
     folder: Annotated[
         Path,
         typer.Argument(
-            metavar="FOLDER", help="Gets images/ and labels/, PNGs of the same names.", show_default=False
+            metavar="FOLDER", help="For images/ and labels/, PNGs of the same names.", show_default=False
         ),
     ],
     frames: Annotated[int, typer.Option(min=1, max=100_000, metavar="N", help="How many.")] = 48,
     size: Annotated[str, typer.Option(metavar="HxW", help="Of each frame.")] = "360x480",
-    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Another seed is another street.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Each seed gives another street.")] = 0,
     video: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write it as a video too, such as clip.mp4.")
     ] = None,
@@ -50,7 +50,7 @@ def clip(
         append = opened.enter_context(video_file(video, _FPS)) if video else None
         advance = opened.enter_context(console.progress("frames", frames))
         for name, frame in zip(names, street, strict=True):
-            assert frame.labels is not None, "the clip draws its own labels"
+            assert frame.labels is not None, "the clip has labels"
             write_picture(images / name, frame.image)
             write_labels(labels / name, frame.labels, CAMVID_PALETTE)
             if append:
@@ -69,7 +69,7 @@ def clip(
 
 
 def _refuse_mixture(folder: Path, names: set[str]) -> None:
-    """Frames of another clip in the same folder would be taken for this one's."""
+    """Raises UsageError where the folder has other files: they would be read as frames of this clip."""
     if folder.is_dir() and (others := sorted({path.name for path in folder.iterdir()} - names)):
         raise UsageError(
             f"{folder} already holds {len(others)} other files ({others[0]}, ...); name another folder"
