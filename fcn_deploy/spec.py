@@ -25,10 +25,8 @@ SCHEMA_VERSION = 2
 UNLABELLED = 255
 """The label reserved for ignored pixels; a class id never takes it."""
 
-
 CAFFE_MEAN_BGR = (104.00698793, 116.66876762, 122.67891434)
 """Mean of the ILSVRC training frames per channel B, G, R, as the authors' Caffe layers use it."""
-
 
 PRECISIONS = ("fp32", "fp16", "int8", "int8+fp16")
 

@@ -25,7 +25,6 @@ _PACKAGES = (
     *("tensorrt", "tensorrt-rtx", "opencv-python", "opencv-python-headless", "pillow"),
 )
 
-
 _TOLERATED_CORES = 0.25
 """Cores that other programs may use: a desktop is never completely idle."""
 

@@ -30,7 +30,6 @@ from fcn_deploy.spec import ModelSpec
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-
 _CHECK_FRAMES = 8
 """Frames on which a quantised graph is compared with the fp32 one."""
 _LOW_AGREEMENT = 0.97

@@ -63,7 +63,6 @@ JsonFile = Annotated[
     typer.Option("--json", metavar="FILE", help="Write JSON to a file; - is stdout.", show_default=False),
 ]
 
-
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 """Suffixes of pictures that Pillow writes."""
 

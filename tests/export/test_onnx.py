@@ -22,7 +22,6 @@ from fcn_deploy.testing import onnxruntime_session, openvino_model
 
 ALL_OUTPUTS = ("labels", "confidence", "logits")
 
-
 # Learned upscores are the same ones with and without the scaled skips.
 FORMS = [
     *((variant, False) for variant in VARIANTS),

@@ -13,9 +13,7 @@ from fcn_deploy.lazy import require
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto
 
-
 _FACTOR = 8
-
 
 _LABELS = """
 cells (float[batch, classes, h, w] scores) => (uint8[batch, rows, columns] labels)

@@ -17,7 +17,6 @@ from fcn_deploy.spec import METADATA_KEY, ModelSpec
 if TYPE_CHECKING:
     from onnx import ModelProto, StringStringEntryProto
 
-
 SINGLE_FILE_LIMIT = 2**31 - 2**20
 """Protobuf cannot hold 2 GiB; beyond it (with room for the graph) weights go into a file beside."""
 

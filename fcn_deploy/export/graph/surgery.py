@@ -10,7 +10,6 @@ from fcn_deploy.lazy import require
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto
 
-
 PROTO_FLOAT, PROTO_HALF = 1, 10
 """onnx.TensorProto.FLOAT and FLOAT16, which need no import."""
 

@@ -28,7 +28,6 @@ _OUT_OF_MEMORY = re.compile(
 )
 """TensorRT tries tactics and drops those that do not fit: with none left it says the first of these."""
 
-
 _NO_DRIVER = "cudaError 35"
 """Logged after every other error on a machine without a driver."""
 

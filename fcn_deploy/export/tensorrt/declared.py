@@ -20,7 +20,6 @@ from fcn_deploy.lazy import require
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-
 _LAYERS = ("Conv", "ConvTranspose")
 
 

@@ -14,7 +14,6 @@ from fcn_deploy.runtimes.tensorrt.profiles import Size
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
-
 _IN_PLACE = ("Relu", "Cast", "Sub", "Div", "Mul", "Add", "QuantizeLinear", "DequantizeLinear", "Identity")
 """What TensorRT folds into its neighbours: no memory of their own."""
 

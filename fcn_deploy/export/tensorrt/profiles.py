@@ -11,9 +11,7 @@ from fcn_deploy.spec import ModelSpec
 
 _EXAMPLE = "1x360x480:1x720x960:4x1080x1920, or one size such as 1x360x480"
 
-
 _DEFAULT_TUNED = (1, 360, 480)
-
 
 _DEFAULT_LARGEST = (1, 1080, 1920)
 

@@ -12,7 +12,6 @@ from fcn_deploy.model.fcn8s import FCN8s, bilinear_kernel
 
 _SIZING = ("conv1_1.weight", "fc6.weight", "score_fr.weight")
 
-
 _UPSCORES = ("upscore2.weight", "upscore_pool4.weight", "upscore8.weight")
 
 

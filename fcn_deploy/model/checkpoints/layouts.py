@@ -194,16 +194,13 @@ def _same_variant(path: Path, given: str | None, known: str, by: str) -> None:
 
 TORCHVISION_MEAN_BGR = (255 * 0.406, 255 * 0.456, 255 * 0.485)
 
-
 TORCHVISION_STD_BGR = (255 * 0.225, 255 * 0.224, 255 * 0.229)
 """torchvision's ImageNet statistics, from R, G, B in 0..1 to B, G, R in 0..255."""
-
 
 _VGG16_FEATURES = {
     **{0: "conv1_1", 2: "conv1_2", 5: "conv2_1", 7: "conv2_2", 10: "conv3_1", 12: "conv3_2", 14: "conv3_3"},
     **{17: "conv4_1", 19: "conv4_2", 21: "conv4_3", 24: "conv5_1", 26: "conv5_2", 28: "conv5_3"},
 }
-
 
 _VGG16_CLASSIFIER = {0: ("fc6", 7), 3: ("fc7", 1)}
 """Linear layer -> our convolution and the size of its kernel."""
@@ -252,7 +249,6 @@ def _as_convolution(tensor: Tensor, size: int) -> Tensor:
 
 
 PUBLIC = Layout(recognises=lambda stored: "conv1_1.weight" in stored.state, convert=_public)
-
 
 LAYOUTS = (
     Layout(recognises=lambda stored: METADATA_KEY in stored.metadata, convert=_native),

@@ -21,7 +21,6 @@ from fcn_deploy.errors import ModelError
 _WRAPPERS = ("model_state_dict", "state_dict", "model")
 """Keys that a state_dict may stand under; the first that is there is taken."""
 
-
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 
 
