@@ -179,7 +179,7 @@ def test_weights_beside_the_model_are_found(graph: InPrecision, tmp_path: Path) 
         ({"optimization_level": 6}, "from 0 to 5, not 6"),
         ({"workspace": 0}, "at least one byte"),
         ({"dla_core": -1}, "must be 0 or more"),
-        ({"timeout": 0}, "the time-out must be more than 0 seconds, not 0"),
+        ({"timeout": 0}, "the timeout must be more than 0 seconds, not 0"),
         ({"timing_cache": "t.cache"}, "--timing-cache is for TensorRT"),
         ({"hardware_compatible": True}, "--hardware-compatible is for TensorRT"),
         ({"version_compatible": True}, "--version-compatible is for TensorRT"),

@@ -139,7 +139,7 @@ def test_a_build_that_takes_too_long_is_ended(
 ) -> None:
     pid = stand_in(body)
     clock = [0.0]
-    monkeypatch.setattr(process, "_PATIENCE", 0.5)
+    monkeypatch.setattr(process, "_END_TIMEOUT", 0.5)
     monkeypatch.setattr(process, "time", types.SimpleNamespace(monotonic=lambda: clock[0]))
 
     def pass_time(step: str) -> None:

@@ -244,7 +244,9 @@ def test_torchvision_files_with_keys_missing(missing: str, tmp_path: Path) -> No
     ],
     ids=str,
 )
-def test_torchvision_files_with_misshapen_weights(key: str, shape: tuple[int, ...], tmp_path: Path) -> None:
+def test_torchvision_files_with_weights_of_the_wrong_shape(
+    key: str, shape: tuple[int, ...], tmp_path: Path
+) -> None:
     state = {**vgg16_state(*vgg16()), key: torch.ones(shape)}
     with pytest.raises(ModelError, match=r"vgg16\.pth"):
         load_checkpoint(saved(tmp_path / "vgg16.pth", state), variant="fcn8s", num_classes=3)
