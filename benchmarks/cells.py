@@ -2,10 +2,10 @@
 
     python benchmarks/cells.py model.onnx [--size 360x480] [--rounds 40]
 
-Takes an fp32 .onnx, cuts off what stands behind its scores, and times that end as it is and by cell, in
+Takes an fp32 .onnx, extracts the graph from its scores to the labels, and times it as it is and by cell, in
 ONNX Runtime and OpenVINO, on scores with large regions, on noise, where nearly every cell has to be
-compared, and on one class. The two take turns; medians in milliseconds. Where labels differ, two classes
-are equal to the last digits; the share of equal ones is given.
+compared, and on one class. The two take turns; medians in milliseconds. Labels differ only where two
+classes have nearly equal scores; the share of equal labels is printed.
 """
 
 from __future__ import annotations

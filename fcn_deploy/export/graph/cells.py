@@ -92,8 +92,8 @@ def label_by_cell(model: ModelProto) -> bool:
     cells get this label directly; only the others are interpolated. ``docs/explanation/deploy-graph.md``
     has the proof and the times.
 
-    For runtimes on CPUs only: tensor shapes depend on the content of the frame, which does not suit TensorRT and
-    CUDA graphs.
+    For runtimes on CPUs only: tensor shapes depend on the content of the frame, which does not suit TensorRT
+    and CUDA graphs.
 
     Returns:
         Whether the graph was rewritten; False where confidence or logits are outputs too, or the upscore

@@ -136,8 +136,8 @@ class Build:
             problems = [self._parser.get_error(i) for i in range(self._parser.num_errors)]
             problem = _parser_message(problems[-1]) if problems else self._log.reason()
             raise EngineError(
-                f"{self._name} does not accept {path}: {problem}; export it again with fcn-deploy, or run the "
-                ".onnx file itself with ONNX Runtime"
+                f"{self._name} does not accept {path}: {problem}; export it again with fcn-deploy, or run "
+                "the .onnx file itself with ONNX Runtime"
             )
 
     def signature(self) -> tuple[dict[str, Port], dict[str, Port]]:
@@ -319,6 +319,6 @@ def _kind(formats: str) -> str:
 
 
 def validity(trt: Any, engine: Any) -> str:
-    """The validity of an engine on this machine's GPU, from TensorRT-RTX: ``valid``, ``suboptimal`` or ``invalid``."""
+    """TensorRT-RTX's validity of an engine on the GPU here: ``valid``, ``suboptimal`` or ``invalid``."""
     runtime = trt.Runtime(log_for(trt))
     return str(runtime.get_engine_validity(engine)[0].name).lower()

@@ -118,7 +118,7 @@ def _profiles(given: Iterable[str | Profile] | None, spec: ModelSpec) -> tuple[P
 
 
 def _estimate(source: SourceGraph, profiles: Sequence[Profile]) -> dict[str, Any]:
-    """What the engine will need on its device: bytes of weights, and of activations for the largest profile."""
+    """Bytes that the engine will need: of weights, and of activations for the profile with most."""
     largest = {str(p): working_set(source.graph, p.max) for p in profiles}
     profile = max(largest, key=lambda name: largest[name])
     return {

@@ -61,7 +61,7 @@ def build(request: BuildRequest, reporter: Reporter) -> Built:
         ModelError: the graph's inputs or outputs are not those that its description states.
         MissingDependency: the TensorRT asked for is not installed.
         BackendUnavailable: TensorRT is asked for where no GPU is.
-        EngineError: TensorRT refuses the graph, runs out of memory, or the engine does not have the precision.
+        EngineError: TensorRT refuses the graph, runs out of memory, or the precision was not achieved.
     """
     flavor = _choose(request.flavor, request.settings)
     _check_flavor(flavor, request)
@@ -170,7 +170,7 @@ def _check(flavor: _Flavor, engine: Any, wanted: str, reporter: Reporter) -> dic
         return {"achieved": NOT_CHECKED}
     reporter.step("inspecting")
     if flavor.name == TENSORRT_RTX:
-        # Its kernels are compiled when it is loaded, so there is nothing to inspect yet.
+        # Its kernels are compiled where it runs, so there is nothing to inspect yet.
         return {"achieved": "not checked: made on the device", "validity": validity(flavor.trt, engine)}
     achieved = achieved_precision(flavor.trt, engine)
     for kind in wanted.split("+"):

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from fcn_deploy.errors import ModelError, UsageError
 from fcn_deploy.files import input_file, md5_of, sha256_of
+from fcn_deploy.model import bundled_path
 from fcn_deploy.model.checkpoints.describe import CheckpointInfo, classes_in_metadata
 from fcn_deploy.model.checkpoints.fitting import build, first, sized
-from fcn_deploy.model.checkpoints.native import bundled_path
 from fcn_deploy.model.checkpoints.random import he_normal
 from fcn_deploy.model.checkpoints.read import SUFFIXES, StoredWeights, read
 from fcn_deploy.model.fcn8s import VARIANTS, FCN8s, find_variant

@@ -15,7 +15,8 @@ from torch import nn
 
 from fcn_deploy.errors import ModelError, UsageError
 from fcn_deploy.files import sha256_of
-from fcn_deploy.model.checkpoints import bundled_path, load_checkpoint, save_safetensors
+from fcn_deploy.model import bundled_path
+from fcn_deploy.model.checkpoints import load_checkpoint, save_safetensors
 from fcn_deploy.model.checkpoints.layouts import KNOWN_MD5
 from fcn_deploy.model.fcn8s import VARIANTS
 from fcn_deploy.spec import CAFFE_MEAN_BGR
