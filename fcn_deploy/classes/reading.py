@@ -32,32 +32,7 @@ from fcn_deploy.files import input_file
 Lines = list[tuple[int, str]]
 """Number, counted from 1, and content of each line that is neither blank nor a comment."""
 
-_COLUMNS = ("id", "name", "r", "g", "b")
-_FULL_NAMES = {"red": "r", "green": "g", "blue": "b"}
-_CSV_ROWS = {
-    (1, 0): ("name",),
-    (2, 1): ("id", "name"),
-    (4, 0): ("name", "r", "g", "b"),
-    (4, 3): ("r", "g", "b", "name"),
-    (5, 1): ("id", "name", "r", "g", "b"),
-    (5, 4): ("id", "r", "g", "b", "name"),
-}
-"""Number of fields and place of the one that is no number -> what the fields are."""
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)")
-_TRIPLE = rf"{_NUMBER.pattern}(?:\s+{_NUMBER.pattern}){{2}}"
-_TEXT = re.compile(
-    rf"""
-    (?: (?P<id>\d+) (?: \s*(?P<colon>:)\s* | \s+ ) )?
-    (?: (?P<before>{_TRIPLE}) \s+ )?
-    (?P<name> (?!{_NUMBER.pattern}(?:\s|$)) \S+ (?:\s+\S+)*? )
-    (?: \s+ (?P<behind>{_TRIPLE}) )?
-    """,
-    re.VERBOSE,
-)
-_ENDS_WITH_NUMBER = re.compile(rf"\s{_NUMBER.pattern}$")
-_COLOR_KEYS = ("color", "colour", "rgb")
-_NOT_A_NAME = re.compile(r"""^[-*]\s|^\d+\s*:|:$|[\[\]{};,=|"\t]""")
-"""Signs of another format (YAML, INI, other separators) in a line of text."""
 
 
 class _Malformed(ValueError):
@@ -137,6 +112,21 @@ def _content(text: str) -> Lines:
 # Text
 
 
+_TRIPLE = rf"{_NUMBER.pattern}(?:\s+{_NUMBER.pattern}){{2}}"
+_TEXT = re.compile(
+    rf"""
+    (?: (?P<id>\d+) (?: \s*(?P<colon>:)\s* | \s+ ) )?
+    (?: (?P<before>{_TRIPLE}) \s+ )?
+    (?P<name> (?!{_NUMBER.pattern}(?:\s|$)) \S+ (?:\s+\S+)*? )
+    (?: \s+ (?P<behind>{_TRIPLE}) )?
+    """,
+    re.VERBOSE,
+)
+_ENDS_WITH_NUMBER = re.compile(rf"\s{_NUMBER.pattern}$")
+_NOT_A_NAME = re.compile(r"""^[-*]\s|^\d+\s*:|:$|[\[\]{};,=|"\t]""")
+"""Signs of another format (YAML, INI, other separators) in a line of text."""
+
+
 def _read_text(lines: Lines) -> Iterator[_Entry]:
     for number, line in lines:
         yield _text_entry(f"line {number}", re.split(r"\s#(?:\s|$)", line)[0].strip())
@@ -158,6 +148,19 @@ def _text_entry(place: str, line: str) -> _Entry:
 
 
 # CSV
+
+
+_COLUMNS = ("id", "name", "r", "g", "b")
+_FULL_NAMES = {"red": "r", "green": "g", "blue": "b"}
+_CSV_ROWS = {
+    (1, 0): ("name",),
+    (2, 1): ("id", "name"),
+    (4, 0): ("name", "r", "g", "b"),
+    (4, 3): ("r", "g", "b", "name"),
+    (5, 1): ("id", "name", "r", "g", "b"),
+    (5, 4): ("id", "r", "g", "b", "name"),
+}
+"""Number of fields and place of the one that is no number -> what the fields are."""
 
 
 def _read_csv(lines: Lines) -> Iterator[_Entry]:
@@ -211,6 +214,9 @@ def _csv_columns(place: str, fields: list[str]) -> tuple[str, ...]:
 
 
 # JSON
+
+
+_COLOR_KEYS = ("color", "colour", "rgb")
 
 
 def _read_json(text: str) -> Iterator[_Entry]:

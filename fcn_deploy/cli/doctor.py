@@ -22,24 +22,6 @@ _PACKAGES = (
     *("opencv-python", "opencv-python-headless", "opencv-contrib-python"),
 )
 """Packages that no backend lists as its own."""
-_FLAGS = {
-    "avx2": "AVX2",
-    "avx512f": "AVX-512",
-    "avx512_vnni": "VNNI",
-    "avx_vnni": "VNNI",
-    "amx_int8": "AMX",
-    "asimddp": "dot product",
-    "i8mm": "int8 matrix product",
-}
-"""CPU features that decide how fast fp32 and INT8 run: the Linux kernel's flag -> its common name."""
-
-_PROBE = """
-import json, sys
-sys.path[:] = json.loads(sys.argv[2])
-from fcn_deploy.runtimes.registry import diagnose
-print(json.dumps(diagnose(sys.argv[1])))
-"""
-_PROBE_SECONDS = 60.0
 
 
 def doctor(as_json: options.Json = False) -> None:
@@ -100,6 +82,15 @@ def _backends() -> list[dict[str, Any]]:
     found = [(name, _probed(process)) for name, process in started.items()]
     found += [(name, _failed(reason)) for name, reason in problems()]
     return [{"name": name, "usable": one["reason"] is None, **one} for name, one in found]
+
+
+_PROBE = """
+import json, sys
+sys.path[:] = json.loads(sys.argv[2])
+from fcn_deploy.runtimes.registry import diagnose
+print(json.dumps(diagnose(sys.argv[1])))
+"""
+_PROBE_SECONDS = 60.0
 
 
 def _start_probe(name: str) -> subprocess.Popen[str]:
@@ -200,6 +191,18 @@ def _show(report: dict[str, Any], out: console.Printer) -> None:
 def _backend_rows(backend: dict[str, Any]) -> list[tuple[str, str]]:
     own = [(f"  {name}", value) for name, value in backend["rows"]]
     return [(backend["name"], "usable" if backend["usable"] else f"no: {backend['reason']}"), *own]
+
+
+_FLAGS = {
+    "avx2": "AVX2",
+    "avx512f": "AVX-512",
+    "avx512_vnni": "VNNI",
+    "avx_vnni": "VNNI",
+    "amx_int8": "AMX",
+    "asimddp": "dot product",
+    "i8mm": "int8 matrix product",
+}
+"""CPU features that decide how fast fp32 and INT8 run: the Linux kernel's flag -> its common name."""
 
 
 def _machine_words(machine: dict[str, Any]) -> list[tuple[str, str]]:

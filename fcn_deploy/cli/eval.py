@@ -13,8 +13,6 @@ from fcn_deploy.errors import UsageError
 if TYPE_CHECKING:
     from fcn_deploy.evaluation import Evaluation
 
-_SHOWN_PROBLEMS = 20
-
 
 def evaluate(
     artefacts: options.Artefacts,
@@ -132,6 +130,9 @@ def _show(found: list[Evaluation], data: Path, out: console.Printer) -> None:
 def _score_words(value: float | None) -> str:
     """A class that is in neither the true nor the predicted labels has no score."""
     return "-" if value is None else f"{value:.4f}"
+
+
+_SHOWN_PROBLEMS = 20
 
 
 def _warn_of(problems: tuple[str, ...]) -> None:

@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from fcn_deploy.draw import Picture
     from fcn_deploy.spec import ModelSpec
 
-_FOLDER_FPS = 10.0
-"""Frames per second of a video made of images, which have no rate of their own."""
-
 
 @dataclass(frozen=True)
 class SinkOptions:
@@ -277,6 +274,10 @@ def video_file(path: Path, fps: float) -> Iterator[Callable[[Picture], None]]:
         except BaseException:
             video.discard()
             raise
+
+
+_FOLDER_FPS = 10.0
+"""Frames per second of a video made of images, which have no rate of their own."""
 
 
 def _rate_of(sources: list[Source]) -> float | None:

@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from fcn_deploy.calibration.result import QuantizationResult
     from fcn_deploy.calibration.sensitivity import LayerCost
 
-_BAR = 24
-"""Characters of the longest bar."""
-
 
 class TargetChoice(str, Enum):
     """What the INT8 file is for."""
@@ -182,6 +179,10 @@ def _show(result: QuantizationResult) -> None:
         out.say(f"Next: fcn-deploy build-engine {result.path} -o {result.path.with_suffix('.engine')}")
     else:
         out.say(f"Next: fcn-deploy bench {result.path} --backend openvino --backend onnxruntime")
+
+
+_BAR = 24
+"""Characters of the longest bar."""
 
 
 def _rows(costs: list[LayerCost]) -> Iterator[list[str]]:

@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 SUFFIXES = (".onnx", ".safetensors")
 PRECISIONS = ("fp32", "fp16")
 
-_OWN_EVIDENCE = ("parity", "fp16_range", "made")
-"""What export verifies itself: a parent's records of these are not copied."""
-
 
 @dataclass(frozen=True, repr=False)
 class ExportResult(Result):
@@ -232,6 +229,10 @@ def _load(
         learned_upscore=learned_upscore or None,
         trained_on=trained_on,
     )
+
+
+_OWN_EVIDENCE = ("parity", "fp16_range", "made")
+"""What export verifies itself: a parent's records of these are not copied."""
 
 
 def _describe(
