@@ -228,7 +228,7 @@ def _fields_of(data: dict[str, Any]) -> dict[str, Any]:
     fields = {key: value if key == "evidence" else _frozen(value) for key, value in data.items()}
     if "architecture" in fields:
         fields["architecture"] = Architecture(**data["architecture"])
-        fields["architecture"].options.items()  # anything else is no mapping
+        fields["architecture"].options.items()  # raises where it is not a mapping
     if fields.get("reference") is not None:
         fields["reference"] = Reference(**data["reference"])
     return fields

@@ -32,7 +32,7 @@ def draw_pictures(
     Args:
         artefacts: those that were measured.
         size: height and width of the frame, in pixels.
-        frames: what was measured on: an image, a folder of images or a video; None takes the synthetic clip.
+        frames: what was measured: an image, a folder of images or a video; None is the synthetic clip.
         options: as :func:`fcn_deploy.load` takes them; each artefact gets those that its backend has.
 
     Returns:

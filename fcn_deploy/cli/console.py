@@ -215,7 +215,7 @@ def progress(what: str, total: int | None = None) -> Iterator[Callable[..., None
 
 @contextmanager
 def steps() -> Iterator[Callable[[str], None]]:
-    """A live status line on stderr that names the current step; nothing where stderr is no terminal.
+    """A live status line on stderr that names the current step; nothing where stderr is not a terminal.
 
     Yields:
         A function to call with the name of each step as it begins.

@@ -132,7 +132,7 @@ def _failed(reason: str) -> dict[str, Any]:
 
 
 def _opencv() -> dict[str, Any]:
-    """cv2 as it is imported, because JetPack's build is no pip package."""
+    """cv2 as it is imported, because JetPack's build is not a pip package."""
     if not installed("cv2"):
         return {"version": None, "reason": "not installed; run: pip install 'fcn-deploy[opencv]'"}
     cv2 = require("cv2", extra="opencv")

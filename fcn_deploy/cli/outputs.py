@@ -291,7 +291,7 @@ def _host_and_port(address: str) -> tuple[str, int]:
     """``8080``, ``0.0.0.0:8080`` or ``[::1]:8080`` as host and port.
 
     Raises:
-        UsageError: the port is no number up to 65535.
+        UsageError: the port is not a number up to 65535.
     """
     host, _, port = address.rpartition(":")
     if not (port.isdecimal() and port.isascii() and int(port) <= 65535):

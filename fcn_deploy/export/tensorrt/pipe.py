@@ -1,6 +1,6 @@
 """Messages from the process that builds to its parent: one JSON object a line.
 
-Each has one key: ``step``, ``warning``, ``timings`` or ``log`` while the build goes on, and ``built`` or
+Each has one key: ``step``, ``warning``, ``timings`` or ``log`` during the build, and ``built`` or
 ``error`` as the last one.
 """
 
@@ -90,7 +90,7 @@ def receive(line: bytes, reporter: Reporter) -> Built | None:
         reporter: receives steps, warnings and timings.
 
     Returns:
-        What was built; None where the build goes on.
+        What was built; None where the build continues.
 
     Raises:
         FcnDeployError: the one that ended the build, its class and message as in the child.

@@ -1,7 +1,7 @@
 """The process that builds: ``python -m fcn_deploy.export.tensorrt.worker REQUEST LEVEL``.
 
-TensorRT's parser and builder are loaded here and nowhere else: where they crash, or are ended in the middle
-of a build, the program that asked for the engine goes on. :mod:`fcn_deploy.export.tensorrt.process` starts
+TensorRT's parser and builder are loaded in this process only: where they crash, or are ended in the middle
+of a build, the program that asked for the engine continues. :mod:`fcn_deploy.export.tensorrt.process` starts
 this module with a file that holds a :class:`~fcn_deploy.export.tensorrt.request.BuildRequest`, and with the
 lowest level of TensorRT's log that is wanted, as a number of Python's logging. Messages go back through
 :mod:`fcn_deploy.export.tensorrt.pipe`.
