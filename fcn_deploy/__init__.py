@@ -14,7 +14,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 from fcn_deploy.errors import FcnDeployError
-from fcn_deploy.spec import ModelSpec
+from fcn_deploy.spec import Architecture, ModelSpec, Reference
 
 if TYPE_CHECKING:
     from fcn_deploy.bench.method import benchmark
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 
 __all__ = [
+    "Architecture",
     "BenchmarkResult",
     "EngineResult",
     "Evaluation",
@@ -39,6 +40,7 @@ __all__ = [
     "FcnDeployError",
     "ModelSpec",
     "QuantizationResult",
+    "Reference",
     "Segmentation",
     "Segmenter",
     "__version__",

@@ -1,7 +1,5 @@
 import fcn_deploy
-from fcn_deploy.camera import Pipeline, SourceOptions, open_source
-from fcn_deploy.camera.sinks.overlay_video import OverlayVideo
-from fcn_deploy.camera.sinks.preview import Preview
+from fcn_deploy.camera import OverlayVideo, Pipeline, Preview, SourceOptions, open_source
 
 asked = SourceOptions(pace="real-time", fps=12.0, read_timeout=3.0, give_up=60.0)
 
