@@ -1,4 +1,4 @@
-"""What a camera pipeline does when something breaks, and how long until it has stopped or recovered.
+"""What a camera pipeline does after a fault, and how long until it has stopped or recovered.
 
     python benchmarks/camera_faults.py [model.onnx]
 
@@ -41,8 +41,8 @@ def main() -> None:
     print("fault | what happens | seconds")
     print("--- | --- | ---")
     for name, fault in FAULTS.items():
-        told, seconds = fault()
-        print(f"{name} | {told} | {seconds:.2f}", flush=True)
+        outcome, seconds = fault()
+        print(f"{name} | {outcome} | {seconds:.2f}", flush=True)
 
 
 def unplugged() -> tuple[str, float]:
@@ -91,8 +91,8 @@ def corrupt() -> tuple[str, float]:
             began = time.monotonic()
             run.wait_for(run.delivered + 60)
             now = run.statistics()
-            told = f"{now.delivered} delivered, {now.reconnects} reconnects: goes on"
-            return f"{told} (time: 60 frames at 30 a second)", time.monotonic() - began
+            outcome = f"{now.delivered} delivered, {now.reconnects} reconnects: goes on"
+            return f"{outcome} (time: 60 frames at 30 a second)", time.monotonic() - began
 
 
 def disk_full() -> tuple[str, float]:
@@ -111,8 +111,8 @@ def slow_consumer() -> tuple[str, float]:
         run.wait_for(30)
         now = run.statistics()
         assert now.age is not None
-        told = f"{now.dropped} of {now.captured} dropped, age p99 {1e3 * now.age.p99:.0f} ms"
-        return f"{told}; stopping takes", run.stopped_after()
+        outcome = f"{now.dropped} of {now.captured} dropped, age p99 {1e3 * now.age.p99:.0f} ms"
+        return f"{outcome}; stopping takes", run.stopped_after()
 
 
 def callback_fails() -> tuple[str, float]:
@@ -125,8 +125,8 @@ def callback_fails() -> tuple[str, float]:
             raise ValueError("no such topic")
 
     with Running(noise(live=True, fps=50), [callback]) as run:
-        told, _ = run.ended_after("callback")
-        return told, run.ended - failed[0]
+        outcome, _ = run.ended_after("callback")
+        return outcome, run.ended - failed[0]
 
 
 def model_fails() -> tuple[str, float]:
@@ -141,8 +141,8 @@ def model_fails() -> tuple[str, float]:
 
     frames = (np.full((*SIZE, 3), index, np.uint8) for index in range(200))
     with Running(IterableSource(frames, live=True, fps=50), rule=rule) as run:
-        told, _ = run.ended_after("model")
-        return told, run.ended - failed[0]
+        outcome, _ = run.ended_after("model")
+        return outcome, run.ended - failed[0]
 
 
 def by_signal(number: signal.Signals) -> tuple[str, float]:
@@ -163,9 +163,9 @@ def by_signal(number: signal.Signals) -> tuple[str, float]:
         time.sleep(6)
         process.send_signal(number)
         sent = time.monotonic()
-        told, _ = process.communicate()
+        outcome, _ = process.communicate()
         seconds = time.monotonic() - sent
-        counted = next(line for line in told.splitlines() if "frame" in line).split()[0]
+        counted = next(line for line in outcome.splitlines() if "frame" in line).split()[0]
         video = cv2.VideoCapture(str(out))
         found = 0
         while video.read()[0]:

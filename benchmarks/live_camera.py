@@ -34,7 +34,7 @@ import drawn_time
 import rtsp_server
 
 import fcn_deploy
-from fcn_deploy.camera.sources.opening import SourceOptions, open_source
+from fcn_deploy.camera import SourceOptions, open_source
 from fcn_deploy.runtimes.segmenter import Segmenter
 from fcn_deploy.testing import FakeRuntime
 
@@ -42,7 +42,7 @@ SIZES = ((360, 480), (240, 320))
 DOWN = 1.0
 """Seconds from a kill to the new start."""
 WINDOW = 2.0
-"""Seconds before a kill, and after the first frame that came again, whose ages are told."""
+"""Seconds before a kill, and after the first frame that came again, whose ages are reported."""
 
 
 class Log:

@@ -47,7 +47,7 @@ def main() -> None:
         with video, maps:
             ways: dict[str, Callable[[], object]] = {
                 "overlay with legend": lambda: draw(image, labels, spec),
-                "preview, nobody looks": lambda: preview(delivery),
+                "preview, no viewers": lambda: preview(delivery),
                 "overlay video": lambda: video(delivery),
                 "label PNG": lambda: maps(delivery),
             }

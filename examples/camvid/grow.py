@@ -116,7 +116,7 @@ def main() -> None:
     frames = [((torch.from_numpy(f).float() - mean) / std).permute(2, 0, 1)[None] for f in chosen]
     template = load_wide(args.init, spec.num_classes)
     grow_into(template, args.init, args.grow, frames)
-    grown = spec.replace(variant="fcn8s-same", width=template.width, fc_channels=template.fc_channels)
+    grown = spec.replace(architecture=template.architecture)
     save_safetensors(template.to(memory_format=torch.contiguous_format), grown, args.out, dtype="fp16")
 
 

@@ -1,4 +1,4 @@
-"""The cameras that the tests of this folder serve to themselves are modules beside them."""
+"""The helper modules of these tests lie beside them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What must end does so in time, or the test fails and says where every thread stood."""
+"""Time limits for tests: a call that takes too long fails with the stack of every thread."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Result = TypeVar("Result")
 
 
 def in_time(act: Callable[[], Result], seconds: float = 2.0) -> Result:
-    """What ``act`` returns or raises, called in a thread, so that a deadlock is a failure and no hang.
+    """What ``act`` returns or raises, called in a thread, so that a deadlock fails the test.
 
     Raises:
         AssertionError: it took longer; the message holds the stack of every thread.
@@ -48,7 +48,7 @@ def soon(condition: Callable[[], bool], seconds: float = 2.0) -> bool:
 
 
 def stacks() -> str:
-    """Where every thread stands: its last calls."""
+    """The stack of every thread: its last calls."""
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     return "\n".join(
         f"{names.get(ident)}:\n{''.join(traceback.format_stack(top, limit=8))}"

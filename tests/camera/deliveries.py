@@ -33,6 +33,6 @@ def delivery(
 ) -> Delivery:
     """A black frame, all of one label."""
     frame = CameraFrame(np.zeros((*size, 3), np.uint8), name or f"{index:06d}", index, captured, camera)
-    sure = np.full((1, *size), 0.9, np.float32) if confidence else None
-    answer = Segmentation(np.full((1, *size), label, np.uint8), spec(order), confidence=sure)
-    return Delivery(frame, answer, 0.0)
+    certain = np.full((1, *size), 0.9, np.float32) if confidence else None
+    result = Segmentation(np.full((1, *size), label, np.uint8), spec(order), confidence=certain)
+    return Delivery(frame, result, 0.0)

@@ -1,8 +1,8 @@
-"""A time stamp drawn into frames as big black and white blocks, and read from them again.
+"""A time stamp, drawn into frames as large black and white blocks, and read from them again.
 
-Numpy only: the RTSP server draws with the system's Python. The blocks are 40 bits of milliseconds,
-then 8 bits of their sum, in two rows along the top; a block is so large that neither H.264 nor JPEG
-turns black into white. A frame whose check does not fit is told as unreadable, never as a wrong time.
+Numpy only, because the RTSP server draws with the system's Python. The blocks are 40 bits of milliseconds,
+then an 8-bit checksum, in two rows along the top; they are so large that neither H.264 nor JPEG turns black
+into white. A frame whose checksum is wrong has no time, rather than a wrong one.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SMALLEST = (64, 8 * _COLUMNS)
 
 
 class Clip:
-    """A synthetic grey clip: a slope, a square that moves over it, and the time on top.
+    """A synthetic grey clip: a gradient, a square that moves over it, and the time on top.
 
     Args:
         size: height and width, at least :data:`SMALLEST`.
@@ -28,11 +28,11 @@ class Clip:
     def __init__(self, size: tuple[int, int]) -> None:
         height, width = size
         assert height >= SMALLEST[0] and width >= SMALLEST[1], f"at least {SMALLEST}, not {size}"
-        self._slope = np.broadcast_to(np.linspace(60, 190, width).astype(np.uint8), size)
+        self._gradient = np.broadcast_to(np.linspace(60, 190, width).astype(np.uint8), size)
 
     def frame(self, seconds: float) -> NDArray[np.uint8]:
         """The picture at a time: uint8 ``[H, W]``, with that time drawn into it."""
-        picture = self._slope.copy()
+        picture = self._gradient.copy()
         height, width = picture.shape
         side = height // 6
         left = int(seconds * width / 4) % (width - side)

@@ -1,4 +1,4 @@
-"""A camera that serves MJPEG over HTTP on loopback, and can be told to misbehave."""
+"""A camera that serves MJPEG over HTTP on loopback, with faults on request."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class Camera:
         self.size, self.fps = size, fps
         self.grey = False
         self.stalled = threading.Event()
-        """Keeps its connections and sends nothing."""
+        """While set, it keeps its connections and sends nothing."""
         self.spoil: Callable[[bytes, int], bytes] = lambda jpeg, index: jpeg
-        """Changes a JPEG, given its number, before it is sent."""
+        """Changes a JPEG before it is sent; called with the JPEG and its number."""
         self._port = 0
         self._server: ThreadingHTTPServer | None = None
         self._stopped = threading.Event()
@@ -62,7 +62,7 @@ class Camera:
         return self
 
     def stop(self) -> None:
-        """End every connection and listen no more."""
+        """End every connection and stop listening."""
         self._stopped.set()
         if self._server is not None:
             self._server.shutdown()

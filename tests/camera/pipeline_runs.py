@@ -1,4 +1,4 @@
-"""Runs of a pipeline that are looked at from all sides, whatever becomes of them."""
+"""Runs of a pipeline, and checks that hold for every run, however it ends."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fcn_deploy.camera import CameraFrame, Delivery, Pipeline, Source, Statistic
 
 
 def images(count: int, size: tuple[int, int] = (2, 3), first: int = 0) -> list[NDArray[np.uint8]]:
-    """Frames whose first channel is their number, which :func:`echo` answers."""
+    """Frames whose channels are their number, which :func:`echo` returns as labels."""
     return [np.full((*size, 3), (first + number) % 256, np.uint8) for number in range(count)]
 
 
@@ -36,25 +36,25 @@ class Failing:
 
 
 class GeneratedSource(Source):
-    """A camera that does what a generator function says."""
+    """A source whose images come from a generator function."""
 
     def __init__(
-        self, make: Callable[[threading.Event], Iterator[Any]], name: str = "given", live: bool = False
+        self, make: Callable[[threading.Event], Iterator[Any]], name: str = "generated", live: bool = False
     ) -> None:
         super().__init__(name, live=live)
         self._make = make
-        self.let_go = 0
+        self.released = 0
 
     def frames(self, stopping: threading.Event) -> Iterator[CameraFrame]:
         try:
             for index, image in enumerate(self._make(stopping)):
                 yield CameraFrame(image, f"{index:06d}", index, time.monotonic())
         finally:
-            self.let_go += 1
+            self.released += 1
 
 
 class RecordingSink:
-    """A sink that keeps what it was given, and then does something."""
+    """A sink that notes the frames it gets, and then calls ``act``."""
 
     def __init__(self, act: Callable[[Delivery], object] | None = None) -> None:
         self.seen: dict[int, list[int]] = {}
@@ -63,7 +63,7 @@ class RecordingSink:
 
     def __call__(self, delivery: Delivery) -> None:
         assert not self.closed, "called after close()"
-        assert (delivery.labels == delivery.frame.image[..., 0]).all(), "the answer of another frame"
+        assert (delivery.labels == delivery.frame.image[..., 0]).all(), "the result of another frame"
         assert delivery.age >= 0
         self.seen.setdefault(delivery.frame.camera, []).append(delivery.frame.index)
         if self._act:
@@ -78,7 +78,7 @@ class RecordingSink:
 
 
 def camera_threads() -> set[threading.Thread]:
-    """Threads of pipelines that live now."""
+    """Threads of pipelines that are running now."""
     return {thread for thread in threading.enumerate() if thread.name == "fcn-deploy-camera"}
 
 
@@ -88,10 +88,13 @@ def outcome(
     act: Callable[[], object] | None = None,
     seconds: float = 2.0,
 ) -> tuple[BaseException | None, Statistics]:
-    """Run it and hold it to everything that is true of every run.
+    """Run it, and check what must hold for every run.
 
     Args:
-        act: instead of ``pipeline.run``.
+        pipeline: to run.
+        sinks: its sinks.
+        act: called instead of ``pipeline.run``.
+        seconds: the time limit.
 
     Returns:
         What it raised, and its last statistics.
@@ -99,7 +102,7 @@ def outcome(
     done, others = threading.Event(), camera_threads()
     wrong: list[BaseException] = []
 
-    def look() -> None:
+    def check_statistics() -> None:
         try:
             before = pipeline.statistics()
             while not done.wait(0.0005):
@@ -112,8 +115,8 @@ def outcome(
         except BaseException as exc:
             wrong.append(exc)
 
-    looking = threading.Thread(target=look, daemon=True)
-    looking.start()
+    checking = threading.Thread(target=check_statistics, daemon=True)
+    checking.start()
     raised: BaseException | None = None
     try:
         in_time(act or pipeline.run, seconds)
@@ -123,7 +126,7 @@ def outcome(
         raised = exc
     finally:
         done.set()
-    looking.join(2)
+    checking.join(2)
     assert not wrong, wrong
     assert soon(lambda: camera_threads() <= others, 1), f"threads are left\n{stacks()}"
     last = pipeline.statistics()

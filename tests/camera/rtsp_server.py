@@ -89,8 +89,8 @@ class Server:
             text=True,
         )
         assert self._process.stdout is not None
-        said = self._process.stdout.readline()
-        assert said.strip() == "listening", f"the RTSP server did not start: {said!r}"
+        line = self._process.stdout.readline()
+        assert line.strip() == "listening", f"the RTSP server did not start: {line!r}"
         return self
 
     def kill(self) -> None:

@@ -55,8 +55,8 @@ def test_json_and_video(cli, tmp_path: Path) -> None:
 
 def test_frames_of_another_clip_are_not_mixed_in(cli, fails, tmp_path: Path) -> None:
     cli("clip", tmp_path / "clip", *SMALL)
-    told = fails(2, "clip", tmp_path / "clip", "--frames", 2, "--size", "40x56")
-    assert "already holds 1 other files (000002.png, ...)" in told
+    message = fails(2, "clip", tmp_path / "clip", "--frames", 2, "--size", "40x56")
+    assert "already holds 1 other files (000002.png, ...)" in message
 
 
 @pytest.mark.parametrize(

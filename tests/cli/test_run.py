@@ -40,7 +40,7 @@ def test_an_image_becomes_a_picture_with_its_labels(cli, artefact: Path, image: 
     assert not leftovers()
 
 
-def test_json_is_pure_and_adds_up(cli, artefact: Path, image: Path) -> None:
+def test_json_is_the_only_output_and_counts_add_up(cli, artefact: Path, image: Path) -> None:
     result = cli("run", artefact, image, "--json")
     report = json.loads(result.stdout)
     assert report["frames"] == 1
@@ -98,12 +98,12 @@ def test_confidence_becomes_heat_maps(cli, sure_artefact: Path, image: Path) -> 
 
 
 def test_confidence_that_was_not_exported_says_how_to_get_it(fails, artefact: Path, image: Path) -> None:
-    told = fails(2, "run", artefact, image, "--confidence", image.with_name("confidence"))
-    assert "--outputs labels,confidence" in told
+    message = fails(2, "run", artefact, image, "--confidence", image.with_name("confidence"))
+    assert "--outputs labels,confidence" in message
     assert not image.with_name("confidence").exists()
 
 
-def test_without_an_output_the_next_step_is_named(cli, artefact: Path, image: Path) -> None:
+def test_without_an_output_the_next_step_is_suggested(cli, artefact: Path, image: Path) -> None:
     assert "Nothing was written; add --overlay" in cli("run", artefact, image).stdout
 
 
@@ -158,7 +158,7 @@ def test_numbers_out_of_range_exit_with_2(cli, artefact: Path, image: Path, word
     assert cli("run", artefact, image, *words).exit_code == 2
 
 
-def test_a_frame_that_cannot_be_read_is_named_and_the_video_holds_those_before_it(
+def test_an_unreadable_frame_is_named_and_the_video_holds_the_frames_before_it(
     fails, artefact: Path, images: Path, leftovers
 ) -> None:
     (images / "b.png").write_bytes(b"no picture")
@@ -181,8 +181,8 @@ def test_a_run_that_fails_at_its_first_frame_leaves_the_old_video(
 
 def test_two_frames_of_one_name_do_not_overwrite_each_other(fails, artefact: Path, images: Path) -> None:
     Image.open(images / "a.png").save(images / "a.bmp")
-    told = fails(2, "run", artefact, images, "--masks", images.with_name("labels"))
-    assert "a.png would overwrite" in told
+    message = fails(2, "run", artefact, images, "--masks", images.with_name("labels"))
+    assert "a.png would overwrite" in message
 
 
 def test_a_device_that_is_not_there_is_an_error_unless_the_fall_back_is_allowed(

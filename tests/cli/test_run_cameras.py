@@ -56,14 +56,14 @@ def test_real_time_takes_as_long_as_the_recording(cli, artefact: Path, clip: Pat
     assert now["captured"] == 10 == now["delivered"] + now["dropped"]
 
 
-def test_frames_are_turned_and_smoothed(cli, artefact: Path, clip: Path) -> None:
+def test_frames_are_rotated_and_smoothed(cli, artefact: Path, clip: Path) -> None:
     labels = clip.with_name("labels")
     result = cli("run", artefact, clip, "--rotate", 90, "--smooth", 3, "--masks", labels)
     assert result.exit_code == 0, result.output
     assert np.asarray(Image.open(labels / "000000.png")).shape == (48, 32)
 
 
-def test_a_stream_of_labels_is_all_that_stdout_carries(artefact: Path, clip: Path) -> None:
+def test_raw_labels_are_all_that_is_on_stdout(artefact: Path, clip: Path) -> None:
     call = [*FCN_DEPLOY, "run", str(artefact), str(clip), "--raw", "-"]
     done = subprocess.run(call, capture_output=True, timeout=60, check=True)
     stream = io.BytesIO(done.stdout)
@@ -85,13 +85,13 @@ def test_a_file_that_is_shorter_than_it_says_is_a_warning(cli, artefact: Path, t
     path.write_bytes(whole[: int(len(whole) * 0.7)])
     result = cli("run", artefact, path, "--overlay", tmp_path / "overlay.mp4")
     assert result.exit_code == 0, result.output
-    told = next(line for line in result.stderr.splitlines() if line.startswith("Warning: "))
+    message = next(line for line in result.stderr.splitlines() if line.startswith("Warning: "))
     delivered = int(result.stdout.split(" frame")[0])
-    assert f"states 12 frames and gave {delivered}" in told
+    assert f"states 12 frames and gave {delivered}" in message
     assert 0 < delivered < 12
 
 
-def test_one_lost_source_leaves_the_other_running_where_asked(
+def test_one_lost_source_leaves_the_other_running_under_continue(
     cli, artefact: Path, clip: Path, images: Path
 ) -> None:
     (images / "b.png").write_bytes(b"no picture")
@@ -110,15 +110,15 @@ def test_camera_options_for_a_file_give_a_warning(cli, artefact: Path, clip: Pat
 
 
 def test_a_camera_that_is_given_up_ends_the_run(fails, artefact: Path) -> None:
-    told = fails(1, "run", artefact, "rtsp://viewer:secret@127.0.0.1:9/none", "--give-up", "0.1")
-    assert "was given up after" in told and "secret" not in told
+    message = fails(1, "run", artefact, "rtsp://viewer:secret@127.0.0.1:9/none", "--give-up", "0.1")
+    assert "was given up after" in message and "secret" not in message
 
 
-def test_the_time_out_is_the_one_of_a_program() -> None:
+def test_the_default_read_timeout_is_the_one_of_the_api() -> None:
     assert inspect.signature(run).parameters["read_timeout"].default == SourceOptions().read_timeout
 
 
-def test_a_camera_that_falls_silent_is_lost_after_the_read_time_out(cli, artefact: Path) -> None:
+def test_a_camera_without_frames_is_lost_after_the_read_timeout(cli, artefact: Path) -> None:
     """One that sends a frame, then nothing, and takes nobody after that."""
     picture = io.BytesIO()
     Image.new("RGB", (48, 32), (200, 0, 0)).save(picture, "JPEG")
@@ -144,7 +144,7 @@ def test_a_camera_that_falls_silent_is_lost_after_the_read_time_out(cli, artefac
     assert "no frame came for 0.4 s" in result.stderr and "was given up after" in result.stderr
 
 
-def test_the_log_gets_a_line_now_and_then(cli, artefact: Path, clip: Path) -> None:
+def test_statistics_are_logged_at_the_interval(cli, artefact: Path, clip: Path) -> None:
     result = cli("run", artefact, clip, "--real-time", "--log-every", "0.1")
     assert sum("frames" in line or "delivered" in line for line in result.stderr.splitlines()) >= 2
 
@@ -172,9 +172,9 @@ def test_the_preview_is_served_while_it_runs(artefact: Path, clip: Path, tmp_pat
             assert json.load(answer)["delivered"] >= 1
         process.terminate()
         began = time.monotonic()
-        told, _ = process.communicate(timeout=20)
+        message, _ = process.communicate(timeout=20)
         assert process.returncode == 143 and time.monotonic() - began < 5
-        assert "Interrupted" in told
+        assert "Interrupted" in message
 
 
 @pytest.mark.parametrize(

@@ -21,13 +21,17 @@ import fcn_deploy
 from fcn_deploy.errors import BackendUnavailable, ModelError, UsageError
 from fcn_deploy.runtimes import registry
 from fcn_deploy.runtimes.artefact import identity, read_spec
-from fcn_deploy.spec import ModelSpec
+from fcn_deploy.spec import Architecture, ModelSpec
 
 ROOT = Path(fcn_deploy.__file__).parents[1]
 MODULE = (Path(__file__).parent / "toy_backend.py").read_text()
 URL = "toy://someone:secret@host/street"
 SPEC = ModelSpec(
-    classes=("blue", "green", "red"), variant="fcn8s-lite", note="a toy", max_height=64, max_width=64
+    classes=("blue", "green", "red"),
+    architecture=Architecture("fcn8s-lite"),
+    note="a toy",
+    max_height=64,
+    max_width=64,
 )
 
 Install = Callable[..., Path]

@@ -9,11 +9,13 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from fcn_deploy import ModelSpec
+from fcn_deploy import Architecture, ModelSpec
 from fcn_deploy.errors import BackendUnavailable, ModelError, UsageError
 from fcn_deploy.runtimes import Backend, BackendOptions, Description, Frames, Location, Runtime
 
-STREET = ModelSpec(classes=("blue", "green", "red"), variant="fcn8s-lite", max_height=64, max_width=64)
+STREET = ModelSpec(
+    classes=("blue", "green", "red"), architecture=Architecture("fcn8s-lite"), max_height=64, max_width=64
+)
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,8 @@ def build(request: BuildRequest, reporter: Reporter) -> Built:
 
 def _choose(flavor: str, settings: BuildSettings) -> _Flavor:
     """The TensorRT to build with. TensorRT proper needs a GPU, TensorRT-RTX does not."""
-    problem = gpu_problem()
+    gpu = describe_gpu()
+    problem = gpu_problem() if gpu is None else None
     if flavor == "auto" and installed("tensorrt_rtx") and (problem or settings.compute_capabilities):
         flavor = "rtx"
     trt = import_tensorrt(flavor)
@@ -92,7 +93,7 @@ def _choose(flavor: str, settings: BuildSettings) -> _Flavor:
             f"TensorRT builds on the GPU that it builds for, and {problem}; build on the device itself, or "
             "for GeForce and RTX GPUs with --flavor rtx, which needs none"
         )
-    return _Flavor(trt, name, describe_gpu())
+    return _Flavor(trt, name, gpu)
 
 
 def _check_flavor(flavor: _Flavor, request: BuildRequest) -> None:

@@ -15,6 +15,7 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
+from fcn_deploy.contract import DEPLOY, Tensor
 from fcn_deploy.errors import InferenceError
 from fcn_deploy.runtimes.base import Frames
 from fcn_deploy.runtimes.cuda.device import Device
@@ -33,28 +34,28 @@ class Output:
     """One output of the deploy graph."""
 
     name: str
-    dtype: np.dtype[Any]
-    channels: int | None
-    """None for ``[N, H, W]``, a number for ``[N, channels, H, W]``."""
+    tensor: Tensor
+    """As the contract states it."""
+    classes: int
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return np.dtype(self.tensor.dtype)
 
     def shape(self, size: Size) -> tuple[int, ...]:
         """Of the result for frames of this size."""
         batch, height, width = size
-        return (batch, height, width) if self.channels is None else (batch, self.channels, height, width)
+        lengths = {"batch": batch, "height": height, "width": width, "classes": self.classes}
+        return self.tensor.shape(lengths)
 
     def bytes_for(self, pixels: int) -> int:
         """Bytes of the result for so many pixels in all frames."""
-        return pixels * (self.channels or 1) * self.dtype.itemsize
+        return math.prod(self.shape((1, 1, pixels))) * self.dtype.itemsize
 
 
 def outputs_of(names: tuple[str, ...], classes: int) -> tuple[Output, ...]:
-    """The outputs of a deploy graph: uint8 labels, float32 confidence and logits."""
-    kinds = {
-        "labels": Output("labels", np.dtype(np.uint8), None),
-        "confidence": Output("confidence", np.dtype(np.float32), None),
-        "logits": Output("logits", np.dtype(np.float32), classes),
-    }
-    return tuple(kinds[name] for name in names)
+    """The outputs of a deploy graph, in this order."""
+    return tuple(Output(name, DEPLOY.outputs[name], classes) for name in names)
 
 
 @final

@@ -25,7 +25,7 @@ def counts_add_up(now) -> bool:
     return now.captured == now.delivered + now.dropped + now.failed + now.in_flight
 
 
-def test_a_file_loses_nothing_and_keeps_its_order() -> None:
+def test_no_frame_of_a_file_is_dropped_and_the_order_is_kept() -> None:
     seen = []
     with Segmenter(FakeRuntime(rule=2)) as segmenter:
         now = Pipeline(IterableSource(frames(20)), segmenter, [lambda d: seen.append(d.frame.index)]).run()
@@ -93,7 +93,7 @@ def test_leaving_the_loop_stops_it() -> None:
         pipeline.run()
 
 
-def test_an_engine_for_one_frame_gets_one_camera_at_a_time() -> None:
+def test_a_model_for_one_frame_gets_one_camera_at_a_time() -> None:
     with Segmenter(FakeRuntime(rule=2, max_batch=1)) as segmenter:
         cameras = [IterableSource(frames(10)), IterableSource(frames(10)), IterableSource(frames(10))]
         now = Pipeline(cameras, segmenter).run()
@@ -101,7 +101,7 @@ def test_an_engine_for_one_frame_gets_one_camera_at_a_time() -> None:
     assert now.inferences == 30
 
 
-def test_it_ends_after_as_many_frames_as_asked() -> None:
+def test_it_ends_after_max_frames() -> None:
     seen = []
     with Segmenter(FakeRuntime(rule=2)) as segmenter:
         both = [IterableSource(frames(50)), IterableSource(frames(50))]
@@ -136,7 +136,7 @@ class Unlucky:
             raise OSError("no space")
 
 
-def test_where_it_is_to_go_on_failed_frames_are_counted_and_said_once(caplog) -> None:
+def test_failed_frames_are_counted_and_logged_once_under_continue(caplog) -> None:
     """Not twice within ten seconds, and once more when many had failed and they pass again."""
     with Segmenter(FakeRuntime(rule=2)) as segmenter:
         pipeline = Pipeline(
@@ -144,12 +144,12 @@ def test_where_it_is_to_go_on_failed_frames_are_counted_and_said_once(caplog) ->
         )
         now = pipeline.run()
     assert (now.captured, now.delivered, now.failed) == (30, 26, 4)
-    told = [record.getMessage() for record in caplog.records]
-    assert [line.split(" ")[0] for line in told] == ["a", "3"]
-    assert "frame 000003 (no space)" in told[0]
+    messages = [record.getMessage() for record in caplog.records]
+    assert [line.split(" ")[0] for line in messages] == ["a", "3"]
+    assert "frame 000003 (no space)" in messages[0]
 
 
-def test_fifty_failures_in_a_row_end_it_after_all() -> None:
+def test_fifty_failures_in_a_row_end_the_run_under_continue() -> None:
     with Segmenter(FakeRuntime(rule=2)) as segmenter:
         pipeline = Pipeline(
             IterableSource(frames(200)), segmenter, [Unlucky(*range(200))], on_error="continue"
@@ -182,7 +182,7 @@ def test_the_last_lost_camera_ends_it() -> None:
     assert pipeline.statistics().delivered == 8
 
 
-def test_an_event_loop_stays_free_and_leaving_ends_the_run() -> None:
+def test_the_event_loop_stays_free_and_leaving_ends_the_run() -> None:
     async def watch(pipeline: Pipeline) -> tuple[list[int], int]:
         ticks, seen = 0, []
 
@@ -245,7 +245,7 @@ def test_wrong_calls(arguments, part: str) -> None:
         Pipeline(arguments.pop("sources", IterableSource(frames(1))), segmenter, **arguments)
 
 
-def test_frames_are_let_go_of_without_the_garbage_collector() -> None:
+def test_frames_are_freed_without_the_garbage_collector() -> None:
     """A cycle through an answer would keep hundreds of frames, and memory would swing and creep."""
     made: list[weakref.ref[np.ndarray]] = []
 

@@ -61,7 +61,7 @@ def test_a_source_that_fails_is_named(segmenter: Segmenter, good: int, live: boo
     raised, now = outcome(Pipeline(source, segmenter, [sink]), [sink])
     assert isinstance(raised, PipelineError) and isinstance(raised.__cause__, OSError)
     assert "the gate camera" in str(raised) and "cable pulled" in str(raised)
-    assert now.captured == good and source.let_go == 1
+    assert now.captured == good and source.released == 1
     assert "cable pulled" in now.cameras[0].message
 
 
@@ -116,7 +116,7 @@ def test_no_frames_at_all(segmenter: Segmenter) -> None:
 
 
 @pytest.mark.parametrize("live", [False, True])
-def test_a_source_that_is_slow_to_hear_is_waited_for(segmenter: Segmenter, live: bool) -> None:
+def test_a_source_that_stops_late_is_waited_for(segmenter: Segmenter, live: bool) -> None:
     def deaf(stopping: threading.Event) -> Iterator[Any]:
         yield from images(3)
         time.sleep(0.4)
@@ -126,11 +126,11 @@ def test_a_source_that_is_slow_to_hear_is_waited_for(segmenter: Segmenter, live:
     made = Pipeline(source, segmenter, [sink])
     threading.Timer(0.1, made.stop).start()
     raised, now = outcome(made, [sink])
-    assert raised is None and source.let_go == 1
+    assert raised is None and source.released == 1
     assert now.captured == 4 and now.dropped >= 1
 
 
-def test_a_source_that_hangs_is_left_behind(segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_source_that_hangs_is_abandoned(segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "_CAPTURE_END_TIMEOUT", 0.2)
     driver = threading.Event()
 
@@ -151,7 +151,7 @@ def test_a_source_that_hangs_is_left_behind(segmenter: Segmenter, monkeypatch: p
     assert (now.captured, now.delivered, now.dropped, now.in_flight) == (3, 2, 1, 0)
 
 
-def test_a_lost_camera_leaves_the_others_running_if_asked(segmenter: Segmenter) -> None:
+def test_a_lost_camera_leaves_the_others_running_under_continue(segmenter: Segmenter) -> None:
     def broken(stopping: threading.Event) -> Iterator[Any]:
         yield from images(3)
         raise OSError("cable pulled")
@@ -190,7 +190,7 @@ def test_a_frame_that_the_model_fails_on_is_named(number: int) -> None:
     assert sink.seen.get(0, [])[:number] == list(range(number)), "frames before it were lost"
 
 
-def test_a_failing_frame_is_given_up_if_asked() -> None:
+def test_a_failed_frame_is_skipped_under_continue() -> None:
     sink = RecordingSink()
     with Segmenter(FakeRuntime(rule=Failing(4))) as segmenter:
         made = Pipeline(IterableSource(images(30)), segmenter, [sink], on_error="continue")
@@ -208,7 +208,7 @@ def test_all_frames_of_a_failing_inference_are_named() -> None:
     assert ("camera 1" in str(raised)) is (now.failed == 2)
 
 
-def test_fifty_failures_in_a_row_end_the_run_after_all() -> None:
+def test_fifty_failed_inferences_in_a_row_end_the_run_under_continue() -> None:
     def broken(frames: Any) -> Any:
         raise RuntimeError("device lost")
 
@@ -220,7 +220,7 @@ def test_fifty_failures_in_a_row_end_the_run_after_all() -> None:
     assert 50 <= now.failed <= 55 and now.delivered == 0
 
 
-def test_a_closed_segmenter_is_an_error_and_no_hang() -> None:
+def test_a_closed_segmenter_is_an_error_and_not_a_deadlock() -> None:
     opened = Segmenter(FakeRuntime(rule=echo))
     sink = RecordingSink(at(3, opened.close))
     raised, _ = outcome(Pipeline(IterableSource(images(30)), opened, [sink]), [sink])
@@ -245,7 +245,7 @@ def test_leaving_after_the_segmenter_was_closed(cancelled: int) -> None:
     outcome(made, [sink], leave)
 
 
-def test_a_model_that_does_not_tell_its_batch() -> None:
+def test_an_error_of_max_batch_ends_the_run() -> None:
     class Mute:
         spec = FakeRuntime(rule=0).spec
 
@@ -262,7 +262,7 @@ def test_a_model_that_does_not_tell_its_batch() -> None:
 
 
 @pytest.mark.parametrize("live", [False, True])
-def test_stopping_a_slow_model_waits_for_its_answer(live: bool) -> None:
+def test_stopping_waits_for_the_running_inference(live: bool) -> None:
     sink = RecordingSink()
     with Segmenter(FakeRuntime(rule=echo, delay=0.3)) as segmenter:
         made = Pipeline(GeneratedSource(endless, live=live), segmenter, [sink])
@@ -313,7 +313,7 @@ def test_a_sink_that_cannot_be_closed_is_an_error_and_the_others_are_closed(segm
     assert now.delivered == 9
 
 
-def test_a_broken_video_is_not_passed_over_when_the_loop_is_left(
+def test_an_error_of_close_is_logged_when_the_loop_is_left(
     segmenter: Segmenter, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Bad(RecordingSink):
@@ -334,7 +334,9 @@ def test_a_broken_video_is_not_passed_over_when_the_loop_is_left(
 
 
 @pytest.mark.parametrize("index", [0, 5])
-def test_a_sink_that_fails_on_one_frame_is_called_again_if_asked(segmenter: Segmenter, index: int) -> None:
+def test_a_sink_that_fails_on_one_frame_is_called_again_under_continue(
+    segmenter: Segmenter, index: int
+) -> None:
     sink = RecordingSink(at(index, lambda: raise_it(ValueError("odd frame"))))
     made = Pipeline(IterableSource(images(20)), segmenter, [sink], on_error="continue")
     raised, now = outcome(made, [sink])
@@ -342,13 +344,13 @@ def test_a_sink_that_fails_on_one_frame_is_called_again_if_asked(segmenter: Segm
     assert sink.seen == {0: list(range(20))}
 
 
-def test_a_slow_sink_loses_nothing_of_a_file(segmenter: Segmenter) -> None:
+def test_a_slow_sink_drops_no_frame_of_a_file(segmenter: Segmenter) -> None:
     sink = RecordingSink(lambda _: time.sleep(0.005))
     raised, now = outcome(Pipeline(IterableSource(images(60)), segmenter, [sink]), [sink])
     assert raised is None and (now.delivered, now.dropped) == (60, 0)
 
 
-def test_a_slow_sink_drops_frames_of_a_camera_and_they_stay_young(segmenter: Segmenter) -> None:
+def test_a_slow_sink_drops_frames_of_a_camera_and_ages_stay_low(segmenter: Segmenter) -> None:
     ages: list[float] = []
 
     def act(delivery: Delivery) -> None:
@@ -363,7 +365,7 @@ def test_a_slow_sink_drops_frames_of_a_camera_and_they_stay_young(segmenter: Seg
 
 
 @pytest.mark.parametrize("index", [0, 5])
-def test_a_sink_that_wants_no_more(segmenter: Segmenter, index: int) -> None:
+def test_stop_pipeline_ends_the_run(segmenter: Segmenter, index: int) -> None:
     stopped = RecordingSink(at(index, lambda: raise_it(StopPipeline())))
     before, after = RecordingSink(), RecordingSink()
     sinks = [before, stopped, after]
@@ -373,7 +375,7 @@ def test_a_sink_that_wants_no_more(segmenter: Segmenter, index: int) -> None:
     assert before.count == after.count == now.delivered, "a delivered frame is one that reached every sink"
 
 
-def test_a_sink_that_wants_no_more_gets_no_more(segmenter: Segmenter) -> None:
+def test_a_sink_that_raised_stop_pipeline_is_not_called_again(segmenter: Segmenter) -> None:
     # A paused window that q was pressed in would ask for q again, for every frame still to come.
     def press_q() -> None:
         time.sleep(0.05)  # more answers are there by now
@@ -430,7 +432,7 @@ def test_stop_from_inside(where: str) -> None:
 
 @pytest.mark.parametrize("how", ["run", "iterate"])
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
-def test_an_interrupt_in_a_sink_is_raised_after_all_is_closed(
+def test_an_interrupt_in_a_sink_is_raised_after_every_sink_is_closed(
     segmenter: Segmenter, how: str, error: type[BaseException]
 ) -> None:
     sinks = [RecordingSink(), RecordingSink(at(5, lambda: raise_it(error()))), RecordingSink()]
@@ -521,7 +523,7 @@ def test_a_camera_that_ends_early_leaves_the_other_running(segmenter: Segmenter)
 
 
 @pytest.mark.parametrize("most", [1, 2, 3, None])
-def test_files_lose_nothing_however_many_share_an_inference(most: int | None) -> None:
+def test_no_frame_of_a_file_is_dropped_for_any_batch(most: int | None) -> None:
     sink = RecordingSink()
     counts = [31, 1, 17, 24]
     sources = [IterableSource(images(n, (2, 3 + i % 2))) for i, n in enumerate(counts)]
@@ -531,7 +533,7 @@ def test_files_lose_nothing_however_many_share_an_inference(most: int | None) ->
     assert sink.seen == {camera: list(range(count)) for camera, count in enumerate(counts)}
 
 
-def test_a_size_that_changes_in_the_middle(segmenter: Segmenter) -> None:
+def test_a_size_that_changes_during_the_run(segmenter: Segmenter) -> None:
     sink = RecordingSink()
     changing = images(9, (4, 6)) + images(9, (6, 4), 9)
     sources = [IterableSource(changing), IterableSource(images(18, (4, 6)))]

@@ -97,7 +97,7 @@ def a_run(seed: int) -> None:
     if raised is None and finished and not faults and made._max_frames is None and now.delivered < 26:
         for each, source in zip(now.cameras, cameras, strict=True):
             assert source.live or each.dropped == 0, "a file lost a frame"
-    assert all(source.let_go <= 1 for source in cameras)
+    assert all(source.released <= 1 for source in cameras)
 
 
 def many_runs(seconds: float, seed: int) -> None:

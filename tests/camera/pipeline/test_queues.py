@@ -40,7 +40,7 @@ def indices(frames: list[CameraFrame] | None) -> list[tuple[int, int]]:
 
 
 class Waiting:
-    """A call in a thread of its own, looked at while it waits."""
+    """A call in a thread of its own, to check whether it waits."""
 
     def __init__(self, call: Callable[[], object]) -> None:
         self.result: list[object] = []
@@ -61,7 +61,7 @@ class Waiting:
 
 
 class Counting(RuleBasedStateMachine):
-    """The queues beside a plain model of where every frame is."""
+    """The queues, compared with a simple model of where every frame is."""
 
     @initialize(
         live=st.lists(st.booleans(), min_size=1, max_size=4),
@@ -106,7 +106,7 @@ class Counting(RuleBasedStateMachine):
         self.waiting[camera].append(given)
 
     @rule(camera=st.integers(0, 3))
-    def end(self, camera: int) -> None:
+    def end_camera(self, camera: int) -> None:
         camera %= len(self.live)
         self.queues.end_camera(camera)
         self.ended[camera] = True
@@ -150,7 +150,7 @@ class Counting(RuleBasedStateMachine):
 
     @precondition(lambda self: self.taken)
     @rule()
-    def lost(self) -> None:
+    def submit_failed(self) -> None:
         self.queues.submit_failed(self.taken)
         for each in self.taken:
             self.failed[each.camera] += 1
@@ -232,7 +232,7 @@ def test_a_live_camera_never_waits_even_while_the_model_is_busy() -> None:
     assert in_time(lambda: [queues.put(frame(0, index)) for index in range(1, 500)]) == [True] * 499
 
 
-def test_a_file_waits_for_room_and_loses_nothing() -> None:
+def test_a_file_waits_for_room_and_no_frame_is_dropped() -> None:
     queues = FrameQueues([False], capacity=2, depth=9)
     queues.put(frame(0, 0))
     queues.put(frame(0, 1))
@@ -250,7 +250,7 @@ def test_a_file_waits_for_room_and_loses_nothing() -> None:
     assert queues.counts()[0].dropped == 0
 
 
-def test_a_full_file_does_not_hold_up_another_camera() -> None:
+def test_a_full_queue_does_not_block_another_camera() -> None:
     queues = FrameQueues([False, False, True], capacity=1, depth=1)
     queues.put(frame(0, 0))
     blocked = Waiting(lambda: queues.put(frame(0, 1)))
@@ -262,7 +262,7 @@ def test_a_full_file_does_not_hold_up_another_camera() -> None:
     assert blocked.ended_with() is False
 
 
-def test_what_waits_in_a_file_is_still_taken_after_its_end() -> None:
+def test_waiting_frames_are_still_taken_after_the_end_of_a_file() -> None:
     queues = FrameQueues([False, True], capacity=3, depth=9)
     for index in range(3):
         queues.put(frame(0, index))
@@ -275,7 +275,7 @@ def test_what_waits_in_a_file_is_still_taken_after_its_end() -> None:
     assert queues.take(1) is None
 
 
-def test_what_waits_is_still_taken_when_capturing_ends_early() -> None:
+def test_waiting_frames_are_still_taken_after_stop_capture() -> None:
     queues = FrameQueues([False, True], capacity=1, depth=9)
     queues.put(frame(0, 0))
     blocked = Waiting(lambda: queues.put(frame(0, 1)))
@@ -293,7 +293,7 @@ def test_what_waits_is_still_taken_when_capturing_ends_early() -> None:
 
 
 @pytest.mark.parametrize("most", [1, 2, 3, 4, None])
-def test_every_camera_has_its_turn(most: int | None) -> None:
+def test_every_camera_is_served_in_turn(most: int | None) -> None:
     cameras, turns = 5, 40
     queues = FrameQueues([True] * cameras, capacity=1, depth=1)
     served = [0] * cameras
@@ -318,7 +318,7 @@ def test_a_fast_camera_does_not_starve_a_slow_one() -> None:
     assert indices(queues.take(1)) == [(1, 0)]
 
 
-def test_a_size_of_its_own_does_not_starve() -> None:
+def test_a_camera_with_another_size_does_not_starve() -> None:
     queues = FrameQueues([True] * 3, capacity=1, depth=1)
     seen = []
     for turn in range(6):
@@ -332,7 +332,7 @@ def test_a_size_of_its_own_does_not_starve() -> None:
     assert seen == [[0, 1], [2]] * 3 or seen == [[2], [0, 1]] * 3
 
 
-def test_frames_of_one_size_that_differ_in_height_or_width_only_stay_apart() -> None:
+def test_only_frames_of_one_height_and_width_share_an_inference() -> None:
     queues = FrameQueues([True] * 3, capacity=1, depth=1)
     for camera, shape in enumerate([(4, 6, 3), (6, 4, 3), (4, 6, 3)]):
         queues.put(frame(camera, 0, shape))
@@ -364,7 +364,7 @@ def test_take_waits_for_room_with_the_model() -> None:
     assert indices(third.ended_with()) == [(0, 2)]  # type: ignore[arg-type]
 
 
-def test_a_frame_that_waits_for_the_model_still_gives_way_to_a_newer_one() -> None:
+def test_a_frame_that_waits_for_the_model_is_replaced_by_a_newer_one() -> None:
     queues = FrameQueues([True], capacity=1, depth=1)
     queues.put(frame(0, 0))
     queues.submitted(pending(queues.take(None) or []))
@@ -398,7 +398,7 @@ def test_oldest_waits_for_what_was_taken_and_not_yet_submitted() -> None:
     assert waiting.ended_with() is given
 
 
-def test_oldest_ends_when_what_was_taken_is_lost() -> None:
+def test_oldest_ends_when_the_submission_fails() -> None:
     queues = FrameQueues([False], capacity=1, depth=1)
     queues.put(frame(0, 0))
     taken = queues.take(None) or []
@@ -410,7 +410,7 @@ def test_oldest_ends_when_what_was_taken_is_lost() -> None:
     assert totals(queues.counts()[0]) == (1, 0, 0, 1, 0)
 
 
-def test_answers_are_collected_in_the_order_of_their_frames() -> None:
+def test_results_are_collected_in_the_order_of_their_frames() -> None:
     queues = FrameQueues([False], capacity=3, depth=3)
     given = []
     for index in range(3):
@@ -470,7 +470,7 @@ def test_stop_ends_all_waits_at_once() -> None:
     assert [each.ended_with() for each in waiting] == [False, False, False, None]
 
 
-def test_what_the_model_has_survives_stop_and_not_discard() -> None:
+def test_frames_with_the_model_survive_stop_and_not_discard() -> None:
     queues = FrameQueues([False], capacity=2, depth=1)
     queues.put(frame(0, 0))
     given = pending(queues.take(None) or [])
@@ -496,7 +496,7 @@ def test_stopping_again_changes_nothing() -> None:
 # Looked at from outside.
 
 
-def test_counts_are_of_one_moment_and_hold_no_frames() -> None:
+def test_counts_are_a_snapshot_without_frames() -> None:
     queues = FrameQueues([True, False], capacity=2, depth=1)
     queues.put(frame(1, 0))
     before = queues.counts()
@@ -506,7 +506,7 @@ def test_counts_are_of_one_moment_and_hold_no_frames() -> None:
     assert [queue.live for queue in before] == [True, False]
 
 
-def test_the_moment_of_an_answer_is_kept() -> None:
+def test_the_time_of_a_result_is_noted() -> None:
     given = pending([frame(0, 0)])
     assert given.ready_at is None
     before = time.monotonic()

@@ -38,7 +38,7 @@ def clips(draw: st.DrawFn) -> tuple[int, list[Labels]]:
 
 
 @given(clips())
-def test_it_is_the_rule_for_every_pixel(clip: tuple[int, list[Labels]]) -> None:
+def test_every_pixel_follows_the_rule(clip: tuple[int, list[Labels]]) -> None:
     frames, labels = clip
     hold = LabelSmoother(frames)
     shown = np.stack([hold(each) for each in labels])
@@ -64,14 +64,14 @@ def test_flicker_never_shows() -> None:
     assert set(shown) == {4}
 
 
-def test_two_labels_in_turn_do_not_count_together() -> None:
+def test_alternating_labels_do_not_count_together() -> None:
     hold = LabelSmoother(3)
     seen = [0, 1, 2, 1, 2, 1, 1, 2, 2, 2]
     assert [int(hold(np.full((1, 1), label, np.uint8))[0, 0]) for label in seen] == [0] * 9 + [2]
 
 
 @given(clips())
-def test_it_invents_nothing(clip: tuple[int, list[Labels]]) -> None:
+def test_only_labels_of_the_model_are_shown(clip: tuple[int, list[Labels]]) -> None:
     frames, labels = clip
     hold = LabelSmoother(frames)
     for index, each in enumerate(labels):
@@ -80,7 +80,7 @@ def test_it_invents_nothing(clip: tuple[int, list[Labels]]) -> None:
 
 
 @given(clips(), clips())
-def test_another_size_begins_anew(first: tuple[int, list[Labels]], second: tuple[int, list[Labels]]) -> None:
+def test_another_size_starts_again(first: tuple[int, list[Labels]], second: tuple[int, list[Labels]]) -> None:
     frames, labels = first
     wider = [np.pad(each, ((0, 1), (0, 0))) for each in second[1]]
     if wider[0].shape == labels[0].shape:
@@ -92,14 +92,14 @@ def test_another_size_begins_anew(first: tuple[int, list[Labels]], second: tuple
         assert np.array_equal(hold(each), fresh(each))
 
 
-def test_height_and_width_that_swap_begin_anew() -> None:
+def test_swapped_height_and_width_start_again() -> None:
     hold = LabelSmoother(2)
     hold(np.zeros((2, 3), np.uint8))
     assert hold(np.full((3, 2), 9, np.uint8)).tolist() == [[9, 9]] * 3
 
 
 @given(clips())
-def test_its_arrays_are_its_own(clip: tuple[int, list[Labels]]) -> None:
+def test_results_share_no_memory(clip: tuple[int, list[Labels]]) -> None:
     frames, labels = clip
     hold, untouched = LabelSmoother(frames), LabelSmoother(frames)
     for each in labels:
@@ -112,7 +112,7 @@ def test_its_arrays_are_its_own(clip: tuple[int, list[Labels]]) -> None:
         lent[...] = 100
 
 
-def test_a_read_only_and_a_strided_array_will_do() -> None:
+def test_read_only_and_strided_arrays_are_accepted() -> None:
     wide = np.arange(24, dtype=np.uint8).reshape(4, 6)
     view = wide[::2, ::-1]
     wide.flags.writeable = False
@@ -122,7 +122,7 @@ def test_a_read_only_and_a_strided_array_will_do() -> None:
 
 
 @pytest.mark.parametrize("frames", [-1, 0, 1, 256, 1000])
-def test_a_number_that_cannot_be_is_refused(frames: int) -> None:
+def test_a_number_of_frames_out_of_range_is_refused(frames: int) -> None:
     with pytest.raises(UsageError, match=str(frames)):
         LabelSmoother(frames)
     with Segmenter(FakeRuntime(rule=0)) as segmenter, pytest.raises(UsageError, match=str(frames)):
@@ -145,16 +145,16 @@ def shown_by(clips: list[list[int]], smoothing: int | None) -> list[list[int]]:
     return seen
 
 
-def test_a_pipeline_smooths_each_camera_by_itself() -> None:
+def test_a_pipeline_smooths_each_camera_separately() -> None:
     first, second = [1, 2, 1, 2, 2, 2], [3, 3, 4, 4, 3, 4]
     assert shown_by([first, second], 2) == [held(2, first), held(2, second)]
 
 
-def test_a_pipeline_leaves_labels_alone_unless_asked() -> None:
+def test_a_pipeline_does_not_smooth_by_default() -> None:
     assert shown_by([[1, 2, 1, 2]], None) == [[1, 2, 1, 2]]
 
 
-def test_confidence_and_frame_stay_the_models_own() -> None:
+def test_frames_are_not_smoothed() -> None:
     frames = [np.full((2, 2, 3), label, np.uint8) for label in (1, 2, 2)]
     seen: list[tuple[CameraFrame, Delivery]] = []
     with Segmenter(FakeRuntime(rule=lambda images: images[..., 0].copy())) as segmenter:

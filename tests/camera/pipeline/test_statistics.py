@@ -120,7 +120,7 @@ def test_percentiles_are_those_of_all_ages(ages: list[float]) -> None:
     assert spread.p50 <= spread.p90 <= spread.p99 <= spread.max
 
 
-def test_percentiles_forget_and_the_largest_value_stays() -> None:
+def test_percentiles_are_of_the_last_frames_and_the_maximum_of_all() -> None:
     meter = Meter()
     meter.stage("infer", 9.0)
     for _ in range(WINDOW):
@@ -128,13 +128,13 @@ def test_percentiles_forget_and_the_largest_value_stays() -> None:
     assert meter.read(()).stages["infer"] == Percentiles(0.5, 0.5, 0.5, 9.0)
 
 
-def test_before_the_first_frame_there_is_nothing() -> None:
+def test_statistics_before_the_first_frame() -> None:
     read = Meter().read((camera(),))
     assert read.age is None and read.stages == {}
     assert (read.seconds, read.frames_per_second, read.inferred, read.inferences) == (0, 0, 0, 0)
 
 
-def test_every_stage_is_kept_apart() -> None:
+def test_every_stage_has_its_own_times() -> None:
     meter = Meter()
     for number, stage in enumerate(STAGES, 1):
         meter.stage(stage, number / 10)
@@ -144,7 +144,7 @@ def test_every_stage_is_kept_apart() -> None:
     }
 
 
-def test_frames_and_inferences_are_counted_apart() -> None:
+def test_frames_and_inferences_are_counted_separately() -> None:
     meter = Meter()
     for frames in (1, 3, 2):
         meter.inference(frames)
@@ -164,7 +164,7 @@ def test_a_steady_rate_is_found(clock: Clock, rate: float) -> None:
     assert meter.read(()).frames_per_second == pytest.approx(rate, rel=0.02)
 
 
-def test_a_start_is_not_taken_for_a_slow_camera(clock: Clock) -> None:
+def test_the_time_before_the_first_frame_does_not_lower_the_rate(clock: Clock) -> None:
     meter = Meter()
     clock.now += 100  # connecting took long
     for _ in range(5):
@@ -182,7 +182,7 @@ def test_a_new_rate_is_found_within_ten_seconds(clock: Clock) -> None:
     assert meter.read(()).frames_per_second == pytest.approx(2, rel=0.05)
 
 
-def test_after_silence_the_rate_falls_to_nothing(clock: Clock) -> None:
+def test_the_rate_falls_to_zero_without_deliveries(clock: Clock) -> None:
     meter = Meter()
     for _ in range(300):
         clock.now += 1 / 30
@@ -196,7 +196,7 @@ def test_after_silence_the_rate_falls_to_nothing(clock: Clock) -> None:
     assert rates[11] == 0
 
 
-def test_one_frame_is_no_rate(clock: Clock) -> None:
+def test_one_frame_gives_no_rate(clock: Clock) -> None:
     meter = Meter()
     meter.delivered(0.1)
     assert meter.read(()).frames_per_second == 0
@@ -205,7 +205,7 @@ def test_one_frame_is_no_rate(clock: Clock) -> None:
 
 
 @given(st.lists(st.floats(0, 20) | st.just(0.0), max_size=40), st.floats(0, 20))
-def test_a_rate_is_a_number_whatever_the_gaps(gaps: list[float], silence: float) -> None:
+def test_the_rate_is_finite_for_any_gaps(gaps: list[float], silence: float) -> None:
     clock, meter = Clock(), Meter()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(statistics, "time", clock)
@@ -224,7 +224,7 @@ def test_a_rate_is_a_number_whatever_the_gaps(gaps: list[float], silence: float)
         assert rate <= recent / silence, "the silence since the last one counts"
 
 
-def test_time_ends_with_the_run(clock: Clock) -> None:
+def test_the_time_stops_with_the_run(clock: Clock) -> None:
     meter = Meter()
     meter.begun = clock.now
     for _ in range(10):
@@ -273,7 +273,7 @@ def test_sums_are_those_of_the_cameras(read: Statistics) -> None:
 # A log line.
 
 
-def test_the_line_says_what_an_operator_asks() -> None:
+def test_the_log_line_has_counts_rate_age_and_model_time() -> None:
     line = str(
         now(
             camera(captured=130, delivered=120, dropped=7, failed=1),
@@ -289,18 +289,18 @@ def test_the_line_says_what_an_operator_asks() -> None:
 
 
 @pytest.mark.parametrize("phase", ["connecting", "reconnecting"])
-def test_the_line_names_a_camera_in_trouble_and_no_other(phase: str) -> None:
+def test_the_log_line_names_only_cameras_in_trouble(phase: str) -> None:
     line = str(now(camera("left"), camera("right", phase, reconnects=3)))
     assert f"right: {phase}" in line and "left" not in line
     assert "3 reconnects" in line
 
 
-def test_the_line_leaves_out_what_did_not_happen() -> None:
+def test_the_log_line_omits_what_did_not_happen() -> None:
     line = str(now(camera()))
     assert line == "0 delivered (0.0/s), 0 dropped"
 
 
-def test_the_line_is_one_line_whatever_went_wrong() -> None:
+def test_the_log_line_is_always_one_line() -> None:
     line = str(now(camera(phase="reconnecting", message="refused\nTraceback:\r\n...")))
     assert line.isprintable()
 
@@ -433,24 +433,24 @@ def test_prometheus_reads_the_same_numbers(read: Statistics) -> None:
 @pytest.mark.parametrize(
     "name", ['a"b', "a\\b", "a\nb", "a\\nb", 'rtsp://cam/{x="1"}', "", "Straße ☃", "tab\there", "\\", '\\"']
 )
-def test_names_come_back_as_they_were(name: str) -> None:
+def test_camera_names_are_escaped(name: str) -> None:
     samples, _ = parse(now(camera(name)).prometheus())
     assert value(samples, "camera_up", camera="0", name=name) == 1
 
 
-def test_two_cameras_of_one_name_are_two() -> None:
+def test_two_cameras_with_one_name_stay_separate() -> None:
     samples, _ = parse(now(camera("x"), camera("x", "ended")).prometheus())
     assert value(samples, "camera_up", camera="0", name="x") == 1
     assert value(samples, "camera_up", camera="1", name="x") == 0
 
 
-def test_prometheus_takes_a_pipeline_that_has_not_begun() -> None:
+def test_prometheus_before_the_run() -> None:
     samples, kinds = parse(Meter().read((camera(),)).prometheus())
     assert "fcn_deploy_frame_age_seconds" not in kinds
     assert value(samples, "frames_total", camera="0", state="captured") == 0
 
 
-def test_the_parser_refuses_what_is_no_prometheus() -> None:
+def test_the_tests_parser_refuses_what_is_not_prometheus() -> None:
     head = "# HELP a x\n# TYPE a gauge\n"
     parse(head + "a 1\n")
     for bad in (

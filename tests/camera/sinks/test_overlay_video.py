@@ -31,7 +31,7 @@ def test_an_overlay_video_has_the_palettes_colours(tmp_path: Path, order: str) -
     assert np.abs(found[::-1] - CAMVID_PALETTE[3]).max() < 12  # the encoder's loss
 
 
-def test_a_rate_that_nobody_knows_is_measured(tmp_path: Path) -> None:
+def test_an_unknown_rate_is_measured(tmp_path: Path) -> None:
     give(OverlayVideo(tmp_path / "o.mp4"), *[delivery(i, captured=i / 8) for i in range(20)])
     frames, fps = frames_of(tmp_path / "o.mp4"), rate_of(tmp_path / "o.mp4")
     assert len(frames) == 20
@@ -40,7 +40,7 @@ def test_a_rate_that_nobody_knows_is_measured(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(why_no_ffmpeg() is not None, reason="no ffmpeg program with libx264 here")
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
-def test_a_rate_that_changes_is_the_mean_and_pauses_are_cut_out(tmp_path: Path, suffix: str) -> None:
+def test_a_changing_rate_becomes_its_mean_and_pauses_are_cut_out(tmp_path: Path, suffix: str) -> None:
     """Ten frames at 20 a second, a minute of nothing, and thirty at 5 a second."""
     moments = [i / 20 for i in range(10)] + [60 + i / 5 for i in range(30)]
     give(OverlayVideo(tmp_path / f"o{suffix}"), *[delivery(i, captured=t) for i, t in enumerate(moments)])
@@ -80,7 +80,7 @@ def test_without_a_frame_the_old_video_stays(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(why_no_ffmpeg() is not None, reason="no ffmpeg program with libx264 here")
-def test_a_video_that_cannot_be_finished_costs_the_other_cameras_nothing(tmp_path: Path) -> None:
+def test_a_video_that_cannot_be_finished_leaves_the_others_complete(tmp_path: Path) -> None:
     """The first camera's encoder is killed while the second one's frames still wait for a rate."""
     sink = OverlayVideo(tmp_path / "o.mp4", cameras=2)
     for index in range(12):

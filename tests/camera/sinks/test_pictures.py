@@ -32,7 +32,7 @@ def test_a_picture_always_shows_the_newest_frame(tmp_path: Path) -> None:
     assert files(tmp_path) == {"o.png"}
 
 
-def test_pictures_and_maps_are_named_like_their_frames(tmp_path: Path) -> None:
+def test_pictures_and_label_maps_are_named_like_their_frames(tmp_path: Path) -> None:
     frames = [delivery(0, name="a.jpg"), delivery(1, name="more/b.png"), delivery(2)]
     give(OverlayPictures(tmp_path / "o"), *frames)
     give(LabelPngs(tmp_path / "l"), *frames)
@@ -41,7 +41,7 @@ def test_pictures_and_maps_are_named_like_their_frames(tmp_path: Path) -> None:
         assert image.mode == "P" and set(np.unique(np.asarray(image))) == {3}
 
 
-def test_several_cameras_have_folders_of_their_own(tmp_path: Path) -> None:
+def test_each_camera_has_its_own_folder(tmp_path: Path) -> None:
     give(LabelPngs(tmp_path, cameras=2), delivery(0), delivery(0, camera=1))
     assert files(tmp_path) == {"camera0/000000.png", "camera1/000000.png"}
 
@@ -60,7 +60,7 @@ def test_a_name_may_not_lead_out_of_the_folder(tmp_path: Path, name: str) -> Non
     assert files(tmp_path) == set()
 
 
-def test_confidence_becomes_pictures_or_says_why_not(tmp_path: Path) -> None:
+def test_confidence_becomes_pictures_or_an_error_that_says_why(tmp_path: Path) -> None:
     sink = ConfidencePngs(tmp_path)
     sink(delivery(confidence=True))
     assert files(tmp_path) == {"000000.png"}
@@ -68,7 +68,7 @@ def test_confidence_becomes_pictures_or_says_why_not(tmp_path: Path) -> None:
         sink(delivery())
 
 
-def test_what_the_system_refuses_during_a_run_is_no_wrong_call(tmp_path: Path) -> None:
+def test_a_failed_write_during_a_run_is_a_pipeline_error(tmp_path: Path) -> None:
     if os.geteuid() == 0:
         (tmp_path / "l").mkdir()
         (tmp_path / "l" / "more").write_bytes(b"a file where a folder has to be")
@@ -80,7 +80,7 @@ def test_what_the_system_refuses_during_a_run_is_no_wrong_call(tmp_path: Path) -
         sink(delivery(name=name))
 
 
-def test_a_picture_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_a_picture_is_written_atomically(tmp_path: Path) -> None:
     path = tmp_path / "p.png"
     write_picture(path, np.zeros((4, 4, 3), np.uint8))
     before = path.read_bytes()
@@ -90,7 +90,7 @@ def test_a_picture_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("alpha", [-0.1, 1.1, float("nan")])
-def test_alpha_out_of_range(tmp_path: Path, alpha: float) -> None:
+def test_alpha_out_of_range_is_refused(tmp_path: Path, alpha: float) -> None:
     with pytest.raises(UsageError, match="alpha"):
         OverlayVideo(tmp_path / "o.mp4", alpha=alpha)
     with pytest.raises(UsageError, match="alpha"):

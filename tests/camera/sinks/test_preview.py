@@ -110,7 +110,7 @@ def test_a_stream_shows_the_newest_frames(preview: Preview, order: str) -> None:
     viewer.close()
 
 
-def test_a_snapshot_shows_the_newest_frame_although_it_was_looked_at_before(preview: Preview) -> None:
+def test_a_second_snapshot_shows_the_newest_frame(preview: Preview) -> None:
     for label in (3, 8):
         preview(delivery(label=label))
         time.sleep(0.05)  # more than the gap between two pictures
@@ -118,7 +118,7 @@ def test_a_snapshot_shows_the_newest_frame_although_it_was_looked_at_before(prev
         assert np.abs(picture[2, 2] - CAMVID_PALETTE[label]).max() < 16
 
 
-def test_nothing_is_drawn_while_nobody_looks(preview: Preview, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_drawn_without_viewers(preview: Preview, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = []
     monkeypatch.setattr(PreviewContent, "_encode", lambda _, camera: drawn.append(camera))
     for index in range(50):
@@ -126,12 +126,12 @@ def test_nothing_is_drawn_while_nobody_looks(preview: Preview, monkeypatch: pyte
     assert not drawn
 
 
-def test_wide_frames_are_thinned_out(preview: Preview) -> None:
+def test_wide_frames_are_subsampled(preview: Preview) -> None:
     preview(delivery(size=(60, 3000)))
     assert Image.open(io.BytesIO(get(preview, "/snapshot.jpg")[2])).size == (1000, 20)
 
 
-def test_each_camera_has_its_own(preview: Preview) -> None:
+def test_each_camera_has_its_own_picture(preview: Preview) -> None:
     preview(delivery(label=3, size=(20, 30)))
     preview(delivery(label=5, camera=1, size=(40, 50)))
     assert Image.open(io.BytesIO(get(preview, "/snapshot.jpg?camera=1")[2])).size == (50, 40)
@@ -145,9 +145,9 @@ def test_statistics_and_metrics_come_from_the_pipeline(preview: Preview) -> None
         pipeline = Pipeline(IterableSource(frames), segmenter, [lambda each: Preview.__call__(preview, each)])
         preview.statistics = pipeline.statistics
         pipeline.run()
-    told = json.loads(get(preview, "/statistics.json")[2])
-    assert told["delivered"] == 3
-    assert told["preview"]["classes"][2]["share"] == 1
+    report = json.loads(get(preview, "/statistics.json")[2])
+    assert report["delivered"] == 3
+    assert report["preview"]["classes"][2]["share"] == 1
     status, headers, body = get(preview, "/metrics")
     assert status == 200 and headers["Content-Type"].startswith("text/plain; version=0.0.4")
     assert b'fcn_deploy_frames_total{camera="0",state="delivered"} 3\n' in body
@@ -168,13 +168,13 @@ def test_statistics_and_metrics_come_from_the_pipeline(preview: Preview) -> None
         ("/", "HEAD", {}, 200),
     ],
 )
-def test_what_is_refused(
+def test_requests_that_are_refused(
     preview: Preview, path: str, method: str, headers: dict[str, str], status: int
 ) -> None:
     assert get(preview, path, method, **headers)[0] == status
 
 
-def test_only_loopback_unless_told(preview: Preview) -> None:
+def test_it_listens_on_loopback_by_default(preview: Preview) -> None:
     assert preview.host == "127.0.0.1" and preview.url == f"http://127.0.0.1:{preview.port}/"
     own = [each[4][0] for each in socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET)]
     for address in (each for each in own if not each.startswith("127.")):
@@ -196,7 +196,7 @@ def test_wrong_calls(arguments, part: str) -> None:
         Preview(**{"port": 0, **arguments})
 
 
-def test_a_port_in_use_is_said(preview: Preview) -> None:
+def test_a_port_in_use_is_an_error(preview: Preview) -> None:
     with pytest.raises(UsageError, match=f"port {preview.port} on 127.0.0.1 is in use"):
         Preview(port=preview.port)
 
@@ -217,7 +217,7 @@ def test_a_viewer_that_does_not_read_delays_nobody(preview: Preview) -> None:
         viewer.close()
 
 
-def test_streams_are_bounded_and_their_places_are_given_back(preview: Preview) -> None:
+def test_the_number_of_streams_is_limited(preview: Preview) -> None:
     preview(delivery())
     viewers = [Viewer(preview) for _ in range(MAX_STREAMS)]
     assert {viewer.status for viewer in viewers} == {200}
@@ -247,7 +247,7 @@ def test_closing_ends_every_stream_and_frees_the_port() -> None:
     until(lambda: not any(thread.name == "fcn-deploy-preview" for thread in threading.enumerate()))
 
 
-def test_before_the_first_frame_a_snapshot_is_not_there_yet(
+def test_a_snapshot_before_the_first_frame_is_refused(
     preview: Preview, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fcn_deploy.camera.sinks.preview.handler._FIRST_FRAME_TIMEOUT", 0.05)

@@ -40,14 +40,14 @@ def test_a_stream_of_labels_is_pgm(tmp_path: Path) -> None:
     assert np.array_equal(np.asarray(Image.open(one)), first)
 
 
-def test_a_stream_of_several_cameras_says_which() -> None:
+def test_maps_of_several_cameras_have_the_camera_in_their_header() -> None:
     into = io.BytesIO()
     give(RawLabels(into, cameras=2), delivery(0), delivery(0, camera=1))
     assert len(maps_in(into.getvalue(), comment=True)) == 2
     assert b"# camera 1\n" in into.getvalue()
 
 
-def test_a_reader_that_goes_away_ends_the_stream(tmp_path: Path) -> None:
+def test_a_reader_that_closes_the_pipe_stops_the_pipeline(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     reading = threading.Thread(target=lambda: pipe.open("rb").close())
@@ -60,7 +60,7 @@ def test_a_reader_that_goes_away_ends_the_stream(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
-def test_a_full_disk_is_said() -> None:
+def test_a_full_disk_is_an_error() -> None:
     with (
         RawLabels("/dev/full") as sink,
         pytest.raises(PipelineError, match="cannot write labels to /dev/full: No space"),
@@ -86,7 +86,7 @@ def _fail_half(stream: io.RawIOBase, data: memoryview) -> int:
     raise OSError(28, "No space left on device")
 
 
-def test_a_file_of_maps_goes_on_after_a_full_disk(tmp_path: Path) -> None:
+def test_a_file_goes_on_after_a_full_disk(tmp_path: Path) -> None:
     path = tmp_path / "maps.pgm"
     with RawLabels(path) as sink:
         sink(delivery(0))
@@ -98,7 +98,7 @@ def test_a_file_of_maps_goes_on_after_a_full_disk(tmp_path: Path) -> None:
     assert [set(np.unique(each)) for each in maps_in(path.read_bytes())] == [{3}, {7}]
 
 
-def test_a_stream_with_half_a_map_in_it_takes_no_more() -> None:
+def test_a_stream_with_a_partial_map_takes_no_more() -> None:
     """Its reader would take what follows for the other half."""
     into = io.BytesIO()
     sink = RawLabels(into)
@@ -112,7 +112,7 @@ def test_a_stream_with_half_a_map_in_it_takes_no_more() -> None:
     assert into.getvalue() == before
 
 
-def test_a_file_of_maps_holds_whole_ones_only(tmp_path: Path) -> None:
+def test_a_file_holds_complete_maps_only(tmp_path: Path) -> None:
     """The disk runs full in the middle of the second."""
     path = tmp_path / "maps.pgm"
     sink = RawLabels(path)

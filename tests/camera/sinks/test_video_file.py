@@ -48,7 +48,7 @@ def test_every_encoder_writes_every_frame(tmp_path: Path, encoder: str) -> None:
     assert [round(frame.mean() / 60) for frame in frames_of(path)] == [0, 1, 2, 3]
 
 
-def test_a_frame_of_another_size_or_colour_order_fits_in(tmp_path: Path) -> None:
+def test_a_frame_of_another_size_or_colour_order_is_converted(tmp_path: Path) -> None:
     blue = np.tile(np.array([250, 10, 10], np.uint8), (64, 32, 1))
     red = np.tile(np.array([250, 10, 10], np.uint8), (48, 64, 1))
     with VideoFile(tmp_path / "clip.mp4", 10.0) as file:
@@ -60,7 +60,7 @@ def test_a_frame_of_another_size_or_colour_order_fits_in(tmp_path: Path) -> None
     assert second[24, 2].max() < 40  # a black bar
 
 
-def test_without_a_frame_nothing_is_written_and_what_was_there_stays(tmp_path: Path) -> None:
+def test_without_a_frame_the_old_file_stays(tmp_path: Path) -> None:
     path = tmp_path / "clip.mp4"
     path.write_bytes(b"old")
     VideoFile(path, 10.0).close()
@@ -81,7 +81,7 @@ def test_odd_sizes_are_made_even(tmp_path: Path, size: tuple[int, int]) -> None:
 
 @needs_ffmpeg
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
-def test_a_killed_encoder_is_told_and_what_it_wrote_stays(tmp_path: Path, suffix: str) -> None:
+def test_a_killed_encoder_is_an_error_and_its_frames_are_kept(tmp_path: Path, suffix: str) -> None:
     file = VideoFile(tmp_path / f"clip{suffix}", 10.0, encoder="ffmpeg")
     noise = np.random.default_rng(0)
     with pytest.raises(PipelineError, match=r"was cut short \(ffmpeg ended with -9\); it holds the first"):
@@ -96,7 +96,9 @@ def test_a_killed_encoder_is_told_and_what_it_wrote_stays(tmp_path: Path, suffix
 
 
 @needs_ffmpeg
-def test_ctrl_c_within_a_frame_keeps_those_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_during_a_frame_keeps_the_frames_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = VideoFile(tmp_path / "clip.mp4", 10.0, encoder="ffmpeg")
     picture = np.full((120, 160, 3), 99, np.uint8)
     for _ in range(5):
@@ -114,7 +116,7 @@ def test_ctrl_c_within_a_frame_keeps_those_before_it(tmp_path: Path, monkeypatch
     assert len(frames_of(tmp_path / "clip.mp4")) == 5
 
 
-def test_a_video_that_is_discarded_leaves_the_old_one(tmp_path: Path) -> None:
+def test_a_discarded_video_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "clip.mp4"
     path.write_bytes(b"old")
     file = VideoFile(path, 10.0)
@@ -143,14 +145,16 @@ def test_wrong_calls(tmp_path: Path, name: str, fps: float, encoder: str | None,
     assert not list(tmp_path.iterdir())
 
 
-def test_a_rate_has_to_be_known_at_the_first_frame(tmp_path: Path) -> None:
+def test_the_rate_must_be_set_before_the_first_frame(tmp_path: Path) -> None:
     file = VideoFile(tmp_path / "clip.mp4", None)
     with pytest.raises(UsageError, match="needs a rate"):
         file.write(np.zeros((16, 16, 3), np.uint8))
     file.discard()
 
 
-def test_nothing_to_write_with_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_an_encoder_the_error_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     reasons = {name: (lambda name=name: f"no {name}") for name in video.ENCODERS}
     monkeypatch.setattr(video, "_REASONS", reasons)
     with pytest.raises(BackendUnavailable, match=r"no ffmpeg; no opencv-h264; no opencv"):
@@ -163,7 +167,7 @@ def test_nothing_to_write_with_says_what_to_install(tmp_path: Path, monkeypatch:
     width=st.integers(1, 80),
     to=st.tuples(st.integers(1, 40).map(lambda n: 2 * n), st.integers(1, 40).map(lambda n: 2 * n)),
 )
-def test_any_frame_fits_any_video(height: int, width: int, to: tuple[int, int]) -> None:
+def test_any_frame_is_letterboxed_into_any_size(height: int, width: int, to: tuple[int, int]) -> None:
     placed = letterbox(np.full((height, width, 3), 77, np.uint8), to)
     assert placed.shape == (*to, 3)
     assert set(np.unique(placed)) <= {0, 77}

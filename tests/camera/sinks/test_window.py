@@ -83,7 +83,7 @@ def test_it_shows_the_overlay_in_the_right_colours(windows: Windows, order: str)
     window.close()  # twice is harmless
 
 
-def test_it_begins_with_the_size_of_the_frames_as_far_as_a_screen_has_room(windows: Windows) -> None:
+def test_a_new_window_has_the_frames_size_up_to_a_limit(windows: Windows) -> None:
     with Window(cameras=2) as window:
         for _ in range(2):  # then its size is the user's
             window(delivery(size=(360, 480)))
@@ -104,7 +104,7 @@ def test_closing_the_window_ends_the_pipeline(windows: Windows) -> None:
         window(delivery())
 
 
-def test_o_takes_the_labels_away_and_brings_them_back(windows: Windows) -> None:
+def test_o_hides_and_shows_the_labels(windows: Windows) -> None:
     with Window(alpha=1.0, legend=False) as window:
         for expected in ((0, 0, 0), CAMVID_PALETTE[3]):
             windows.keys = [ord("o")]
@@ -112,7 +112,7 @@ def test_o_takes_the_labels_away_and_brings_them_back(windows: Windows) -> None:
             assert color(windows.shown[-1]) == expected
 
 
-def test_space_holds_the_picture_until_space(windows: Windows) -> None:
+def test_space_pauses_and_resumes(windows: Windows) -> None:
     windows.keys = [ord(" "), NONE, NONE, ord("x"), ord(" "), ord("q")]
     with Window() as window:
         window(delivery())
@@ -125,14 +125,14 @@ def test_a_paused_window_can_still_be_closed(windows: Windows) -> None:
         window(delivery())
 
 
-def test_one_image_stays_until_a_key(windows: Windows) -> None:
+def test_a_held_image_stays_until_a_key(windows: Windows) -> None:
     windows.keys = [NONE, NONE, ord("o"), NONE, ord("x"), ord("q")]
     with Window(hold=True) as window:
         window(delivery())
         assert windows.keys == [ord("q")]
 
 
-def test_s_saves_what_is_shown_and_never_over_another_picture(windows: Windows, tmp_path: Path) -> None:
+def test_s_saves_the_shown_picture_under_an_unused_name(windows: Windows, tmp_path: Path) -> None:
     with Window(alpha=1.0, legend=False, pictures=tmp_path) as window:
         for _ in range(2):
             windows.keys = [ord("s")]
@@ -141,9 +141,7 @@ def test_s_saves_what_is_shown_and_never_over_another_picture(windows: Windows, 
     assert tuple(np.asarray(Image.open(tmp_path / "overlay-000007.png"))[0, 0]) == CAMVID_PALETTE[3]
 
 
-def test_what_cannot_be_saved_is_said_and_the_run_goes_on(
-    windows: Windows, tmp_path: Path, caplog: Any
-) -> None:
+def test_a_failed_save_is_logged_and_the_run_goes_on(windows: Windows, tmp_path: Path, caplog: Any) -> None:
     windows.keys = [ord("s")]
     with Window(pictures=tmp_path / "none") as window:
         window(delivery())
@@ -157,7 +155,9 @@ def test_each_camera_has_a_window(windows: Windows) -> None:
         assert [title for title, _ in windows.shown] == windows.open == ["fcn-deploy 0", "fcn-deploy 1"]
 
 
-def test_without_a_display_it_says_what_to_use(windows: Windows, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_display_the_error_says_what_to_use(
+    windows: Windows, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("DISPLAY")
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
     monkeypatch.setattr("sys.platform", "linux")
@@ -165,7 +165,7 @@ def test_without_a_display_it_says_what_to_use(windows: Windows, monkeypatch: py
         Window()
 
 
-def test_an_opencv_without_windows_is_said(windows: Windows, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_opencv_without_windows_is_an_error(windows: Windows, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise windows.error
 

@@ -32,13 +32,13 @@ from fcn_deploy.errors import UsageError
         ("rtspsrc location=rtsp://a/b ! appsink", "gstreamer", "rtspsrc location=rtsp://a/b ! appsink"),
     ],
 )
-def test_a_source_is_told_by_what_it_looks_like(what, kind, target):
+def test_a_source_is_parsed(what, kind, target):
     address = parse_address(what)
     assert (address.kind, address.target) == (kind, target)
 
 
 @given(st.sampled_from(STREAM_SCHEMES), st.from_regex(r"[a-z]{1,9}(:[0-9]{1,5})?/[a-z]{0,5}", fullmatch=True))
-def test_every_stream_scheme_is_a_url_and_shown_as_it_is_where_it_hides_nothing(scheme, rest):
+def test_every_stream_scheme_is_a_url_and_shown_unchanged_without_a_password(scheme, rest):
     address = parse_address(f"{scheme}://{rest}")
     assert (address.kind, address.target, address.name) == ("url", f"{scheme}://{rest}", f"{scheme}://{rest}")
 
@@ -63,7 +63,7 @@ def test_a_number_and_its_digits_are_the_same_camera(number):
         ("csi://u:secret@0", r"not csi://\*\*\*@0"),
     ],
 )
-def test_what_can_be_no_source_is_refused(what, complaint):
+def test_an_invalid_source_is_refused(what, complaint):
     with pytest.raises(UsageError, match=complaint) as refused:
         parse_address(what)
     assert "secret" not in str(refused.value)
@@ -99,5 +99,5 @@ def test_a_password_is_never_shown_whatever_is_in_it(scheme, password):
         ),
     ],
 )
-def test_secrets_go_and_the_rest_stays(shown, text):
+def test_secrets_are_hidden_and_the_rest_is_shown(shown, text):
     assert redacted(text) == shown

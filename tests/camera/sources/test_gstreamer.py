@@ -23,7 +23,7 @@ def test_the_pipeline_of_a_jetson_camera():
 
 
 @pytest.mark.parametrize(("rotate", "flip", "size"), [(90, 3, (3, 5)), (180, 2, (5, 3)), (270, 1, (3, 5))])
-def test_a_jetson_turns_the_frames_itself(rotate, flip, size):
+def test_a_jetson_rotates_the_frames_itself(rotate, flip, size):
     pipeline = csi_pipeline(0, (3, 5), rotate=rotate)
     assert f"nvvidconv flip-method={flip} ! video/x-raw, width={size[0]}, height={size[1]}" in pipeline
 
@@ -34,7 +34,7 @@ def test_the_rate_of_a_jetson_camera_is_a_fraction_close_to_what_was_asked(fps):
     assert float(Fraction(text)) == pytest.approx(fps, rel=1e-3)
 
 
-def test_a_pipeline_of_the_users_stays_as_it_is():
+def test_the_users_pipeline_is_not_changed():
     assert checked_pipeline("videotestsrc ! appsink drop=true") == "videotestsrc ! appsink drop=true"
 
 

@@ -17,7 +17,7 @@ pytest.importorskip("cv2")
     color_order=st.sampled_from(["bgr", "rgb"]),
     degrees=st.sampled_from([0, 90, 180, 270]),
 )
-def test_every_image_becomes_three_channels_in_the_order_and_turn_asked_for(shape, color_order, degrees):
+def test_every_image_becomes_three_channels_in_colour_order_and_rotated(shape, color_order, degrees):
     image = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     grey_or_colour = image[..., :3] if image.ndim == 3 else image[..., None]
     expected = np.broadcast_to(grey_or_colour, (3, 5, 3))
@@ -38,6 +38,6 @@ def test_every_image_becomes_three_channels_in_the_order_and_turn_asked_for(shap
     ],
     ids=["none", "empty", "16 bits", "two channels"],
 )
-def test_an_image_that_is_no_frame_is_told(image, complaint):
+def test_an_image_that_cannot_be_a_frame_is_refused(image, complaint):
     with pytest.raises(ValueError, match=complaint):
         three_channels(image, "bgr")

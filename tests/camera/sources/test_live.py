@@ -113,7 +113,7 @@ def take(source, count, stopping=None):
 # --- lost and found again ----------------------------------------------------------------------
 
 
-def test_an_unplugged_camera_is_found_again_and_numbers_count_on(site, caplog):
+def test_an_unplugged_camera_is_reconnected_and_numbers_count_on(site, caplog):
     made = site([GOOD, GOOD], "absent", "absent", [GOOD, GOOD])
     source = device()
     with caplog.at_level(logging.INFO, "fcn_deploy.camera"):
@@ -137,14 +137,14 @@ def test_another_size_after_a_reconnect_is_delivered_and_logged(site, caplog):
     assert any("now 8x4 at 30 frames a second, YUYV, before 4x6" in message for message in caplog.messages)
 
 
-def test_another_size_without_a_loss_is_noted_too(site):
+def test_another_size_without_a_reconnect_is_noted(site):
     site([GOOD, np.zeros((8, 4, 3), np.uint8)])
     source = device()
     take(source, 2)
     assert source.state.properties["got"]["size"] == [8, 4]
 
 
-def test_a_camera_that_is_not_there_yet_is_waited_for(site, caplog):
+def test_a_missing_camera_is_waited_for(site, caplog):
     site("absent", "absent", [GOOD])
     source = device()
     take(source, 1)
@@ -167,7 +167,7 @@ def test_an_error_of_opencv_while_opening_is_tried_again(site):
     assert source.state.message == "it could not be opened (cannot open)"
 
 
-def test_a_read_that_hangs_is_a_loss_though_it_gives_a_frame_in_the_end(site):
+def test_a_read_that_exceeds_the_timeout_is_a_loss(site):
     made = site([GOOD, 0.35, GOOD, GOOD], [GOOD])
     source = device()
     take(source, 2)
@@ -178,7 +178,7 @@ def test_a_read_that_hangs_is_a_loss_though_it_gives_a_frame_in_the_end(site):
 @pytest.mark.parametrize(
     "bad", [None, np.zeros((4, 6), np.uint16), np.zeros((0, 6, 3), np.uint8)], ids=["none", "uint16", "empty"]
 )
-def test_frames_that_cannot_be_used_are_passed_over(site, bad):
+def test_damaged_frames_are_skipped(site, bad):
     site([GOOD, bad, bad, GOOD])
     source = device()
     frames = take(source, 2)
@@ -186,7 +186,7 @@ def test_frames_that_cannot_be_used_are_passed_over(site, bad):
     assert source.state.reconnects == 0
 
 
-def test_a_stream_of_nothing_but_broken_frames_is_a_loss(site):
+def test_a_stream_with_damaged_frames_only_is_a_loss(site):
     site([GOOD, *([0.05, None] * 20)], [GOOD])
     source = device()
     take(source, 2)
@@ -194,7 +194,7 @@ def test_a_stream_of_nothing_but_broken_frames_is_a_loss(site):
     assert "no frame could be used: an empty frame came" in source.state.message
 
 
-def test_frames_that_gathered_while_a_url_was_opened_are_skipped(site):
+def test_frames_buffered_during_the_opening_of_a_url_are_skipped(site):
     old, new = np.zeros((4, 6, 3), np.uint8), GOOD
     site([old, old, old, 0.05, new, new])
     frames = take(open_source("http://camera/1", options=SourceOptions(**QUICK)), 2)
@@ -202,7 +202,7 @@ def test_frames_that_gathered_while_a_url_was_opened_are_skipped(site):
     assert all(frame.image is new for frame in frames)
 
 
-def test_a_url_that_gives_one_picture_and_ends_is_a_picture_each_time(site):
+def test_a_url_of_one_picture_is_opened_again_for_each_frame(site):
     site([GOOD])
     source = open_source("http://camera/snapshot.jpg", options=SourceOptions(**QUICK))
     assert len(take(source, 3)) == 3
@@ -214,7 +214,7 @@ def test_grey_frames_get_three_channels(site):
     assert (take(device(), 1)[0].image == np.full((4, 6, 3), 77)).all()
 
 
-def test_frames_are_turned_and_in_the_order_asked_for(site):
+def test_frames_are_rotated_and_in_the_colour_order_asked_for(site):
     site([GOOD])
     source = open_source("0", "rgb", SourceOptions(rotate=90, **QUICK))
     (frame,) = take(source, 1)
@@ -226,7 +226,7 @@ def test_frames_are_turned_and_in_the_order_asked_for(site):
 # --- reconnecting off, and given up ------------------------------------------------------------
 
 
-def test_without_reconnecting_a_camera_that_is_not_there_is_a_wrong_source(site):
+def test_without_reconnecting_a_missing_camera_is_a_source_error(site):
     site("absent")
     with pytest.raises(SourceError, match="camera 0: /dev/video0 does not exist"):
         take(device(reconnect=False), 1)
@@ -239,7 +239,7 @@ def test_without_reconnecting_a_loss_ends_the_source(site):
     assert made.opened[0].released
 
 
-def test_a_camera_is_given_up_when_it_was_asked_for(site):
+def test_a_camera_is_given_up_after_the_time_asked_for(site):
     site([GOOD], "absent")
     begun = time.monotonic()
     with pytest.raises(PipelineError, match=r"camera 0 was given up after \d\.\d s without a connection"):
@@ -247,7 +247,7 @@ def test_a_camera_is_given_up_when_it_was_asked_for(site):
     assert 0.2 <= time.monotonic() - begun < 2
 
 
-def test_a_recording_behind_a_url_ends_where_it_ends(site):
+def test_a_recording_at_a_url_is_not_opened_again(site):
     site([GOOD, GOOD])
     source = open_source("http://store/clip.mp4", options=SourceOptions(live=False, **QUICK))
     assert len(list(source.frames(threading.Event()))) == 2
@@ -276,18 +276,18 @@ def waits_of(source, count, monkeypatch):
     return waited
 
 
-def test_waits_double_up_to_the_longest(site, monkeypatch):
+def test_waits_double_up_to_the_longest_wait(site, monkeypatch):
     site("absent")
     source = device(first_wait=0.5, longest_wait=3)
     assert waits_of(source, 6, monkeypatch) == [0.5, 1, 2, 3, 3, 3]
 
 
-def test_a_camera_that_flaps_is_asked_ever_more_rarely(site, monkeypatch):
+def test_waits_grow_for_a_camera_that_is_lost_again_and_again(site, monkeypatch):
     site([GOOD])
     assert waits_of(device(first_wait=0.5, longest_wait=3), 5, monkeypatch) == [0.5, 1, 2, 3, 3]
 
 
-def test_a_camera_that_held_for_long_is_asked_soon_again(site, monkeypatch):
+def test_a_stable_camera_starts_again_with_the_first_wait(site, monkeypatch):
     site("absent", "absent", [GOOD, 0.1, 0.1, GOOD])
     assert waits_of(device(first_wait=0.02, longest_wait=3), 4, monkeypatch) == [0.02, 0.04, 0.02, 0.02]
 
@@ -312,7 +312,7 @@ def test_stopping_ends_the_wait_before_an_attempt_at_once(site):
     assert source.state.phase == "ended"
 
 
-def test_stopping_does_not_wait_for_a_camera_that_hangs_while_it_is_opened(site, monkeypatch):
+def test_stopping_does_not_wait_for_an_open_that_hangs(site, monkeypatch):
     made = site([GOOD])
     may_open = threading.Event()
     monkeypatch.setattr(cv2, "VideoCapture", lambda *given: may_open.wait(20) and made(*given))
@@ -358,7 +358,7 @@ def test_a_device_is_asked_for_its_format_first_and_for_one_buffer(site):
     ]
 
 
-def test_what_was_asked_and_what_was_got_is_in_the_state_and_differences_are_said_once(site, caplog):
+def test_requested_and_actual_properties_are_in_the_state_and_differences_are_logged_once(site, caplog):
     site([GOOD])
     source = device(size=(480, 640), fps=30, pixel_format="MJPG")
     take(source, 3)
@@ -373,14 +373,14 @@ def test_what_was_asked_and_what_was_got_is_in_the_state_and_differences_are_sai
         },
         "rotate": 0,
     }
-    said = [message for message in caplog.messages if " gives " in message]
-    assert said == [
+    messages = [message for message in caplog.messages if " gives " in message]
+    assert messages == [
         "camera 0 gives size 4x6 instead of 480x640",
         "camera 0 gives pixel_format YUYV instead of MJPG",
     ]
 
 
-def test_a_url_is_opened_with_time_outs_and_one_decoder_thread(site, monkeypatch):
+def test_a_url_is_opened_with_timeouts_and_one_decoder_thread(site, monkeypatch):
     made = site([GOOD])
     monkeypatch.delenv("OPENCV_FFMPEG_CAPTURE_OPTIONS", raising=False)
     take(open_source("rtsp://camera/1", options=SourceOptions(**QUICK)), 1)
@@ -395,7 +395,7 @@ def test_a_url_is_opened_with_time_outs_and_one_decoder_thread(site, monkeypatch
 @pytest.mark.parametrize(
     ("before", "during"), [(None, "rtsp_transport;udp"), ("a;b", "a;b|rtsp_transport;udp")]
 )
-def test_udp_is_asked_for_in_the_environment_only_while_it_opens(site, monkeypatch, before, during):
+def test_the_udp_option_is_in_the_environment_only_during_the_open(site, monkeypatch, before, during):
     made = site([GOOD])
     name = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
     monkeypatch.delenv(name, raising=False) if before is None else monkeypatch.setenv(name, before)
@@ -411,7 +411,7 @@ def test_udp_is_asked_for_in_the_environment_only_while_it_opens(site, monkeypat
     assert opencv.os.environ.get(name) == before
 
 
-def test_a_jetson_camera_and_a_pipeline_go_to_gstreamer(site):
+def test_csi_cameras_and_pipelines_are_opened_by_gstreamer(site):
     made = site([GOOD])
     take(open_source("csi://1", options=SourceOptions(rotate=180, **QUICK)), 1)
     take(open_source("videotestsrc ! appsink", options=SourceOptions(rotate=90, **QUICK)), 1)
@@ -420,7 +420,7 @@ def test_a_jetson_camera_and_a_pipeline_go_to_gstreamer(site):
     assert made.opened[0].parameters == {}  # older builds refuse all that they do not know
 
 
-def test_a_pipeline_that_hangs_for_ever_is_left_behind(site):
+def test_a_pipeline_that_hangs_is_abandoned(site):
     made = site([GOOD, 1.0, GOOD], [GOOD])
     source = open_source("videotestsrc ! appsink", options=SourceOptions(**QUICK))
     begun = time.monotonic()
@@ -438,7 +438,7 @@ def test_an_error_inside_a_pipeline_is_a_loss(site):
     assert source.state.message == "OpenCV failed ((-215) pipeline)"
 
 
-def test_a_camera_whose_opening_hangs_for_ever_is_left_behind(site, monkeypatch):
+def test_an_open_that_hangs_is_abandoned(site, monkeypatch):
     site([GOOD])
     monkeypatch.setattr(live, "_OPEN_MARGIN", 0.0)
     monkeypatch.setattr(cv2, "VideoCapture", lambda *given: threading.Event().wait(30))
@@ -446,7 +446,7 @@ def test_a_camera_whose_opening_hangs_for_ever_is_left_behind(site, monkeypatch)
         take(device(reconnect=False, open_timeout=0.2), 1)
 
 
-def test_what_the_jetson_turned_is_not_turned_again(site):
+def test_frames_that_the_jetson_rotated_are_not_rotated_again(site):
     site([GOOD])
     assert take(open_source("csi://0", options=SourceOptions(rotate=90, **QUICK)), 1)[0].image.shape == (
         4,

@@ -70,7 +70,7 @@ def test_at_real_time_pace_a_video_is_live_and_takes_its_time(video):
     assert frames[-1].captured - frames[0].captured == pytest.approx((FRAMES - 1) / 20, abs=0.1)
 
 
-def test_a_late_consumer_gets_no_burst_of_frames_afterwards(video):
+def test_a_slow_consumer_gets_no_burst_of_frames_afterwards(video):
     source = open_source(video, options=SourceOptions(pace="real-time"))
     times = []
     for frame in source.frames(threading.Event()):
@@ -80,7 +80,7 @@ def test_a_late_consumer_gets_no_burst_of_frames_afterwards(video):
     assert np.diff(times[1:]).min() > 0.04
 
 
-def test_waiting_for_the_pace_ends_at_once_when_stopped(tmp_path):
+def test_stopping_ends_a_wait_for_the_pace_at_once(tmp_path):
     Image.fromarray(picture()).save(tmp_path / "a.png")
     Image.fromarray(picture()).save(tmp_path / "b.png")
     source = open_source(tmp_path, options=SourceOptions(pace="real-time", fps=0.01))
@@ -93,7 +93,7 @@ def test_waiting_for_the_pace_ends_at_once_when_stopped(tmp_path):
     assert time.monotonic() - begun < 5
 
 
-def test_a_video_shorter_than_its_header_states_gives_a_warning_with_both_numbers(tmp_path, caplog):
+def test_a_video_shorter_than_stated_gives_a_warning_with_both_numbers(tmp_path, caplog):
     cut = tmp_path / "cut.avi"
     writer = cv2.VideoWriter(str(cut), cv2.VideoWriter_fourcc(*"MJPG"), 20, (96, 64))
     noise = np.random.default_rng(0)
@@ -105,12 +105,12 @@ def test_a_video_shorter_than_its_header_states_gives_a_warning_with_both_number
     source = open_source(cut)
     frames = collect(source)
     assert 0 < len(frames) < FRAMES
-    told = f"states {FRAMES} frames and gave {len(frames)}: it is damaged or cut off"
-    assert source.state.message == told
-    assert [record.getMessage() for record in caplog.records] == [f"{cut} {told}"]
+    message = f"states {FRAMES} frames and gave {len(frames)}: it is damaged or cut off"
+    assert source.state.message == message
+    assert [record.getMessage() for record in caplog.records] == [f"{cut} {message}"]
 
 
-def test_a_video_that_is_stopped_early_is_not_called_short(video):
+def test_a_video_that_is_stopped_early_gives_no_warning(video):
     source = open_source(video)
     stopping = threading.Event()
     frames = source.frames(stopping)
@@ -120,7 +120,7 @@ def test_a_video_that_is_stopped_early_is_not_called_short(video):
     assert source.state.message == ""
 
 
-def test_the_file_is_closed_when_the_frames_are_left(video, monkeypatch):
+def test_the_file_is_closed_when_the_iteration_is_left(video, monkeypatch):
     opened = []
     real = cv2.VideoCapture
     monkeypatch.setattr(cv2, "VideoCapture", lambda *given: opened.append(real(*given)) or opened[-1])
@@ -153,7 +153,7 @@ def test_the_rotation_in_a_videos_header_is_honoured(tmp_path):
 # Images.
 
 
-def test_a_folder_gives_its_images_in_order_turned_as_asked(tmp_path):
+def test_a_folder_gives_its_images_in_order_and_rotated(tmp_path):
     for index in range(3):
         Image.fromarray(picture(index, (4, 6))).save(tmp_path / f"{index}.png")
     source = open_source(str(tmp_path), "rgb", SourceOptions(rotate=90))
@@ -169,13 +169,13 @@ def test_a_folder_gives_its_images_in_order_turned_as_asked(tmp_path):
     assert source.length == 3
 
 
-def test_images_have_no_pace_of_their_own(tmp_path):
+def test_real_time_pace_of_images_needs_a_rate(tmp_path):
     Image.fromarray(picture()).save(tmp_path / "a.png")
     with pytest.raises(UsageError, match="give fps for real-time pace"):
         open_source(tmp_path, options=SourceOptions(pace="real-time"))
 
 
-def test_a_missing_file_is_refused_before_anything_runs(tmp_path):
+def test_a_missing_file_is_refused_on_opening(tmp_path):
     with pytest.raises(SourceError, match="none does not exist"):
         open_source(tmp_path / "none")
 
@@ -198,7 +198,7 @@ def test_arrays_become_frames_in_order():
     assert len(collect(source)) == 3
 
 
-def test_frames_pass_as_they_are():
+def test_camera_frames_are_passed_on_unchanged():
     frame = CameraFrame(picture(), "mine", 7, 1.5, camera=2)
     assert collect(IterableSource([frame])) == [frame]
 
@@ -215,7 +215,7 @@ def test_a_generator_is_read_at_the_pace_given_and_stays_open():
     next(generator)
 
 
-def test_what_the_iterable_raises_arrives():
+def test_an_error_of_the_iterable_is_raised():
     def broken():
         yield picture()
         raise OSError("unplugged")

@@ -107,7 +107,7 @@ def test_a_drawn_time_survives_compression(seconds, height, width, quality):
     assert drawn_time.read(np.asarray(Image.open(file))) == pytest.approx(seconds, abs=0.00051)
 
 
-def test_a_picture_without_a_time_is_told():
+def test_a_picture_without_a_drawn_time_gives_none():
     assert drawn_time.read(np.zeros((64, 192, 3), np.uint8)) is None
     assert drawn_time.read(np.zeros((4, 4), np.uint8)) is None
 
@@ -125,7 +125,7 @@ def test_a_stream_is_read_without_lag(camera):
     assert [frame.index for frame in reader.frames] == list(range(len(reader.frames)))
 
 
-def test_a_server_that_is_restarted_with_another_size_is_found_again(camera, caplog):
+def test_a_server_restarted_with_another_size_is_reconnected(camera, caplog):
     with caplog.at_level(logging.INFO, "fcn_deploy.camera"), watching(camera.url) as reader:
         reader.more()
         camera.stop()
@@ -140,7 +140,7 @@ def test_a_server_that_is_restarted_with_another_size_is_found_again(camera, cap
     assert sum(record.levelname == "WARNING" for record in caplog.records) == 1
 
 
-def test_a_stalled_stream_is_noticed_and_found_again(camera):
+def test_a_stalled_stream_is_detected_and_reconnected(camera):
     with watching(camera.url) as reader:
         reader.more()
         begun = time.monotonic()
@@ -155,7 +155,7 @@ def test_a_stalled_stream_is_noticed_and_found_again(camera):
     assert reader.source.state.reconnects == 1
 
 
-def test_stopping_while_the_stream_is_stalled_takes_no_longer_than_the_read_time_out(camera):
+def test_stopping_a_stalled_stream_takes_at_most_the_read_timeout(camera):
     with watching(camera.url) as reader:
         reader.more()
         camera.stalled.set()
@@ -163,7 +163,7 @@ def test_stopping_while_the_stream_is_stalled_takes_no_longer_than_the_read_time
         assert reader.stop() < 2 * OPTIONS.read_timeout
 
 
-def test_stopping_while_a_server_keeps_silent_on_opening_takes_no_time():
+def test_stopping_while_a_server_does_not_respond_takes_no_time():
     with socket.create_server(("127.0.0.1", 0)) as silent:
         options = SourceOptions(open_timeout=2)
         with watching(f"http://127.0.0.1:{silent.getsockname()[1]}/x", options) as reader:
@@ -172,7 +172,7 @@ def test_stopping_while_a_server_keeps_silent_on_opening_takes_no_time():
     time.sleep(0.01)
 
 
-def test_who_answers_at_a_host_is_told_without_opencv(camera):
+def test_reachability_of_a_host_is_found_without_opencv(camera):
     stopping = threading.Event()
     assert not host_unreachable(camera.url, stopping, 1)
     assert not host_unreachable(
@@ -201,7 +201,7 @@ def full_server():
         yield server.getsockname()[1]
 
 
-def test_a_host_that_is_off_does_not_hang_opencv_a_second_time(monkeypatch):
+def test_opencv_does_not_hang_twice_on_an_unreachable_host(monkeypatch):
     opened = []
     with full_server() as port:
         real = live.open_capture
@@ -230,7 +230,7 @@ def test_a_process_that_ends_while_a_stream_is_opened_is_not_aborted():
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5])
-def test_half_a_picture_is_no_end(camera, share):
+def test_truncated_pictures_do_not_end_a_stream(camera, share):
     camera.spoil = lambda jpeg, index: jpeg[: int(len(jpeg) * share)] if index % 3 == 1 else jpeg
     with watching(camera.url) as reader:
         reader.more(15)
@@ -245,7 +245,7 @@ def test_a_grey_stream_has_three_channels(camera):
     assert frame.image.shape == (*SMALL, 3)
 
 
-def test_a_password_reaches_no_log_no_message_and_no_output(camera, caplog, capfd):
+def test_a_password_is_in_no_log_message_or_output(camera, caplog, capfd):
     url = camera.url.replace("://", "://joe:SECRET@")
     camera.spoil = lambda jpeg, index: jpeg if index < 8 else jpeg[:30]
     with caplog.at_level(logging.DEBUG), watching(url) as reader:
@@ -269,7 +269,7 @@ print(len(list(itertools.islice(open_source(sys.argv[1]).frames(threading.Event(
 """
 
 
-def test_a_decoder_that_complains_does_not_fill_the_disk(camera):
+def test_errors_of_the_decoder_are_not_printed(camera):
     camera.spoil = lambda jpeg, index: jpeg[:-100]
     # In a process of its own, because FFmpeg takes its log level when it is first used.
     done = subprocess.run([sys.executable, "-c", READ_TEN, camera.url], capture_output=True, text=True)
@@ -299,7 +299,7 @@ def rtsp():
 RTSP = SourceOptions(first_wait=0.1, longest_wait=0.2, open_timeout=3.0, read_timeout=1.0)
 
 
-def test_rtsp_is_killed_restarted_with_another_size_and_found_again_without_lag(rtsp):
+def test_a_restarted_rtsp_server_is_reconnected_without_lag(rtsp):
     with watching(rtsp.url, RTSP) as reader:
         reader.more(10)
         rtsp.kill()
@@ -313,7 +313,7 @@ def test_rtsp_is_killed_restarted_with_another_size_and_found_again_without_lag(
 
 
 @pytest.mark.slow
-def test_rtsp_that_freezes_is_noticed(rtsp):
+def test_a_frozen_rtsp_server_is_detected(rtsp):
     with watching(rtsp.url, RTSP) as reader:
         reader.more(3)
         rtsp.freeze()
@@ -360,7 +360,7 @@ except Exception as exc:
 
 
 @pytest.mark.slow
-def test_gstreamer_pipelines_run_and_those_that_stall_are_noticed():
+def test_gstreamer_pipelines_run_and_stalled_ones_are_detected():
     python = rtsp_server.SYSTEM_PYTHON
     asked = "import cv2, sys; sys.exit(not cv2.videoio_registry.hasBackend(cv2.CAP_GSTREAMER))"
     if rtsp_server.problem() or subprocess.run([python, "-c", asked], capture_output=True).returncode:
