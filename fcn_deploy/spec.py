@@ -70,6 +70,7 @@ class ModelSpec:
     classes: tuple[str, ...]
     """Names by class id; 2 to 255 of them."""
     architecture: Architecture
+    """Which network it is, and how it was built."""
     palette: tuple[Color, ...] = ()
     """One R, G, B colour (0 to 255) a class; filled in where left empty."""
     color_order: str = "bgr"
@@ -92,6 +93,7 @@ class ModelSpec:
     contract: str = DEPLOY.name
     """Which inputs and outputs the graph has: a name in :data:`fcn_deploy.contract.CONTRACTS`."""
     outputs: tuple[str, ...] = ("labels",)
+    """``labels``, and on request ``confidence`` and ``logits``."""
     precision: str = "fp32"
     """Declared precision of the trunk's convolutions: one of :data:`PRECISIONS`."""
     note: str = ""
