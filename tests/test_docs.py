@@ -6,6 +6,7 @@ import ast
 import dataclasses
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -197,6 +198,13 @@ def test_the_reference_lists_exactly_the_public_names() -> None:
     listed = [name for text in pages for name in re.findall(r"^::: ([\w.]+)$", text, re.MULTILINE)]
     assert len(listed) == len(set(listed)), "a name is on two pages"
     assert set(listed) == public_names()
+
+
+def test_the_site_knows_every_role_in_the_docstrings() -> None:
+    pytest.importorskip("griffe", reason="comes with the extra docs")
+    role = runpy.run_path(str(DOCS / "hooks" / "roles.py"))["ROLE"]
+    for path in (ROOT / "fcn_deploy").rglob("*.py"):
+        assert not re.findall(r":\w+:`[^`]*`", role.sub("", path.read_text(encoding="utf-8"))), path
 
 
 @pytest.mark.parametrize(
