@@ -51,7 +51,7 @@ def bare(model: str, output: Path, *, fsync: bool) -> None:
 
 
 def ours(model: str, output: Path) -> None:
-    from fcn_deploy.export.tensorrt.engine import build_engine
+    from fcn_deploy.building import build_engine
 
     text = ":".join("x".join(map(str, size)) for size in PROFILE)
     build_engine(model, output, profiles=[text], flavor="rtx", compute_capabilities=["8.6"])
@@ -62,6 +62,7 @@ def build_once(way: str, model: str, output: Path) -> float:
     import onnx  # noqa: F401
     import tensorrt_rtx  # noqa: F401
 
+    import fcn_deploy.building
     import fcn_deploy.export.tensorrt.engine  # noqa: F401
 
     began = time.perf_counter()

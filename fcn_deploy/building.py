@@ -76,24 +76,28 @@ def build_engine(
         EngineError: TensorRT refuses the graph, crashes, runs out of memory or takes longer than
             ``timeout``, or the precision is not honoured.
     """
-    from fcn_deploy.export.tensorrt.engine import build_engine as build_from_graph
+    from fcn_deploy.export.tensorrt.builder import BuildSettings
+    from fcn_deploy.export.tensorrt.engine import build_from_graph
 
     if precision not in (None, *PRECISIONS):
         raise UsageError(f"precision must be {' or '.join(PRECISIONS)}, not {precision!r}")
+    settings = BuildSettings(
+        workspace=workspace,
+        optimization_level=optimization_level,
+        compute_capabilities=tuple(dict.fromkeys(compute_capabilities)),
+        hardware_compatible=hardware_compatible,
+        version_compatible=version_compatible,
+        dla_core=dla_core,
+    )
     begun = time.monotonic()
     step = progress or (lambda _: None)
     with tempfile.TemporaryDirectory(prefix="fcn-deploy-") as folder:
         result = build_from_graph(
             _in_precision(Path(model), Path(folder), precision, calib, step),
             path,
+            settings,
             profiles=profiles,
             flavor=flavor,
-            compute_capabilities=compute_capabilities,
-            workspace=workspace,
-            optimization_level=optimization_level,
-            hardware_compatible=hardware_compatible,
-            version_compatible=version_compatible,
-            dla_core=dla_core,
             timing_cache=timing_cache,
             require_precision=precision,
             timeout=timeout,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fcn_deploy.errors import UsageError
 from fcn_deploy.runtimes.artefact import read_spec
-from fcn_deploy.runtimes.cuda.driver import BINDINGS
+from fcn_deploy.runtimes.cuda import BINDINGS
 from fcn_deploy.runtimes.location import Location, locate, short_name
 from fcn_deploy.runtimes.registry import backend_for, check_name, readers
 from fcn_deploy.runtimes.registry import backends as all_backends

@@ -73,7 +73,7 @@ def within_budget(
 ) -> tuple[Recipe, BudgetReport]:
     """Leave as few layers in higher precision as keep mean IU within ``max_drop`` points of fp32.
 
-    All layers in INT8 are tried first; where that is too much, the number of layers left out, worst
+    All layers in INT8 are tried first. Where that loses too much, the number of layers to leave out, worst
     first, is found by bisection: four evaluations for fifteen layers.
 
     Args:
@@ -89,7 +89,7 @@ def within_budget(
         The recipe that keeps the budget, and how it was found.
 
     Raises:
-        CalibrationError: not even one layer in INT8 keeps it; says the best that was reached.
+        CalibrationError: not even one layer in INT8 keeps it; the message says the best that was reached.
     """
     step = progress or (lambda _: None)
     step("evaluating fp32")

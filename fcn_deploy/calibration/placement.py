@@ -1,15 +1,15 @@
-"""Where QuantizeLinear and DequantizeLinear stand: the Q/DQ graph for one target.
+"""Where QuantizeLinear and DequantizeLinear are inserted: the Q/DQ graph for one target.
 
-Placement decides what INT8 costs. A pair between a convolution and its ReLU spends half of the
-levels on numbers that the ReLU then throws away; behind the ReLU it spends them on what is kept. The
-two targets agree on that and differ in the rest, because their kernels do:
+A "pair" is a QuantizeLinear with the DequantizeLinear that follows it. Its place decides what INT8 costs:
+between a convolution and its ReLU, half of the levels are spent on negative numbers that the ReLU sets to
+zero; behind the ReLU all of them are used. Beyond that the two targets differ, as their kernels do:
 
 - ``tensorrt``: int8 and symmetric, a pair only at the inputs of quantised convolutions. TensorRT fuses
   convolution, bias, ReLU and the quantisation behind it by itself, moves the pair across max pooling,
   and keeps the bias in float. Score layers read what was not quantised.
 - ``cpu``: unsigned, so that all 256 levels lie above zero; a pair behind the ReLU and again behind max
-  pooling, so that both run on integers; the bias an integer too. Weights keep to 7 bits unless the CPU
-  has VNNI: the older multiply-add instruction saturates at 16 bits, without a word. Labels are taken by
+  pooling, so that both run on integers; the bias an integer too. Weights have 7 bits unless the CPU
+  has VNNI: the older multiply-add instruction saturates at 16 bits, without any error. Labels are taken by
   cell (:mod:`fcn_deploy.export.graph.cells`).
 """
 
@@ -37,7 +37,7 @@ Range = tuple[float, float]
 
 @dataclass(frozen=True)
 class QuantizationTarget:
-    """What a family of kernels wants of a Q/DQ graph."""
+    """What the kernels of one target need in a Q/DQ graph."""
 
     name: str
     unsigned: bool
@@ -105,7 +105,7 @@ def place(
 
 
 class _Placement:
-    """The pass over the nodes: each is appended behind the pairs that it needs."""
+    """One pass over the nodes: each is appended after the pairs that it needs."""
 
     def __init__(
         self, model: ModelProto, ranges: Mapping[str, Range], layers: set[str], target: QuantizationTarget

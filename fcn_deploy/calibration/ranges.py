@@ -1,7 +1,7 @@
 """How large the activations of each layer get: min-max, percentile and entropy over a stream of frames.
 
 Each layer's input is counted into a histogram of fixed size while frames pass, so memory does not
-grow with their number. All three methods read the same histogram; the range that INT8 then covers is
+grow with the number of frames. All three methods read the same histogram; the range that INT8 then covers is
 ``[0, limit]``, since every layer but the first reads the output of a ReLU.
 """
 
@@ -18,8 +18,8 @@ METHODS = ("minmax", "percentile", "entropy")
 BINS = 4096
 """Bins of a histogram: 32 for each of int8's 128 levels above zero."""
 
-_TINIEST = 1e-30
-"""Below it the reciprocal of a bin's width is no float32 any more."""
+_SMALLEST = 1e-30
+"""Below it the reciprocal of a bin's width is beyond float32."""
 
 Counts = NDArray[np.int64]
 
@@ -29,8 +29,8 @@ class Histogram:
     """Counts of the positive values of one tensor, in equal bins from 0 on.
 
     The bins double in width whenever a larger value comes, two old ones making one new one, so
-    nothing is lost and nothing has to be read twice. Zeros are counted apart: INT8 holds them
-    exactly, and half of what leaves a ReLU is zero.
+    nothing is lost and nothing has to be read twice. Zeros are counted separately: INT8 holds them
+    exactly, and half of a ReLU's output is zero.
     """
 
     name: str
@@ -68,7 +68,7 @@ class Histogram:
     def _reach(self, value: float) -> None:
         """Widen the bins until they hold ``value``."""
         if self.width == 0.0:
-            self.width = max(value, _TINIEST) / BINS
+            self.width = max(value, _SMALLEST) / BINS
         while value > self.width * BINS * (1 + 1e-6):
             self.counts = np.concatenate([self.counts.reshape(-1, 2).sum(1), np.zeros(BINS // 2, np.int64)])
             self.width *= 2

@@ -1,4 +1,4 @@
-"""What is quantised and how: the recipe, the fp32 graph it is for, and the Q/DQ graph it makes."""
+"""How a graph is quantised (the recipe), the fp32 artefact it is for, and the Q/DQ graph it gives."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which layers INT8 hurts: each one quantised alone, and held against fp32."""
+"""Which layers lose accuracy in INT8: each one quantised alone, and compared with fp32."""
 
 from __future__ import annotations
 

@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from fcn_deploy.building import build_engine as build
 from fcn_deploy.cli import console, options
 from fcn_deploy.describe import megabytes
 from fcn_deploy.errors import UsageError
@@ -101,6 +100,8 @@ def build_engine(
     options.check_output("-o", output, (".engine",))
     if timing_cache is not None:
         options.check_output("--timing-cache", timing_cache)
+    from fcn_deploy.building import build_engine as build
+
     if fp16 and int8:
         raise UsageError("give --fp16 or --int8, one of the two; with --int8 the rest is fp16 already")
     with console.steps() as step:

@@ -19,12 +19,12 @@ def clip(
     folder: Annotated[
         Path,
         typer.Argument(
-            metavar="FOLDER", help="Gets images/ and labels/, PNGs of the same names.", show_default=False
+            metavar="FOLDER", help="For images/ and labels/, PNGs of the same names.", show_default=False
         ),
     ],
     frames: Annotated[int, typer.Option(min=1, max=100_000, metavar="N", help="How many.")] = 48,
     size: Annotated[str, typer.Option(metavar="HxW", help="Of each frame.")] = "360x480",
-    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Another seed is another street.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Each seed gives another street.")] = 0,
     video: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write it as a video too, such as clip.mp4.")
     ] = None,
@@ -51,7 +51,7 @@ def clip(
         append = opened.enter_context(video_file(video, _FPS)) if video else None
         advance = opened.enter_context(console.progress("frames", frames))
         for name, frame in zip(names, street, strict=True):
-            assert frame.labels is not None, "the clip draws its own labels"
+            assert frame.labels is not None, "the clip has labels"
             write_picture(images / name, frame.image)
             write_labels(labels / name, frame.labels, CAMVID_PALETTE)
             if append:

@@ -85,7 +85,7 @@ def _checked(check: Callable[[], Any]) -> Any:
 
 def _gpu() -> dict[str, Any]:
     """NVIDIA GPUs as the driver describes them."""
-    from fcn_deploy.runtimes.cuda.gpus import describe_gpus, driver_cuda, gpu_problem
+    from fcn_deploy.runtimes.cuda import describe_gpus, driver_cuda, gpu_problem
 
     if reason := gpu_problem():
         return {"devices": [], "reason": reason}

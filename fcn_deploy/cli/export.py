@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fcn_deploy.cli import console, options
 from fcn_deploy.describe import describe, megabytes
-from fcn_deploy.export.checkpoint import SUFFIXES, ExportResult, export_model
+
+if TYPE_CHECKING:
+    from fcn_deploy.export.checkpoint import ExportResult
 
 
 def export(
@@ -112,6 +114,8 @@ def export(
     as_json: options.Json = False,
 ) -> None:
     """Make an artefact of a checkpoint and prove it."""
+    from fcn_deploy.export.checkpoint import SUFFIXES, export_model
+
     options.check_output("-o", output, SUFFIXES)
     with console.steps() as step:
         result = export_model(

@@ -28,7 +28,7 @@ _FLAT = 2.0
 _NOISE = 0.5
 """Correlation of neighbouring pixels below which a frame is noise; pictures have 0.9 and more."""
 _FAR = 60.0
-"""Distance (0..255, mean over channels) of the frames' mean colour from the spec's that is odd."""
+"""Distance (0..255, mean over channels) of the frames' mean colour from the spec's that is a warning."""
 
 
 @dataclass

@@ -19,7 +19,7 @@ from fcn_deploy.results import Result, Rows
 from fcn_deploy.spec import ModelSpec
 
 if TYPE_CHECKING:
-    from fcn_deploy.model.checkpoints.describe import CheckpointInfo
+    from fcn_deploy.model.checkpoints import CheckpointInfo
     from fcn_deploy.model.fcn8s import FCN8s
 
 SUFFIXES = (".onnx", ".safetensors")
@@ -126,7 +126,7 @@ def export_model(
     target = Path(path)
     random_only = {"width": width, "fc_channels": fc_channels, "seed": seed}
     _refuse(checkpoint, target, random_only, precision, calib, keep_fp32)
-    named = _class_set(classes)
+    named = _class_set(classes, num_classes)
     stated = {
         **({} if named is None else {"classes": named.names, "palette": named.palette or None}),
         "ignore_label": ignore_label if ignore_label is not None or named is None else named.ignore_label,
@@ -141,18 +141,11 @@ def export_model(
     stated = {key: value for key, value in stated.items() if value is not None}
     step = progress or (lambda _: None)
     step("reading the weights")
-    model, info = _load(
-        checkpoint,
-        variant,
-        _class_count(num_classes, named, classes),
-        learned_upscore,
-        trained_on,
-        random_only,
-    )
+    model, info = _load(checkpoint, variant, num_classes, named, learned_upscore, trained_on, random_only)
     spec, assumptions = _describe(checkpoint, model, info, trained_on, stated)
     step("writing")
     if target.suffix == ".safetensors":
-        from fcn_deploy.model.checkpoints.native import save_safetensors
+        from fcn_deploy.model.checkpoints import save_safetensors
 
         spec = save_safetensors(model, spec.replace(precision=precision), target, dtype=precision)
     else:
@@ -198,42 +191,36 @@ def _outputs(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for name in OUTPUTS if name == "labels" or name in names)
 
 
-def _class_set(classes: str | Path | Sequence[str] | None) -> ClassSet | None:
+def _class_set(classes: str | Path | Sequence[str] | None, count: int | None) -> ClassSet | None:
     if classes is None:
         return None
-    return named_classes(classes) if isinstance(classes, (str, Path)) else ClassSet(tuple(classes))
-
-
-def _class_count(
-    stated: int | None, named: ClassSet | None, classes: str | Path | Sequence[str] | None
-) -> int | None:
-    if named is None:
-        return stated
-    if stated not in (None, len(named.names)):
-        source = classes if isinstance(classes, (str, Path)) else "the list of names"
-        raise UsageError(f"{source} names {len(named.names)} classes, and --num-classes says {stated}")
-    return len(named.names)
+    if isinstance(classes, (str, Path)):
+        named, source = named_classes(classes), str(classes)
+    else:
+        named, source = ClassSet(tuple(classes)), "the list of names"
+    if count not in (None, len(named.names)):
+        raise UsageError(f"{source} names {len(named.names)} classes, and --num-classes says {count}")
+    return named
 
 
 def _load(
     checkpoint: str | Path | FCN8s,
     variant: str | None,
     num_classes: int | None,
+    named: ClassSet | None,
     learned_upscore: bool,
     trained_on: str,
     random_only: dict[str, int | None],
 ) -> tuple[FCN8s, CheckpointInfo]:
     require("torch", extra="export")
-    from fcn_deploy.model.checkpoints.describe import in_memory
-    from fcn_deploy.model.checkpoints.layouts import load_checkpoint
-    from fcn_deploy.model.checkpoints.random import random_model
+    from fcn_deploy.model.checkpoints import in_memory, load_checkpoint, random_model
 
     if not isinstance(checkpoint, (str, Path)):
         return checkpoint, in_memory(checkpoint)
     if checkpoint == "random":
         seed = random_only["seed"] or 0
         return random_model(
-            num_classes or 21,
+            num_classes or (named and len(named.names)) or 21,
             variant or "fcn8s",
             width=random_only["width"],
             fc_channels=random_only["fc_channels"],
@@ -257,7 +244,7 @@ def _describe(
     stated: dict[str, Any],
 ) -> tuple[ModelSpec, tuple[str, ...]]:
     """The description, and a sentence for each thing in it that nobody stated."""
-    from fcn_deploy.model.checkpoints.describe import describe as spec_of
+    from fcn_deploy.model.checkpoints import describe as spec_of
 
     spec = spec_of(model, info, **stated)
     parent, *ancestors = spec.provenance

@@ -1,4 +1,4 @@
-"""What the CPU can do, as far as INT8 cares."""
+"""What the CPU can do that matters for INT8."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _VNNI = {"avx512_vnni", "avx_vnni", "avx512vnni", "avxvnni", "amx_int8"}
 
 @cache
 def cpu_features(source: Path = Path("/proc/cpuinfo")) -> frozenset[str] | None:
-    """The flags that Linux states for the first CPU; None where they are not known.
+    """The flags of the first CPU; None where they are not known, as on other systems than Linux.
 
     Args:
-        source: what Linux writes them into.
+        source: the file that Linux lists them in.
     """
     try:
         text = source.read_text(encoding="ascii", errors="replace")
@@ -32,14 +32,14 @@ def cpu_features(source: Path = Path("/proc/cpuinfo")) -> frozenset[str] | None:
 
 
 def has_vnni(features: frozenset[str] | None = None, machine: str | None = None) -> bool | None:
-    """Whether byte products are summed without saturation by one instruction.
+    """Whether the CPU has VNNI, which sums products of bytes without saturation.
 
     Args:
         features: flags of a CPU; None takes this machine's.
         machine: its architecture; None takes this machine's.
 
     Returns:
-        None where it is not known, or the CPU is not an x86: others do not saturate.
+        None where it is not known, or the CPU is not x86: other CPUs do not saturate.
     """
     found = cpu_features() if features is None else features
     if (machine or platform.machine()) not in _X86 or found is None:
@@ -48,16 +48,16 @@ def has_vnni(features: frozenset[str] | None = None, machine: str | None = None)
 
 
 def check_int8(spec: ModelSpec, path: Path, *, fuses_signed: bool = False) -> None:
-    """Refuse a file whose integers this CPU would add up wrongly.
+    """Refuse a file whose sums of integers would saturate on this CPU.
 
     Args:
         spec: its description.
         path: the file, for the message.
-        fuses_signed: whether the backend turns signed Q/DQ, made for TensorRT, into integer kernels.
+        fuses_signed: whether the backend computes signed Q/DQ, made for TensorRT, with integer kernels.
             Their 8-bit weights saturate too: a tenth of the labels changed in OpenVINO.
 
     Raises:
-        BackendUnavailable: its sums need VNNI, and this CPU has none.
+        BackendUnavailable: its sums need VNNI, which this CPU does not have.
     """
     record = spec.evidence.get("quantization")
     assumes = isinstance(record, dict) and bool(record.get("assume_vnni"))
@@ -70,5 +70,5 @@ def check_int8(spec: ModelSpec, path: Path, *, fuses_signed: bool = False) -> No
     elif assumes and has_vnni() is False:
         raise BackendUnavailable(
             f"{path} was quantised for CPUs with VNNI, and this one has none: its sums would saturate at 16 "
-            "bits and labels go wrong without a word; quantise it again without --assume-vnni"
+            "bits and labels would be wrong without any error; quantise it again without --assume-vnni"
         )

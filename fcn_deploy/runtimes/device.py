@@ -6,7 +6,7 @@ from abc import abstractmethod
 from typing import Any, final
 
 from fcn_deploy.runtimes.base import Runtime
-from fcn_deploy.runtimes.cuda.arrays import DeviceSegmentation
+from fcn_deploy.runtimes.cuda import DeviceSegmentation
 
 
 class DeviceRuntime(Runtime):

@@ -1,9 +1,8 @@
 """An ONNX file read in place, without the onnx package.
 
-An ONNX file is a protocol buffer. The few fields wanted here are walked to in place: a device
-needs no onnx package for it, weights are passed over without being read, and a file that would
-make ONNX Runtime read something outside its own folder is refused before it can (up to 1.23 it
-follows any path).
+An ONNX file is a protocol buffer. The few fields needed here are found in place: a device needs no onnx
+package, weights are skipped without being read, and a file that would make ONNX Runtime read something
+outside its own folder is refused before it can (up to 1.23 it follows any path).
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ CHUNK = 1 << 20
 
 
 _SMALL_TENSOR = 1024
-"""Bytes that a tensor may have to be kept by :func:`without_weights`: sizes and indices do."""
+"""The most bytes of a tensor that :func:`without_weights` keeps; enough for sizes and indices."""
 
 
 _TENSORS_IN: dict[str, dict[int, str]] = {
@@ -40,7 +39,7 @@ _TENSORS_IN: dict[str, dict[int, str]] = {
     },
     "SparseTensorProto": {1: "TensorProto", 2: "TensorProto"},
 }
-"""Message -> field number -> message held there, along every way to a tensor (onnx.proto3)."""
+"""Message -> field number -> message in that field, for each path to a tensor (onnx.proto3)."""
 
 
 class _Field(NamedTuple):
@@ -55,7 +54,7 @@ class _Field(NamedTuple):
 
 
 class _ExternalData(NamedTuple):
-    """Where a tensor's bytes lie beside the graph."""
+    """Where a tensor's bytes are outside the graph."""
 
     location: str
     offset: int
@@ -65,7 +64,7 @@ class _ExternalData(NamedTuple):
 def without_weights(path: Path) -> bytes:
     """An ONNX file without the contents of its larger tensors: the graph, with names, types and shapes.
 
-    What is left parses in no time, however large the model is.
+    The result is quick to parse, however large the model is.
 
     Raises:
         ModelError: the file is damaged.
@@ -108,8 +107,8 @@ def _message(number: int, payload: bytes) -> bytes:
 def check_external_data(path: Path) -> None:
     """Refuse an ONNX file whose external data lies elsewhere, is missing or was cut off.
 
-    The data may lie in the folder of ``path`` or below; where ``path`` is a symbolic link, in the
-    folder that it leads to as well. Links are followed first, so none leads out.
+    The data may be in the folder of ``path`` or below; where ``path`` is a symbolic link, also in the
+    folder that it points to. Links are resolved first, so none can point outside.
 
     Raises:
         ModelError: names the data file and what is wrong with it.
@@ -126,7 +125,7 @@ def check_external_data(path: Path) -> None:
 
 
 def data_file(path: Path, location: str) -> Path:
-    """The file that a location of external data means. Raises ModelError where it may not be read."""
+    """The file that external data is read from. Raises ModelError where it is outside or missing."""
     allowed = (path.parent.resolve(), path.resolve().parent)
     try:
         target = (path.parent / location).resolve()
@@ -135,7 +134,7 @@ def data_file(path: Path, location: str) -> Path:
         target, exists = Path(), False
     if Path(location).is_absolute() or (exists and not any(folder in target.parents for folder in allowed)):
         raise ModelError(
-            f"{path} wants its weights read from {location!r}, outside its own folder, which is not done; "
+            f"{path} reads its weights from {location!r}, outside its own folder, which is refused; "
             "put the weights beside the model and export it again"
         )
     if not exists:
@@ -147,7 +146,7 @@ def data_file(path: Path, location: str) -> Path:
 
 @contextmanager
 def mapped(path: Path) -> Iterator[mmap.mmap]:
-    """The bytes of an ONNX file; whatever is malformed in them becomes a ModelError."""
+    """The bytes of an ONNX file; an error in reading them becomes a ModelError."""
     with open(path, "rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
         try:
             yield data
@@ -183,7 +182,7 @@ def message_fields(data: mmap.mmap, start: int, end: int) -> Iterator[_Field]:
 
 
 def _varint(data: mmap.mmap, position: int) -> tuple[int, int]:
-    """A little-endian base-128 number, and where the next thing begins."""
+    """A little-endian base-128 number, and the position after it."""
     value = 0
     for shift in range(0, 70, 7):
         byte = data[position]
@@ -205,7 +204,7 @@ def entries(data: mmap.mmap, fields: list[_Field], number: int) -> Iterator[tupl
 
 
 def external_data(data: mmap.mmap) -> Iterator[_ExternalData]:
-    """Every piece of external data that any tensor of the model names."""
+    """All external data that tensors of the model refer to."""
     for tensor in _tensors(data, _Field(0, _LENGTH_DELIMITED, 0, 0, len(data)), "ModelProto"):
         found = dict(entries(data, list(message_fields(data, tensor.start, tensor.end)), _EXTERNAL_DATA))
         if found:

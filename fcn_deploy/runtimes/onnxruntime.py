@@ -25,7 +25,7 @@ from fcn_deploy.lazy import installed, require, version_of
 from fcn_deploy.runtimes.backend import Description, FallbackOptions
 from fcn_deploy.runtimes.base import Frames, Runtime, cuda_index, first_line, usable_cores
 from fcn_deploy.runtimes.cpu import check_int8
-from fcn_deploy.runtimes.cuda.gpus import gpu_problem
+from fcn_deploy.runtimes.cuda import gpu_problem
 from fcn_deploy.runtimes.location import Location
 from fcn_deploy.runtimes.onnx_file import check_external_data
 from fcn_deploy.runtimes.onnx_format import OnnxFormat, read_onnx_spec

@@ -223,6 +223,6 @@ def _reads_others(wanted: Backend[Any], location: Location, found: list[Backend[
         f"the {wanted.name} backend reads {' and '.join(wanted.accepts())}, not {short_name(location)}; "
         f"choose {' or '.join(one.name for one in found)}"
     )
-    if wanted.written_by and isinstance(location, Path):
+    if wanted.written_by and wanted.suffixes and isinstance(location, Path):
         words += f", or make {location.stem}{wanted.suffixes[0]} with: {wanted.written_by}"
     return words

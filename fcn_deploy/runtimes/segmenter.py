@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fcn_deploy.errors import InferenceError, UsageError
 from fcn_deploy.runtimes.base import Runtime, Segmentation
-from fcn_deploy.runtimes.cuda.arrays import DeviceSegmentation
+from fcn_deploy.runtimes.cuda import DeviceSegmentation
 from fcn_deploy.runtimes.device import DeviceRuntime
 from fcn_deploy.spec import ModelSpec
 

@@ -70,7 +70,7 @@ def test_options_reach_the_method(cli, artefact: Path, measured: dict[str, objec
         *("--reference", "bundled", "--typical", "--frames", "clip"),
     )
     expected = {
-        **{"artefacts": [artefact], "sizes": [(24, 33), (1, 2)], "batches": [1, 4]},
+        **{"artefacts": [str(artefact)], "sizes": [(24, 33), (1, 2)], "batches": [1, 4]},
         **{"backends": ["onnxruntime"], "threads": 2, "rounds": 3, "seconds": 1.5},
         **{"reference": "bundled", "typical": True, "frames": Path("clip")},
     }

@@ -39,7 +39,7 @@ def onnx(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def engine(folder: Path, onnx: Path) -> Path:
-    from fcn_deploy.export.tensorrt.engine import build_engine
+    from fcn_deploy.building import build_engine
 
     path = folder / "model.engine"
     build_engine(onnx, path, profiles=[PROFILE])

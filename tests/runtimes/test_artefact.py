@@ -206,7 +206,7 @@ def test_weights_beside_the_model_may_be_read(model: Callable[[str], Path], loca
 
 @pytest.mark.parametrize("location", OUTSIDE)
 def test_weights_elsewhere_are_refused(model: Callable[[str], Path], location: str) -> None:
-    with pytest.raises(ModelError, match=r"net\.onnx wants its weights read from .*, outside its own folder"):
+    with pytest.raises(ModelError, match=r"net\.onnx reads its weights from .*, outside its own folder"):
         check_external_data(model(location))
 
 

@@ -1,4 +1,4 @@
-"""ONNX artefact -> engine and sidecar, with TensorRT 10, 11 or TensorRT-RTX: :func:`build_engine`.
+"""ONNX artefact -> engine and sidecar, with TensorRT 10, 11 or TensorRT-RTX: :func:`build_from_graph`.
 
 What the arguments alone can tell is checked here; what only TensorRT knows is checked in the process that
 builds (:mod:`fcn_deploy.export.tensorrt.worker`).
@@ -34,74 +34,43 @@ from fcn_deploy.spec import ModelSpec
 FLAVORS = ("auto", "tensorrt", "rtx")
 
 
-def build_engine(
+def build_from_graph(
     onnx: str | Path,
     output: str | Path,
+    settings: BuildSettings,
     *,
     profiles: Iterable[str | Profile] | None = None,
     flavor: str = "auto",
-    compute_capabilities: Iterable[str] = (),
-    workspace: int | None = None,
-    optimization_level: int | None = None,
-    hardware_compatible: bool = False,
-    version_compatible: bool = False,
-    dla_core: int | None = None,
     timing_cache: str | Path | None = None,
     require_precision: str | None = None,
     timeout: float | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> EngineResult:
-    """Build an engine of an exported model, and write what it is beside it.
+    """Build an engine of a graph in its own precision, and write what it is beside it.
 
-    The graph's precision is the engine's: convert it first (``export --precision fp16``, ``quantize``).
-    TensorRT runs in a process of its own, which ends with this call: where it crashes, this one goes on.
-    A build that fails or is interrupted leaves what was there before.
+    What :func:`fcn_deploy.build_engine` does once the graph has the precision wanted; its arguments are
+    explained there.
 
     Args:
         onnx: an ``.onnx`` that fcn-deploy exported or quantised.
-        output: ``NAME.engine``; its sidecar ``NAME.engine.json`` lands beside it.
-        profiles: ranges of batch x height x width as ``min:opt:max``, such as
-            ``1x360x480:1x720x960:4x1080x1920``, or one size. None takes single frames up to Full HD.
-        flavor: ``tensorrt``, ``rtx``, or ``auto``: TensorRT where it and a GPU are there, else RTX.
-        compute_capabilities: GPUs to build for, such as ``8.6``; TensorRT-RTX only. None given builds for
-            Ampere and later.
-        workspace: bytes of scratch memory that kernels may use, at most.
-        optimization_level: 0 (quickest build) to 5 (best engine).
-        hardware_compatible: one engine for Ampere and every later GPU; TensorRT only.
-        version_compatible: one engine for later versions too; TensorRT only.
-        dla_core: the DLA core to place layers on, the rest on the GPU; TensorRT only, fp16 or INT8, and
-            one profile of one size. Has not run on a device yet.
-        timing_cache: where timings of kernels are kept for later builds; TensorRT only. None keeps them
-            in ``NAME.engine.timing`` beside the engine.
+        output: ``NAME.engine``; its sidecar ``NAME.engine.json`` is written beside it.
+        settings: what the build is told beside the graph.
+        profiles: ranges of batch x height x width.
+        flavor: ``tensorrt``, ``rtx`` or ``auto``.
+        timing_cache: where timings of kernels are kept.
         require_precision: ``fp32``, ``fp16``, ``int8`` or ``int8+fp16`` that the graph, and where a device
             is there the engine, must honour; None requires what the model's description says.
-        timeout: seconds that the process which builds may take; None waits without limit.
-        progress: called with a few words as the work goes on, in the thread of this call. An exception of
-            it ends the build and goes on.
-
-    Returns:
-        The engine's path, and what was written beside it.
+        timeout: seconds that the process which builds may take.
+        progress: called in the thread of this call.
 
     Raises:
-        UsageError: an argument cannot be used, or the place cannot be written.
-        ModelError: the ONNX file is damaged, or carries no description.
-        MissingDependency: the TensorRT asked for is not installed.
-        BackendUnavailable: TensorRT is asked for where no GPU is.
-        EngineError: TensorRT refuses the graph, crashes, runs out of memory or takes longer than
-            ``timeout``, or the precision is not honoured.
+        UsageError, ModelError, MissingDependency, BackendUnavailable, EngineError: as
+            :func:`fcn_deploy.build_engine`.
     """
     begun = time.monotonic()
     target = Path(output)
     if target.suffix != ".engine":
         raise UsageError(f"{target}: the name of an engine must end in .engine")
-    settings = BuildSettings(
-        workspace=workspace,
-        optimization_level=optimization_level,
-        compute_capabilities=tuple(dict.fromkeys(compute_capabilities)),
-        hardware_compatible=hardware_compatible,
-        version_compatible=version_compatible,
-        dla_core=dla_core,
-    )
     _check_arguments(settings, flavor, timeout)
     source = read_source(onnx)
     wanted = require_precision or source.spec.precision

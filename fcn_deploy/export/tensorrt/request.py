@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from fcn_deploy.export.tensorrt.builder import BuildSettings
-from fcn_deploy.runtimes.cuda.gpus import Gpu
+from fcn_deploy.runtimes.cuda import Gpu
 from fcn_deploy.runtimes.tensorrt.profiles import Profile
 from fcn_deploy.spec import ModelSpec
 

@@ -35,7 +35,7 @@ from fcn_deploy.export.tensorrt.profiles import is_static
 from fcn_deploy.export.tensorrt.request import BuildRequest, Built, Reporter
 from fcn_deploy.files import require_space
 from fcn_deploy.lazy import import_tensorrt, installed
-from fcn_deploy.runtimes.cuda.gpus import Gpu, describe_gpu, free_memory, gpu_problem
+from fcn_deploy.runtimes.cuda import Gpu, describe_gpu, free_memory, gpu_problem
 from fcn_deploy.runtimes.tensorrt.sidecar import NOT_CHECKED, TENSORRT, TENSORRT_RTX, product_name
 
 

@@ -1,6 +1,6 @@
 """Checkpoints -> networks, and networks -> our own safetensors. Importing it needs torch."""
 
-from fcn_deploy.model.checkpoints.describe import CheckpointInfo, describe
+from fcn_deploy.model.checkpoints.describe import CheckpointInfo, describe, in_memory
 from fcn_deploy.model.checkpoints.layouts import load_checkpoint
 from fcn_deploy.model.checkpoints.native import bundled_path, load_safetensors, save_safetensors
 from fcn_deploy.model.checkpoints.random import random_model
@@ -9,6 +9,7 @@ __all__ = [
     "CheckpointInfo",
     "bundled_path",
     "describe",
+    "in_memory",
     "load_checkpoint",
     "load_safetensors",
     "random_model",

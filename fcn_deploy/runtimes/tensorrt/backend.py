@@ -12,8 +12,7 @@ from fcn_deploy.files import sha256_of
 from fcn_deploy.lazy import import_tensorrt, installed, version_of
 from fcn_deploy.runtimes.backend import Backend, BackendOptions, Description
 from fcn_deploy.runtimes.base import Runtime
-from fcn_deploy.runtimes.cuda.driver import binding_problem
-from fcn_deploy.runtimes.cuda.gpus import Gpu, describe_gpu, gpu_problem
+from fcn_deploy.runtimes.cuda import Gpu, binding_problem, describe_gpu, gpu_problem
 from fcn_deploy.runtimes.location import Location
 from fcn_deploy.runtimes.tensorrt.sidecar import (
     TENSORRT,

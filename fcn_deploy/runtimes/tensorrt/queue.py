@@ -9,9 +9,7 @@ from contextlib import ExitStack
 from typing import Any, NamedTuple, final
 
 from fcn_deploy.errors import FcnDeployError, InferenceError
-from fcn_deploy.runtimes.cuda.arrays import DeviceFrames
-from fcn_deploy.runtimes.cuda.device import Device
-from fcn_deploy.runtimes.cuda.streams import Graph
+from fcn_deploy.runtimes.cuda import Device, DeviceFrames, Graph
 from fcn_deploy.runtimes.tensorrt import loading
 from fcn_deploy.runtimes.tensorrt.loading import ContextFactory
 from fcn_deploy.runtimes.tensorrt.profiles import Profile, Size

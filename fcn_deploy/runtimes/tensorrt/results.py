@@ -8,8 +8,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any, final
 
-from fcn_deploy.runtimes.cuda.arrays import DeviceArray, DeviceSegmentation
-from fcn_deploy.runtimes.cuda.device import Device
+from fcn_deploy.runtimes.cuda import Device, DeviceArray, DeviceSegmentation
 from fcn_deploy.runtimes.tensorrt.profiles import Size
 from fcn_deploy.runtimes.tensorrt.slots import Output
 from fcn_deploy.spec import ModelSpec

@@ -31,10 +31,14 @@ from numpy.typing import NDArray
 from fcn_deploy.errors import BackendUnavailable, InferenceError, MissingDependency
 from fcn_deploy.lazy import import_tensorrt
 from fcn_deploy.runtimes.base import Frames, check_frame_shape, cuda_index
-from fcn_deploy.runtimes.cuda.arrays import DeviceSegmentation, device_frames
-from fcn_deploy.runtimes.cuda.device import Device, open_device
-from fcn_deploy.runtimes.cuda.driver import DeviceLost
-from fcn_deploy.runtimes.cuda.gpus import gpu_problem
+from fcn_deploy.runtimes.cuda import (
+    Device,
+    DeviceLost,
+    DeviceSegmentation,
+    device_frames,
+    gpu_problem,
+    open_device,
+)
 from fcn_deploy.runtimes.device import DeviceRuntime
 from fcn_deploy.runtimes.tensorrt.loading import (
     ContextFactory,

@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 from fcn_deploy.contract import DEPLOY, Tensor
 from fcn_deploy.errors import InferenceError
 from fcn_deploy.runtimes.base import Frames
-from fcn_deploy.runtimes.cuda.device import Device
-from fcn_deploy.runtimes.cuda.streams import Event, Stream
+from fcn_deploy.runtimes.cuda import Device, Event, Stream
 from fcn_deploy.runtimes.tensorrt.profiles import Size
 
 SLOTS = 2

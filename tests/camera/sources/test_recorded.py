@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from fcn_deploy.camera.frames import CameraFrame
+from fcn_deploy.camera.sources import recorded
 from fcn_deploy.camera.sources.opening import open_source
 from fcn_deploy.camera.sources.options import SourceOptions
 from fcn_deploy.camera.sources.recorded import IterableSource
@@ -33,6 +34,30 @@ def video(tmp_path_factory):
         writer.write(picture(30 * index))
     writer.release()
     return path
+
+
+class Clock:
+    """Replaces ``time`` and the stopping event: a wait moves the clock and takes no time."""
+
+    def __init__(self, end=float("inf")):
+        self.now, self.end = 0.0, end
+
+    def monotonic(self):
+        return self.now
+
+    def wait(self, seconds):
+        self.now += max(0.0, seconds)
+        return self.is_set()
+
+    def is_set(self):
+        return self.now >= self.end
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    made = Clock()
+    monkeypatch.setattr(recorded, "time", made)
+    return made
 
 
 def collect(source, stopping=None):
@@ -60,24 +85,21 @@ def test_a_video_can_be_read_again(video):
     assert len(collect(source)) == len(collect(source)) == FRAMES
 
 
-def test_at_real_time_pace_a_video_is_live_and_takes_its_time(video):
+def test_at_real_time_pace_a_video_is_live_and_takes_its_time(video, clock):
     source = open_source(video, options=SourceOptions(pace="real-time"))
     assert source.live
-    frames = collect(source)
-    gaps = np.diff([frame.captured for frame in frames])
-    assert len(frames) == FRAMES
-    assert gaps.min() > 0.04
-    assert frames[-1].captured - frames[0].captured == pytest.approx((FRAMES - 1) / 20, abs=0.1)
+    frames = collect(source, clock)
+    assert [frame.captured for frame in frames] == pytest.approx([index / 20 for index in range(FRAMES)])
 
 
-def test_a_slow_consumer_gets_no_burst_of_frames_afterwards(video):
+def test_a_slow_consumer_gets_no_burst_of_frames_afterwards(video, clock):
     source = open_source(video, options=SourceOptions(pace="real-time"))
     times = []
-    for frame in source.frames(threading.Event()):
+    for frame in source.frames(clock):
         times.append(frame.captured)
         if frame.index == 0:
-            time.sleep(0.2)  # four frames' time
-    assert np.diff(times[1:]).min() > 0.04
+            clock.now += 0.2  # four frames' time
+    assert times == pytest.approx([0.0, 0.2, 0.25, 0.3, 0.35, 0.4])
 
 
 def test_stopping_ends_a_wait_for_the_pace_at_once(tmp_path):
@@ -203,13 +225,12 @@ def test_camera_frames_are_passed_on_unchanged():
     assert collect(IterableSource([frame])) == [frame]
 
 
-def test_a_generator_is_read_at_the_pace_given_and_stays_open():
+def test_a_generator_is_read_at_the_pace_given_and_stays_open(clock):
     generator = (picture() for _ in range(100))
     source = IterableSource(generator, live=True, fps=50)
-    stopping = threading.Event()
-    threading.Timer(0.15, stopping.set).start()
-    frames = collect(source, stopping)
-    assert 4 <= len(frames) <= 9
+    clock.end = 0.15
+    frames = collect(source, clock)
+    assert [frame.captured for frame in frames] == pytest.approx([index / 50 for index in range(8)])
     assert source.live
     assert source.length is None
     next(generator)

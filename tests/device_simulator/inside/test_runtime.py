@@ -530,7 +530,8 @@ def test_a_machine_without_tensorrt_says_so(
     def missing(flavor: str = "auto") -> None:
         raise MissingDependency(f"{flavor} is not installed")
 
-    monkeypatch.setattr("fcn_deploy.runtimes.tensorrt.runtime.import_tensorrt", missing)
+    for module in ("backend", "runtime"):
+        monkeypatch.setattr(f"fcn_deploy.runtimes.tensorrt.{module}.import_tensorrt", missing)
     with pytest.raises(
         BackendUnavailable, match=r"reads tiny.engine, cannot run here: auto is not installed"
     ):

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from fcn_deploy.building import build_engine
 from fcn_deploy.errors import EngineError, UsageError
 from fcn_deploy.export.tensorrt import builder, worker
 from fcn_deploy.export.tensorrt.builder import Build, BuildSettings, LogCapture, capture_log
-from fcn_deploy.export.tensorrt.engine import build_engine
 from fcn_deploy.export.tensorrt.profiles import default_profiles
 from fcn_deploy.runtimes.cuda.gpus import Gpu
 from fcn_deploy.runtimes.tensorrt.sidecar import TENSORRT, EngineTarget, check_engine, this_platform

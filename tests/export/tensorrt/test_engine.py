@@ -14,13 +14,15 @@ from pathlib import Path
 import onnx
 import pytest
 
+from fcn_deploy.building import build_engine
 from fcn_deploy.calibration.quantization import quantize
 from fcn_deploy.errors import BackendUnavailable, EngineError, FcnDeployError, ModelError, UsageError
 from fcn_deploy.export.graph.files import read_model, write_model
 from fcn_deploy.export.precision import to_fp16
 from fcn_deploy.export.tensorrt import builder, engine, worker
+from fcn_deploy.export.tensorrt.builder import BuildSettings
 from fcn_deploy.export.tensorrt.description import RTX_PORTABLE
-from fcn_deploy.export.tensorrt.engine import build_engine
+from fcn_deploy.export.tensorrt.engine import build_from_graph
 from fcn_deploy.files import sha256_of
 from fcn_deploy.model.fcn8s import VARIANTS
 from fcn_deploy.runtimes.artefact import identity
@@ -209,7 +211,9 @@ def test_a_precision_that_the_graph_does_not_declare_is_refused(
     graph: InPrecision, tmp_path: Path, wanted: str
 ) -> None:
     with pytest.raises(EngineError, match=rf"built as {wanted.replace('+', '.')} and its graph says fp32"):
-        build_engine(graph(), tmp_path / "x.engine", flavor="rtx", require_precision=wanted)
+        build_from_graph(
+            graph(), tmp_path / "x.engine", BuildSettings(), flavor="rtx", require_precision=wanted
+        )
 
 
 def test_a_description_that_promises_more_than_the_graph_is_refused(

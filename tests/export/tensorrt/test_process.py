@@ -17,10 +17,10 @@ from pathlib import Path
 
 import pytest
 
+from fcn_deploy.building import build_engine
 from fcn_deploy.child import environment
 from fcn_deploy.errors import EngineError, MissingDependency, UsageError
 from fcn_deploy.export.tensorrt import process, worker
-from fcn_deploy.export.tensorrt.engine import build_engine
 from fcn_deploy.export.tensorrt.pipe import ChildTraceback
 from fcn_deploy.runtimes.tensorrt.sidecar import check_engine
 
