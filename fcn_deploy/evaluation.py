@@ -212,7 +212,7 @@ def evaluate(
 @contextmanager
 def _simulated(artefact: str | Path, wanted: bool) -> Iterator[str | Path]:
     """The artefact, or a temporary file that rounds as fp16 does where that is wanted and it holds fp16."""
-    location = locate(artefact)
+    location = locate(artefact) if wanted else artefact
     if not (wanted and is_onnx_file(location) and "fp16" in read_spec(location).precision):
         yield artefact
         return
