@@ -4,8 +4,8 @@
 
 All parse the file, build with the same profile and target, and write the engine. What build-engine adds is
 the start of the process that TensorRT runs in, reading the graph for its precision and memory, hashing the
-file and the engine, progress, the sidecar, and waiting until the disk has both; the bare calls followed by
-fsync tell how much the last takes.
+file and the engine, progress, the sidecar, and flushing both to disk; the bare calls followed by
+fsync show how long the last takes.
 
 Each build is timed in a fresh process, as users run it, because a second one reuses memory of the first. What
 that process imports is not timed; what the one of build-engine imports is. The ways take turns; ratios are

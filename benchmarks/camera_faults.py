@@ -3,8 +3,8 @@
     python benchmarks/camera_faults.py [model.onnx]
 
 Each fault is real where it can be: an RTSP server that is killed or frozen, an MJPEG camera that sends half
-pictures, a disk of 256 KB that runs full (a tmpfs; only the superuser can have one), signals to the command
-line. Needs what tests/camera/rtsp_server.py needs. With a model the signals are sent while it really works.
+pictures, a disk of 256 KB that becomes full (a tmpfs; only the superuser can mount one), signals to the
+command line. Needs what tests/camera/rtsp_server.py needs. With a model the signals are sent while it runs.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def frozen() -> tuple[str, float]:
         server.thaw()
         before = run.delivered
         run.wait_for(before + 1)
-        return "noticed after the read time-out of 2 s; frames again once it thaws", noticed
+        return "noticed after the read timeout of 2 s; frames again once it continues", noticed
 
 
 def unplugged_for_good() -> tuple[str, float]:
@@ -91,12 +91,12 @@ def corrupt() -> tuple[str, float]:
             began = time.monotonic()
             run.wait_for(run.delivered + 60)
             now = run.statistics()
-            outcome = f"{now.delivered} delivered, {now.reconnects} reconnects: goes on"
+            outcome = f"{now.delivered} delivered, {now.reconnects} reconnects: continues"
             return f"{outcome} (time: 60 frames at 30 a second)", time.monotonic() - began
 
 
 def disk_full() -> tuple[str, float]:
-    """An overlay video on a disk that has no room for it."""
+    """An overlay video on a disk that is too small for it."""
     with small_disk() as folder:
         if folder is None:
             return "not run: only the superuser can make a small disk", float("nan")
@@ -146,7 +146,7 @@ def model_fails() -> tuple[str, float]:
 
 
 def by_signal(number: signal.Signals) -> tuple[str, float]:
-    """The command line, with an overlay video of an RTSP stream; whether the video is whole."""
+    """The command line, with an overlay video of an RTSP stream; whether the video is complete."""
     import cv2
 
     model = sys.argv[1] if len(sys.argv) > 1 else None
@@ -174,7 +174,7 @@ def by_signal(number: signal.Signals) -> tuple[str, float]:
 
 
 class Running:
-    """A pipeline in a thread, and what became of it."""
+    """A pipeline in a thread, and how it ended."""
 
     def __init__(self, source: Source, sinks: list[Any] | None = None, rule: Any = 2) -> None:
         self.delivered = 0

@@ -2,10 +2,10 @@
 
     python benchmarks/cells.py model.onnx [--size 360x480] [--rounds 40]
 
-Takes an fp32 .onnx, cuts off what stands behind its scores, and times that end as it is and by cell, in
+Takes an fp32 .onnx, extracts the graph from its scores to the labels, and times it as it is and by cell, in
 ONNX Runtime and OpenVINO, on scores with large regions, on noise, where nearly every cell has to be
-compared, and on one class. The two take turns; medians in milliseconds. Where labels differ, two classes
-are equal to the last digits; the share of equal ones is given.
+compared, and on one class. The two take turns; medians in milliseconds. Labels differ only where two
+classes have nearly equal scores; the share of equal labels is printed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from fcn_deploy.export.graph.cells import label_by_cell
 from fcn_deploy.export.graph.files import read_model
-from fcn_deploy.export.graph.surgery import find_output
+from fcn_deploy.export.graph.surgery import find_node
 from fcn_deploy.runtimes.base import usable_cores
 from fcn_deploy.testing import onnxruntime_session, openvino_model
 
@@ -31,7 +31,7 @@ Run = Callable[[dict[str, NDArray[np.generic]]], NDArray[np.uint8]]
 
 def end_of(model: onnx.ModelProto) -> onnx.ModelProto:
     """From the scores that the last resize reads to the labels; the scores are the input ``scores``."""
-    resized = find_output(model, "ArgMax").input[0]
+    resized = find_node(model, "ArgMax").input[0]
     resize = next(node for node in model.graph.node if resized in node.output)
     resize.input[0] = "scores"
     shape = ["batch", "classes", "h", "w"]

@@ -9,12 +9,12 @@ without an interpreter is left out. Each quantisation is one process: its time i
 memory the largest resident set of the whole process, with what it had after importing beside it.
 
 Every ONNX result is scored twice in ONNX Runtime on the CPU. "As written" computes each node as the
-graph says, without optimisation: what the numbers of the file are worth. "Optimised" is how ONNX Runtime
+graph says, without optimisation: the accuracy of the file itself. "Optimised" is how ONNX Runtime
 runs it by default, on this CPU. They differ, and not only by rounding:
 
 - ONNX Runtime 1.31 turns float biases of quantised convolutions into int32 (WeightBiasQuantization). In
   a graph whose rest is fp16 it takes the quotient of bias and scale in fp16, where more than 65504 is
-  infinite, so a layer with a large bias or a small scale comes out wrong, without a word.
+  infinite, so a layer with a large bias or a small scale gives wrong results, without a warning.
 - Weights of 8 bits saturate in the integer kernels of x86 CPUs without VNNI.
 
 Neither concerns TensorRT, for which ModelOpt's files and our target tensorrt are meant. OpenVINO's own
@@ -35,8 +35,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from fcn_deploy.spec import ModelSpec
 
-# fcn_deploy and what it opens are imported when everything is quantised. On Linux the peak of a new
-# process starts at what the one that started it holds, so this one has to stay small until then.
+# fcn_deploy and what it opens are imported when everything is quantised. On Linux the peak memory of a
+# new process starts at that of its parent, so this process has to stay small until then.
 
 SCRIPTS = Path(__file__).parent / "ptq"
 
@@ -81,7 +81,7 @@ def jobs(args: argparse.Namespace, folder: Path, frames: Path) -> list[Job]:
 
 
 def in_process(command: list[str], log: Path) -> dict[str, Any]:
-    """Run it, keep what it says in ``log``, and answer the JSON of its last line."""
+    """Run it, write its output to ``log``, and return the JSON of its last line."""
     began = time.perf_counter()
     try:
         with log.open("w") as file:
@@ -89,7 +89,7 @@ def in_process(command: list[str], log: Path) -> dict[str, Any]:
     except OSError as exc:
         return {"failed": f"{command[0]} does not start: {exc.strerror}"}
     lines = log.read_text().split("\n")
-    last = next((line for line in reversed(lines) if line.strip()), "it said nothing")
+    last = next((line for line in reversed(lines) if line.strip()), "it printed nothing")
     if done.returncode:
         return {"failed": f"exit code {done.returncode}: {last}"}
     try:
@@ -129,7 +129,7 @@ class EveryNth:
 
 
 class OpenVinoIr:
-    """OpenVINO's own format, with as much of a segmenter as evaluate asks for."""
+    """OpenVINO's own format, with those methods of a segmenter that ``evaluate`` uses."""
 
     backend = "openvino"
 
@@ -212,7 +212,7 @@ def main() -> None:
     parser.add_argument("--stride", type=int, default=1, help="score each n-th labelled frame")
     parser.add_argument("--modelopt", help="the interpreter that has nvidia-modelopt[onnx]")
     parser.add_argument("--nncf", help="the interpreter that has nncf, openvino, onnx and onnxruntime")
-    parser.add_argument("--keep", type=Path, help="a folder for the results and what the tools said")
+    parser.add_argument("--keep", type=Path, help="a folder for the results and the logs of the tools")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
 

@@ -4,11 +4,11 @@
     python benchmarks/gpu_check.py --engine model.engine --onnx model.onnx
 
 Without --engine the bundled model is exported and an engine built of each precision. Every engine is
-then held against ONNX Runtime on the CPU with the same ONNX file, timed beside trtexec where that is
+then compared with ONNX Runtime on the CPU with the same ONNX file, timed beside trtexec where that is
 installed, timed with and without overlap, and fed frames of varying size through every CUDA binding
-that is installed, while the GPU's free memory is watched. report.md and report.json land in --out.
+that is installed, while the GPU's free memory is watched. report.md and report.json are written to --out.
 
-A step that fails says so in the report and the others go on; the exit code is 1 then. `make gpu-check`
+A step that fails is marked in the report and the others continue; the exit code is then 1. `make gpu-check`
 runs it.
 """
 
@@ -65,7 +65,7 @@ class Report:
     steps: list[dict[str, Any]] = field(default_factory=list)
 
     def step(self, name: str, do: Callable[[], dict[str, Any]]) -> None:
-        """Run one step; whatever it raises is its result."""
+        """Run one step; an exception is its result."""
         print(f"{name} ...", flush=True)
         began = time.monotonic()
         try:
@@ -85,9 +85,9 @@ class Report:
         lines += ["| step | ok | s | found |", "| --- | --- | --- | --- |"]
         for step in self.steps:
             rest = {k: v for k, v in step.items() if k not in ("step", "ok", "seconds")}
-            told = ", ".join(f"{k} {v}" for k, v in rest.items()).replace("|", "/").replace("\n", " ")
+            details = ", ".join(f"{k} {v}" for k, v in rest.items()).replace("|", "/").replace("\n", " ")
             lines.append(
-                f"| {step['step']} | {'yes' if step['ok'] else '**no**'} | {step['seconds']} | {told} |"
+                f"| {step['step']} | {'yes' if step['ok'] else '**no**'} | {step['seconds']} | {details} |"
             )
         (folder / "report.md").write_text("\n".join(lines) + "\n")
 
@@ -101,17 +101,17 @@ def command(*words: object) -> str:
 
 
 def build(folder: Path, precision: str, height: int, width: int) -> dict[str, Any]:
-    """An engine of one precision, and the ONNX file that answers the same on a CPU."""
+    """An engine of one precision, built by the command line; its size and precision."""
     onnx, engine = folder / "model.onnx", folder / f"model.{precision}.engine"
     options: list[object] = [*PRECISIONS[precision]]
     if "--calib" in options:
         options.append(folder / "clip" / "images")
     profile = f"1x1x1:1x{height}x{width}:2x{2 * height}x{2 * width}"
-    told = json.loads(command("build-engine", onnx, *options, "--profile", profile, "-o", engine, "--json"))
+    built = json.loads(command("build-engine", onnx, *options, "--profile", profile, "-o", engine, "--json"))
     return {
-        "megabytes": round(told["bytes"] / 1e6, 1),
-        "declared": told["sidecar"]["precision"]["declared"]["layers"],
-        "achieved": told["sidecar"]["precision"]["achieved"],
+        "megabytes": round(built["bytes"] / 1e6, 1),
+        "declared": built["sidecar"]["precision"]["declared"]["layers"],
+        "achieved": built["sidecar"]["precision"]["achieved"],
     }
 
 
@@ -184,7 +184,7 @@ def trtexec(engine: Path, size: tuple[int, int, int]) -> dict[str, Any]:
 
 
 def leaks(engine: Path, binding: str, count: int) -> dict[str, Any]:
-    """Frames of varying size; what the GPU has less of afterwards, and after the first hundred."""
+    """Frames of varying size; the GPU memory lost over all of them, and after the first hundred."""
     profiles = read_sidecar(engine).profiles
     rng = np.random.default_rng(0)
     before = free_memory()

@@ -1,4 +1,4 @@
-"""A camera at 30 frames a second with a model that manages 10: is what is delivered fresh, for how long?
+"""A camera with 30 frames a second and a model that manages 10: how old are the delivered frames?
 
     python benchmarks/live_camera.py --minutes 10 --model-fps 10
     python benchmarks/live_camera.py --restarts 5
@@ -6,9 +6,9 @@
 
 An RTSP server (tests/camera/rtsp_server.py, which names Debian's packages that it needs) serves H.264 on
 loopback. Each frame has the time at which it was drawn in it, as black and white blocks, read from this
-machine's monotonic clock; so the age of a frame holds encoder, network, decoder, every queue and the
-model. ``--restarts`` kills the server like a power cut, starts it again a second later, and gives it
-another size once. Counts, ages and memory are printed as they are found; nothing is left out.
+machine's monotonic clock; so the age of a frame includes encoder, network, decoder, every queue and the
+model. ``--restarts`` kills the server like a power cut, starts it again a second later, and once with
+another frame size. Counts, ages and memory are printed as they are measured.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ WINDOW = 2.0
 
 
 class Log:
-    """When frames were delivered, how old they were, and their sizes; compact, for memory is measured."""
+    """When frames were delivered, how old they were, and their sizes; arrays, to need little memory."""
 
     def __init__(self) -> None:
         self.times, self._ages = array("d"), array("d")
@@ -91,8 +91,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=1.0)
     parser.add_argument("--restarts", type=int, default=0)
     parser.add_argument("--uptime", type=float, default=6.0, help="seconds between two kills")
-    parser.add_argument("--fps", type=int, default=30, help="that the server serves")
-    parser.add_argument("--model-fps", type=float, default=10.0, help="that the fake model manages")
+    parser.add_argument("--fps", type=int, default=30, help="frames a second of the server")
+    parser.add_argument("--model-fps", type=float, default=10.0, help="frames a second of the fake model")
     parser.add_argument("--artefact", help="a real model instead of the fake one")
     parser.add_argument("--transport", default="tcp", choices=("tcp", "udp"))
     parser.add_argument("--bare", action="store_true", help="the source alone, without a pipeline")
@@ -174,7 +174,7 @@ def _minutes(server: rtsp_server.Server, log: Log, run: Run, args: argparse.Name
         since = time.monotonic()
         until = begun + minute * args.minutes * 60 / max(1, round(args.minutes))
         resident = []
-        while (left := until - time.monotonic()) > 0:  # it swings by a dozen frames from moment to moment
+        while (left := until - time.monotonic()) > 0:  # it varies by the size of a dozen frames
             time.sleep(min(1.0, left))
             resident.append(_resident())
         row = {
@@ -275,7 +275,7 @@ def _ms(seconds: float | None) -> str:
 
 
 def _resident() -> int:
-    """Resident memory of this process, in kB, as the kernel tells it."""
+    """Resident memory of this process, in kB, from the kernel."""
     status = Path("/proc/self/status").read_text(encoding="ascii")
     return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS")))
 

@@ -1,4 +1,4 @@
-"""What showing a frame costs: the overlay, and what is made of it for a browser, a video or a folder.
+"""The time to show a frame: the overlay, the preview in a browser, a video, and label maps.
 
     python benchmarks/overlay.py [--size 720x960] [--rounds 100]
 

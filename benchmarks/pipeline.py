@@ -3,13 +3,13 @@
     python benchmarks/pipeline.py [--model model.onnx] [--size 360x480] [--frames 150] [--rounds 7]
 
 1. A runtime that waits as a device does (it sleeps, and leaves the cores alone). *bare* calls it frame
-   after frame with frames that lie in memory; *loop* decodes a frame from a video, calls it, draws the
+   after frame with frames in memory; *loop* decodes a frame from a video, calls it, draws the
    overlay and encodes a JPEG, one after the other; *pipeline* does the same as the loop.
 2. The pipeline's own cost: processor time of the whole process by frame, with frames in memory, no sink
-   and a runtime that answers at once, over a plain loop with the same calls. With ``--model`` also with
+   and a runtime that returns at once, over a plain loop with the same calls. With ``--model`` also with
    ONNX Runtime on one thread that does not spin, at the model's real pace.
 
-The ways are called in turns, the order turned round each time; ratios are taken round by round.
+The ways are called in turns, the order reversed each time; ratios are taken round by round.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def main() -> None:
             for image in images:
                 video.write(image, "bgr")
         throughput(images, clip, args.delay / 1e3, args.rounds)
-    own_cost("a runtime that answers at once", lambda: Segmenter(FakeRuntime(rule=2)), images, args.rounds)
+    own_cost("a runtime that returns at once", lambda: Segmenter(FakeRuntime(rule=2)), images, args.rounds)
     if args.model:
         own_cost(
             "ONNX Runtime on one thread",
@@ -119,7 +119,7 @@ class Overlaid:
 
 
 def in_turns(ways: dict[str, Way], rounds: int, clock: Callable[[], float]) -> dict[str, list[float]]:
-    """Seconds by ``clock`` that each way took in each round; a first round is thrown away."""
+    """Seconds by ``clock`` that each way took in each round; a first round is not counted."""
     times: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(-1, rounds):
         for name in sorted(ways, reverse=bool(turn % 2)):

@@ -4,7 +4,7 @@
 
 For each rewrite two graphs are exported: all rewrites on, and all but this one. They are compared
 logit by logit at odd, tiny and large sizes, then timed in turns in one process (ONNX Runtime, CPU,
-the order turned round each time); the ratio is taken round by round. The last rows are no rewrites
+the order rotated each time); the ratio is taken round by round. The last rows are no rewrites
 at all, and the same with transposed convolutions for upscores, which is what a plain export of a
 learned or Caffe-style network holds.
 """
@@ -54,7 +54,7 @@ def largest_difference(model: FCN8s, spec: ModelSpec, rewrites: Rewrites) -> flo
 
 
 def in_turns(sessions: dict[str, Any], frames: np.ndarray, rounds: int) -> dict[str, list[float]]:
-    """Milliseconds of each session in each round; the order is turned every round."""
+    """Milliseconds of each session in each round; the order is rotated every round."""
     names = list(sessions)
     for name in names:
         sessions[name].run(None, {"image": frames})

@@ -19,6 +19,6 @@ def road_ahead(delivery: Delivery) -> None:
 artefact, source = sys.argv[1:]
 with fcn_deploy.load(artefact) as segmenter:
     pipeline = Pipeline(source, segmenter, [road_ahead])
-    with suppress(KeyboardInterrupt):  # Ctrl-C: what the model has is delivered, the camera let go of
+    with suppress(KeyboardInterrupt):  # Ctrl-C: frames in the model are delivered, the camera is closed
         pipeline.run()  # until the source ends, which a camera never does
     print(pipeline.statistics())

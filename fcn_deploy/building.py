@@ -38,23 +38,23 @@ def build_engine(
     timeout: float | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> EngineResult:
-    """Build a TensorRT engine of an exported model, and write what it is beside it.
+    """Build a TensorRT engine of an exported model, and write its sidecar.
 
-    TensorRT runs in a process of its own: where it crashes, this one goes on. A build that fails or is
+    TensorRT runs in a process of its own: where it crashes, this one continues. A build that fails or is
     interrupted leaves what was there before.
 
     Args:
         model: an ``.onnx`` that fcn-deploy exported or quantised.
         path: ``NAME.engine``; its sidecar ``NAME.engine.json`` is written beside it.
         precision: ``fp16`` or ``int8`` converts an fp32 file first, with the checks that ``export`` and
-            ``quantize`` make; a file of that precision is taken as it is. None takes any file as it is.
+            ``quantize`` make; a file of that precision is used as it is. None uses any file as it is.
         calib: frames of your camera, an image folder or a video: needed for ``int8``, and for the range
-            check of ``fp16``, which takes the synthetic clip where there are none.
+            check of ``fp16``, which uses the synthetic clip where there are none.
         profiles: ranges of batch x height x width as ``min:opt:max``, such as
-            ``1x360x480:1x720x960:4x1080x1920``, or one size. None takes single frames up to Full HD.
+            ``1x360x480:1x720x960:4x1080x1920``, or one size. None means single frames up to Full HD.
         flavor: ``tensorrt``, ``rtx``, or ``auto``: TensorRT where it and a GPU are there, else RTX.
-        compute_capabilities: GPUs to build for, such as ``8.6``; TensorRT-RTX only. None given builds for
-            Ampere and later.
+        compute_capabilities: GPUs to build for, such as ``8.6``; TensorRT-RTX only. The default is Ampere
+            and later.
         workspace: bytes of scratch memory that kernels may use, at most.
         optimization_level: 0 (quickest build) to 5 (best engine).
         hardware_compatible: one engine for Ampere and every later GPU; TensorRT only.
@@ -64,7 +64,7 @@ def build_engine(
         timing_cache: where timings of kernels are kept for later builds; TensorRT only. None keeps them
             in ``NAME.engine.timing`` beside the engine.
         timeout: seconds that the build may take; None waits without limit.
-        progress: called with a few words as the work goes on. An exception of it ends the build.
+        progress: called with the name of each step as it begins. An exception that it raises ends the build.
 
     Raises:
         UsageError: an argument cannot be used, or a file cannot be read or written.
@@ -74,7 +74,7 @@ def build_engine(
         MissingDependency: the TensorRT asked for is not installed.
         BackendUnavailable: TensorRT is asked for where no GPU is.
         EngineError: TensorRT refuses the graph, crashes, runs out of memory or takes longer than
-            ``timeout``, or the precision is not honoured.
+            ``timeout``, or the engine does not have the precision.
     """
     from fcn_deploy.export.tensorrt.builder import BuildSettings
     from fcn_deploy.export.tensorrt.engine import build_from_graph
@@ -116,12 +116,12 @@ def _in_precision(
     """The graph to build from: the one given, or one made of it in ``folder``."""
     if wanted is None:
         if calib is not None:
-            raise UsageError("--calib is for --int8 or --fp16; add one of them, or leave it away")
+            raise UsageError("--calib is for --int8 or --fp16; add one of them, or leave it out")
         return model
     found = read_spec(model).precision
     if found != "fp32":
         if calib is not None:
-            raise UsageError(f"{model} is {found} already and is taken as it is; leave --calib away")
+            raise UsageError(f"{model} is {found} already and is used as it is; leave out --calib")
         return model
     made = folder / f"{model.stem}.{wanted}.onnx"
     if wanted == "fp16":

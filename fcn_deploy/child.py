@@ -1,7 +1,7 @@
-"""Child processes for what may crash, hang or be killed: what both sides of them share.
+"""Child processes for work that may crash, hang or be killed: helpers for both sides.
 
-A child is ``python -m MODULE``, never :mod:`multiprocessing`, which would run the script of its user a second
-time. It speaks through its stdout, one JSON object a line; what libraries print goes to its stderr.
+A child is ``python -m MODULE``, never :mod:`multiprocessing`, which would run the user's script a second
+time. It writes its messages to stdout, one JSON object a line; what libraries print goes to stderr.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def signal_of(code: int) -> str | None:
     """For the parent: the signal that ended a child, such as ``SIGSEGV``; None where none did.
 
     Args:
-        code: its return code; a shell between the two says 128 + the signal.
+        code: its return code; a shell between the two returns 128 + the signal.
     """
     number = -code if code < 0 else code - 128
     if number <= 0 or os.name != "posix":
@@ -52,7 +52,7 @@ def last_line(stderr: Path) -> str:
 def follow_parent() -> None:
     """For the child: leave Ctrl-C to the parent, and on Linux end when it ends, however that happens.
 
-    Linux means the thread that started the child: it has to wait for it.
+    Linux means the thread that started the child: this thread must not end before the child.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":
@@ -61,7 +61,7 @@ def follow_parent() -> None:
 
 
 def take_stdout() -> IO[bytes]:
-    """For the child: the way to the parent. Whatever is printed from now on goes to stderr."""
+    """For the child: the pipe to the parent. What is printed from now on goes to stderr."""
     stream = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     return stream

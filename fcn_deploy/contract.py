@@ -1,7 +1,7 @@
 """The inputs and outputs of the deploy graph, stated once: names, dtypes and axes.
 
 Every artefact names the contract that it keeps (``ModelSpec.contract``). Export gives a graph these names,
-each runtime holds what it opens against them, and engines size their memory by them.
+each runtime compares the graph that it opens with them, and engines compute their memory from them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Tensor:
     """An input or output as the contract states it."""
 
     dtype: str
-    """As numpy calls it."""
+    """numpy's name of the type."""
     axes: tuple[str | int, ...]
     """Axis names for lengths that vary with the frames, numbers for fixed ones; ``classes`` is the model's
     number of classes."""
@@ -65,9 +65,9 @@ class Port(NamedTuple):
     """An input or output as a library describes it."""
 
     dtype: str
-    """As numpy calls it, where numpy knows it."""
+    """numpy's name of the type, where it has one."""
     shape: tuple[Any, ...]
-    """Whole numbers; whatever the library shows for a length that varies."""
+    """Integers; for a length that varies, what the library shows for it."""
 
 
 def check_deploy_graph(

@@ -45,7 +45,7 @@ def chain(spec: ModelSpec) -> list[str]:
 
 
 def megabytes(size: int) -> str:
-    """Bytes as MB, with a decimal where it says something."""
+    """Bytes as MB or kB, with one decimal."""
     return f"{size / 1e6:.1f} MB" if size >= 100_000 else f"{size / 1e3:.1f} kB"
 
 
@@ -126,7 +126,7 @@ def _budget(record: dict[str, Any]) -> Rows:
             if record["slowdown"] is None
             else f"{record['slowdown']:.2f} times as long as all in INT8 on this CPU"
         )
-        rows.append(("for it", f"{record['float_work']:.0%} of the work left in higher precision; {speed}"))
+        rows.append(("cost", f"{record['float_work']:.0%} of the work left in higher precision; {speed}"))
     return rows
 
 

@@ -50,7 +50,7 @@ def overlay(
 
 @final
 class Overlay:
-    """Draws labels over frames, and uses its arrays again for each. For one thread at a time.
+    """Draws labels over frames; it reuses its arrays for each frame, so only one thread may use it at a time.
 
     Args:
         alpha: weight of the labels' colours, 0 to 1.
@@ -101,8 +101,8 @@ class Overlay:
         return self._drawn
 
     def _mix(self, image: Picture, labels: NDArray[np.uint8], table: NDArray[np.uint16]) -> None:
-        """Mix in integers, two labels for each look-up, in blocks that fit the cache: this takes a fifth
-        of the time of floats and whole frames."""
+        """Mix in integers, two labels for each look-up, in blocks that fit the cache: a fifth of the time
+        that floats and whole frames take."""
         drawn = self._drawn.reshape(-1)
         for first in range(0, labels.size, _BLOCK):
             some = labels[first : first + _BLOCK]

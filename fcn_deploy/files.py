@@ -59,7 +59,7 @@ def atomic_output(path: str | Path) -> Iterator[Path]:
     """A temporary path beside ``path`` that takes its place when the block ends without error.
 
     The temporary name keeps the suffix, because encoders choose their format by it. On an error,
-    Ctrl-C included, it is removed and whatever stood at ``path`` stays.
+    Ctrl-C included, it is removed and an old file at ``path`` stays.
 
     Raises:
         UsageError: the folder does not exist or cannot be written, or ``path`` is a folder.
@@ -103,7 +103,7 @@ def output_folder(path: str | Path) -> Path:
     """``path`` as a folder that exists and can be written; created where missing.
 
     Raises:
-        UsageError: a file stands there, or it cannot be created or written.
+        UsageError: there is a file of that name, or it cannot be created or written.
     """
     folder = Path(path)
     try:
@@ -121,7 +121,7 @@ def require_space(folder: str | Path, needed: int) -> None:
     """Refuse early where ``needed`` bytes will not fit.
 
     Raises:
-        UsageError: the disk that holds ``folder`` has less room.
+        UsageError: the disk that holds ``folder`` has less free space.
     """
     free = shutil.disk_usage(folder).free
     if free < needed:

@@ -1,4 +1,4 @@
-"""What the public verbs return: small objects that show themselves and turn into JSON."""
+"""What the public verbs return: small objects with a readable ``repr`` and a ``to_dict`` for JSON."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ class Result(ABC):
 
     @abstractmethod
     def summary(self) -> Rows:
-        """What a person wants to know of it."""
+        """The most important facts, for people."""
 
     @abstractmethod
     def to_dict(self) -> dict[str, Any]:
-        """All of it, as JSON can hold it: what the command prints with ``--json``."""
+        """Everything, as types that JSON has: what the command prints with ``--json``."""
 
     @final
     def __repr__(self) -> str:

@@ -17,13 +17,13 @@ _METADATA = "__metadata__"
 
 
 def content_of(data: bytes | mmap.mmap) -> str:
-    """SHA-256 over the table of tensors and their bytes, whatever the metadata says.
+    """SHA-256 over the table of tensors and their bytes, without the metadata.
 
     Args:
         data: a whole file.
 
     Raises:
-        ValueError: it is no safetensors file.
+        ValueError: it is not a safetensors file.
     """
     start = 8 + int.from_bytes(data[:8], "little")
     table = json.loads(data[8:start])
@@ -38,7 +38,7 @@ def content_of_file(path: Path) -> str:
     """:func:`content_of` a file, mapped rather than read into memory.
 
     Raises:
-        ModelError: it is no complete safetensors file.
+        ModelError: it is not a complete safetensors file.
     """
     with open(path, "rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
         try:

@@ -23,12 +23,10 @@ from fcn_deploy.errors import ModelError
 METADATA_KEY = "fcn_deploy.spec"
 SCHEMA_VERSION = 2
 UNLABELLED = 255
-"""The label reserved for ignored pixels; a class id never takes it."""
-
+"""The label reserved for ignored pixels; it is never a class id."""
 
 CAFFE_MEAN_BGR = (104.00698793, 116.66876762, 122.67891434)
 """Mean of the ILSVRC training frames per channel B, G, R, as the authors' Caffe layers use it."""
-
 
 PRECISIONS = ("fp32", "fp16", "int8", "int8+fp16")
 
@@ -38,7 +36,7 @@ class Architecture:
     """Which network it is: enough to build it again, without its weights."""
 
     name: str
-    """Such as ``fcn8s-same``; the network's own module knows what it means."""
+    """Such as ``fcn8s-same``; the network's own module defines it."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """What that network was built with, as JSON can hold it, such as ``{"width": 16}``."""
 
@@ -155,7 +153,7 @@ class ModelSpec:
         return len(self.classes)
 
     def replace(self, **changes: Any) -> ModelSpec:
-        """A copy with some fields changed, checked again. The digest, which was the original's, goes."""
+        """A copy with some fields changed, checked again, and without the original's digest."""
         return dataclasses.replace(self, **{"digest": "", **changes})
 
     def with_evidence(self, kind: str, record: dict[str, Any]) -> ModelSpec:
@@ -239,11 +237,11 @@ def _fields_of(data: dict[str, Any]) -> dict[str, Any]:
 
 
 _SCHEMA_1_OPTIONS = {"width": 64, "fc_channels": 4096, "learned_upscore": False}
-"""Fields of version 0.1, which knew FCN-8s alone, and their defaults."""
+"""Fields of version 0.1, which had FCN-8s only, and their defaults."""
 
 
 def _from_schema_1(data: dict[str, Any]) -> dict[str, Any]:
-    """What version 0.1 wrote, in the fields of today."""
+    """What version 0.1 wrote, in the fields of the current schema."""
     kept = {key: value for key, value in data.items() if key not in (*_SCHEMA_1_OPTIONS, "variant")}
     if "variant" in data:
         options = {key: data.get(key, default) for key, default in _SCHEMA_1_OPTIONS.items()}

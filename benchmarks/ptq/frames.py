@@ -1,4 +1,4 @@
-"""The calibration frames that ours takes, as one array for tools that cannot read our folders.
+"""The calibration frames that fcn-deploy uses, as one array for tools that cannot read our folders.
 
     python frames.py model.onnx CALIB frames.npy --frames 32
 
@@ -26,7 +26,7 @@ def main() -> None:
     args = parser.parse_args()
     frames = CalibrationFrames(args.calib, read_spec(args.model), args.frames)
     np.save(args.output, np.concatenate(list(frames)))
-    assert frames.seen is not None, "a complete pass leaves what it saw"
+    assert frames.seen is not None, "set after a complete pass"
     print(json.dumps({"frames": frames.seen.frames, "frames_sha256": frames.seen.sha256}))
 
 

@@ -6,9 +6,9 @@ and brings torch). What the deploy graph needs of the call, found with 0.47:
 - The model must be a copy. ModelOpt writes the shapes that it infers into the file it is given, so the
   user's own file would change.
 - uint8 frames [N, H, W, 3] are taken as they are: one frame is fed at a time, because an unknown batch
-  axis counts as 1, and the other sizes are not held against the graph. The frames must share one size.
-- calibration_eps is the CPU alone. By default it tries CUDA and TensorRT as well, and complains of
-  what is missing before it goes on with the CPU.
+  axis counts as 1, and the other sizes are not compared with the graph's. The frames must share one size.
+- calibration_eps is the CPU alone. By default it tries CUDA and TensorRT as well, and warns about
+  what is missing before it uses the CPU.
 - Everything else is its default: convolutions (the score layers as well), pooling, additions and
   resizing in INT8, the rest fp16. The weights stay fp16 behind a QuantizeLinear, for TensorRT to fold.
 - The file it writes has lost the metadata, and so our description; compare_ptq.py writes it back.

@@ -4,8 +4,8 @@
 
 Runs in an environment of its own: pip install nncf openvino onnx onnxruntime. NNCF 3.4 asks for neither
 onnx nor onnxruntime, and its ONNX way cannot collect a range without both. OUT ends in .onnx for onnx,
-in .xml for openvino. Dynamic sizes and uint8 frames need nothing special; what NNCF puts on integers is
-all but the ArgMax, the score layers and a pair directly behind the Cast of the input included.
+in .xml for openvino. Dynamic sizes and uint8 frames need nothing special; NNCF quantises everything but
+the ArgMax, also the score layers, and adds a Q/DQ pair directly behind the Cast of the input.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def opened(framework: str, path: Path) -> tuple[Any, Any]:
-    """The model as the framework holds it, and what writes such a model."""
+    """The model in the framework, and a function that writes such a model."""
     if framework == "onnx":
         import onnx
 

@@ -1,4 +1,4 @@
-"""Batch normalisation that is there while training and gone afterwards."""
+"""Batch normalisation for training, folded into the convolutions afterwards."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ class NormalisedConv(nn.Module):
 def attach_batchnorm(model: FCN8s, frames: list[Tensor]) -> None:
     """Put a batch normalisation behind every convolution but the score layers, in place.
 
-    The network keeps its answers on ``frames``: each normalisation starts with the statistics
-    that it finds there and gives them back through its gain and bias. Because ReLU and max
-    pooling pass on a positive factor, each layer is also brought to a spread of one, which the
-    layers that read it make up for; an optimiser then finds all weights at one order of size.
+    The network's results on ``frames`` stay the same: each normalisation starts with the statistics
+    of these frames, and its gain and bias undo it. Because ReLU and max pooling commute with a
+    positive factor, each layer is also scaled to a standard deviation of one, which the layers that
+    read it compensate; all weights then have the same order of magnitude for the optimiser.
     """
     mean, spread = _statistics(model, frames)
     before = 1.0
@@ -91,7 +91,7 @@ def _statistics(model: FCN8s, frames: list[Tensor]) -> tuple[dict[str, Tensor], 
 
 
 def fold_batchnorm(model: FCN8s) -> FCN8s:
-    """A copy that is a plain FCN-8s again, with the same answers in evaluation mode."""
+    """A copy that is a plain FCN-8s again, with the same results in evaluation mode."""
     plain = copy.deepcopy(model)
     for name in NORMALISED:
         setattr(plain, name, getattr(plain, name).fold())

@@ -1,10 +1,10 @@
 """Grow a trained narrow FCN-8s into a full-width one: the counterpart of prune.py.
 
-In each layer the narrow network takes the places of the wide channels that it resembles most; the
-channels around it keep their own weights and see the narrow network's through the gain that fits
-best. The narrow network does not listen to the others yet (zero weights), so the grown network starts
-with its answers, and training decides what the rest is good for. In the spirit of Chen, Goodfellow,
-Shlens, "Net2Net" (ICLR 2016), with trained neighbours in place of copies.
+In each layer the channels of the narrow network replace the wide channels that they correlate with
+most. The other channels keep their own weights, and read the narrow network's channels through the gain
+that fits best. The narrow network's channels do not read the others yet (zero weights), so the grown
+network starts with the results of the narrow one, and training changes the rest. Similar to Chen,
+Goodfellow, Shlens, "Net2Net" (ICLR 2016), with trained channels instead of copies.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def embed(
     places: dict[str, Tensor],
     gains: dict[str, Tensor],
 ) -> None:
-    """Put the narrow layer into the rows it was given; the other rows hear it through its gain."""
+    """Put the narrow layer into its rows; the other rows read it through the gains."""
     if before is None:  # the frame itself: both read the same three channels
         target.weight[rows] = own.weight
     else:
@@ -100,7 +100,7 @@ def embed(
 
 
 def main() -> None:
-    """Grow without training, in seconds: a full-width network that answers exactly as the narrow one."""
+    """Grow without training, in seconds: a full-width network with exactly the narrow one's results."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--init", type=Path, required=True, help="full-width checkpoint to grow in")
     parser.add_argument(

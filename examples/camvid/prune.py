@@ -1,4 +1,4 @@
-"""Start a narrow FCN-8s from a wide, trained one: keep the busiest channels, refit the rest.
+"""Start a narrow FCN-8s from a wide, trained one: keep the most active channels, refit the weights.
 
 After He, Zhang, Sun, "Channel Pruning for Accelerating Very Deep Neural Networks" (ICCV 2017):
 layer by layer, choose the output channels to keep, then solve a least-squares problem so that the

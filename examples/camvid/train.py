@@ -4,7 +4,7 @@
 
 Batch normalisation helps a small network to train and is folded into the convolutions at the
 end, so what is saved is a plain FCN-8s. The run is seeded, writes its state after every epoch
-and goes on from there when started again. This is an example to read and change, not a framework.
+and continues from there when started again. This is an example to read and change, not a framework.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def augment(pair: Pair, size: tuple[int, int], rng: np.random.Generator) -> Pair
     frame, label = pair
     height, width = size
     scale = math.exp(rng.uniform(math.log(0.6), math.log(1.8)))
-    # Whichever of crop and scaled frame is larger leaves room to move the other.
+    # The smaller one of crop and scaled frame is moved within the larger one.
     left = rng.uniform(*sorted((0.0, frame.shape[1] * scale - width)))
     top = rng.uniform(*sorted((0.0, frame.shape[0] * scale - height)))
     affine = np.array([[scale, 0, -left], [0, scale, -top]])
@@ -85,7 +85,7 @@ def batches(pairs: list[Pair], args: argparse.Namespace, epoch: int):  # noqa: A
 
 def normalise(frames: NDArray[np.uint8]) -> Tensor:
     x = torch.from_numpy(frames).float() - torch.tensor(MEAN_BGR)
-    return x.permute(0, 3, 1, 2)  # a channels_last view: what the convolutions like best
+    return x.permute(0, 3, 1, 2)  # a channels_last view, with which convolutions are fastest
 
 
 def class_weights(pairs: list[Pair]) -> Tensor:
@@ -101,10 +101,10 @@ def mean_iu(model: nn.Module, pairs: list[Pair]) -> tuple[float, float, list[flo
     model.eval()
     confusion = np.zeros((CLASSES, CLASSES), dtype=np.int64)
     for frame, label in pairs:
-        answer = model(normalise(frame[None])).argmax(1)[0].numpy()
+        predicted = model(normalise(frame[None])).argmax(1)[0].numpy()
         known = label < CLASSES
         confusion += np.bincount(
-            label[known].astype(np.int64) * CLASSES + answer[known], minlength=CLASSES**2
+            label[known].astype(np.int64) * CLASSES + predicted[known], minlength=CLASSES**2
         ).reshape(CLASSES, CLASSES)
     hits = np.diag(confusion)
     iu = hits / np.maximum(confusion.sum(0) + confusion.sum(1) - hits, 1)
@@ -142,7 +142,7 @@ def train(args: argparse.Namespace) -> None:
         average.load_state_dict(saved["average"])
         optimiser.load_state_dict(saved["optimiser"])
         first, log = saved["epoch"] + 1, saved["log"]
-        print(f"going on after epoch {first}")
+        print(f"continuing after epoch {first}")
 
     for epoch in range(first, args.epochs):
         began = time.perf_counter()

@@ -10,7 +10,7 @@ _WIDTH = 720
 _BAR = 18
 _STEP = 46
 _CAPTION_WIDTH = 120
-"""Kept free at the right of the longest line, for its caption."""
+"""Space at the right of the longest line for its caption."""
 
 
 @dataclass(frozen=True)

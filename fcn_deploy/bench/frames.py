@@ -17,18 +17,18 @@ COUNT = 8
 """Different frames: the agreement on a single one could be high by chance."""
 
 _CLIP = 48
-"""Frames of the synthetic clip that they are picked from."""
+"""Length of the synthetic clip that the frames are taken from."""
 
 _MAX_BYTES = 256e6
-"""What they may take in memory; fewer frames are used where they are very large."""
+"""The most memory for all frames; fewer frames are used where they are very large."""
 
 
 def make_frames(source: Path | None, height: int, width: int) -> NDArray[np.uint8]:
     """Up to :data:`COUNT` frames spread evenly over a clip.
 
     Args:
-        source: an image, a folder of images or a video; None takes the synthetic street clip.
-        height: rows of the frames that come back. Frames of another size are scaled.
+        source: an image, a folder of images or a video; None uses the synthetic street clip.
+        height: rows of the frames returned. Frames of another size are scaled.
         width: columns.
 
     Returns:

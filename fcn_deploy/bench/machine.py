@@ -1,4 +1,4 @@
-"""What a latency depends on beside the model: the machine, its load and the versions of libraries."""
+"""What a latency depends on besides the model: the machine, its load and the versions of libraries."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import platform
 import sys
 import time
 from collections.abc import Iterable
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import fcn_deploy
+from fcn_deploy.lazy import version_of
 from fcn_deploy.runtimes.base import usable_cores
 
 _FLAGS = (
@@ -24,10 +24,6 @@ _PACKAGES = (
     *("numpy", "torch", "torchvision", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino"),
     *("tensorrt", "tensorrt-rtx", "opencv-python", "opencv-python-headless", "pillow"),
 )
-
-
-_TOLERATED_CORES = 0.25
-"""Cores that other programs may use: a desktop is never completely idle."""
 
 
 def describe_machine() -> dict[str, Any]:
@@ -57,12 +53,7 @@ def describe_machine() -> dict[str, Any]:
 def versions(packages: Iterable[str] = _PACKAGES) -> dict[str, str]:
     """Versions of Python, of fcn-deploy and of those packages that are installed; imports none."""
     found = {"python": platform.python_version(), "fcn-deploy": fcn_deploy.__version__}
-    for name in packages:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+    return found | {name: version for name in packages if (version := version_of(name)) is not None}
 
 
 def load_average() -> float | None:
@@ -95,6 +86,10 @@ def _busy_seconds() -> float | None:
         return None
     ticks = [int(field) for field in fields[1:9]]
     return float(sum(ticks[:3]) + sum(ticks[5:8])) / os.sysconf("SC_CLK_TCK")
+
+
+_TOLERATED_CORES = 0.25
+"""Cores that other programs may use: a desktop is never completely idle."""
 
 
 def busy_warning(machine: dict[str, Any], threads: int) -> str | None:

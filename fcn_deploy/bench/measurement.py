@@ -36,7 +36,7 @@ class RowMeasurement:
         row: what is known before anything is measured.
         subject: what :func:`~fcn_deploy.bench.subjects.open_bench_subject` takes.
         reference: the reference's labels.
-        timeout: seconds that its process may be silent.
+        timeout: seconds to wait for a response of its process.
     """
 
     def __init__(self, row: Row, subject: dict[str, Any], reference: ReferenceLabels, timeout: float) -> None:
@@ -62,7 +62,7 @@ class RowMeasurement:
         self._opened = self._ask("open", frames=str(frames), batch=self.known.batch, subject=self._subject)
 
     def warm_up(self, seconds: float) -> None:
-        """Call until latency is steady, at most so long."""
+        """Call until latency is steady, for at most ``seconds``."""
         self._warmed_up = self._ask("warm_up", seconds=seconds)
 
     def measure(self, seconds: float) -> None:

@@ -58,20 +58,20 @@ def benchmark(
 
     Args:
         artefacts: ``.onnx``, ``.safetensors`` and ``.engine`` files.
-        backends: names in the registry, each combined with the artefacts that it reads; None takes
-            what :func:`~fcn_deploy.runtimes.registry.load` would take.
+        backends: names in the registry, each combined with the artefacts that it reads; None uses
+            what :func:`~fcn_deploy.runtimes.registry.load` would choose.
         sizes: heights and widths to measure, in pixels.
         batches: frames at a time.
-        threads: of every row; None takes all cores that this process may use.
-        cuda_binding: how engines reach the GPU, ``cuda-python`` or ``pycuda``; None takes the first that
+        threads: of every row; None uses all cores that this process may use.
+        cuda_binding: how engines reach the GPU, ``cuda-python`` or ``pycuda``; None uses the first that
             is installed.
         rounds: how often each row is timed, in turns with the others.
         seconds: timed seconds of each row, over all rounds.
         reference: the fp32 checkpoint that agreement is measured against, or ``bundled``; None
-            takes the checkpoint in each artefact's own provenance.
+            uses the checkpoint in each artefact's own provenance.
         typical: also measure typical user code, made from the same checkpoint.
-        frames: an image, a folder of images or a video; None takes the synthetic street clip.
-        timeout: seconds that a row's process may be silent before the row is given up.
+        frames: an image, a folder of images or a video; None uses the synthetic street clip.
+        timeout: seconds to wait for a response of a row's process before the row fails.
         progress: called with the name of each step as it begins.
 
     Returns:
@@ -134,7 +134,7 @@ def benchmark(
 
 
 def _measure(settings: BenchSettings, group: list[RowMeasurement], frames: Path) -> list[Row]:
-    """The rows of one size and batch: open all, warm all, time in turns, compare labels."""
+    """The rows of one size and batch: open all, warm up all, time in turns, compare labels."""
     with ExitStack() as opened:
         for one in group:
             if one.failure is None:

@@ -1,4 +1,4 @@
-"""What is to be measured: arguments checked before anything runs, and artefacts paired with backends."""
+"""What to measure: checks of the arguments before anything runs, and pairs of artefacts and backends."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def open_specs(paths: Iterable[str | Path]) -> list[Artefact]:
 
 
 def _names(found: list[Location]) -> list[str]:
-    """Bare file names, told apart by their folder or, for the same file again, by a number."""
+    """File names without folders; equal ones get their folder or, for the same file again, a number."""
     names: list[str] = []
     for location in found:
         name = short_name(location)

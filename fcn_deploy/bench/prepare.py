@@ -43,7 +43,7 @@ class BenchSettings:
     timeout: float
     source: Path | None
     folder: Path
-    """Temporary; for every file that the benchmark needs on the way."""
+    """A temporary folder for all files of the benchmark."""
     step: Callable[[str], None]
     numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 

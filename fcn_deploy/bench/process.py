@@ -1,4 +1,4 @@
-"""A worker process as its owner sees it: send requests, wait with a time-out, pause it, and end it."""
+"""The parent's side of a worker process: send requests, wait with a timeout, pause it, and end it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class WorkerProcess:
     Args:
         folder: where its stderr is kept.
         name: unique among the children of ``folder``.
-        threads: what its numeric libraries are told to use.
+        threads: how many its numeric libraries use.
     """
 
     def __init__(self, folder: Path, name: str, threads: int) -> None:

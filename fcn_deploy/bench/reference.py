@@ -10,7 +10,6 @@ import functools
 import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,7 @@ import numpy as np
 
 from fcn_deploy.errors import ModelError, UsageError
 from fcn_deploy.files import input_file, sha256_of
+from fcn_deploy.model import bundled_path
 from fcn_deploy.runtimes.artefact import read_spec
 from fcn_deploy.runtimes.location import Location
 from fcn_deploy.spec import ModelSpec
@@ -45,7 +45,7 @@ class Reference:
     trained_on: str = "bgr"
 
     def job(self) -> dict[str, Any]:
-        """What :func:`load_reference` takes, as JSON knows it."""
+        """The argument of :func:`label_with_reference`, for JSON."""
         return asdict(self)
 
     def __str__(self) -> str:
@@ -57,14 +57,14 @@ def named_reference(name: str, spec: ModelSpec) -> Reference:
 
     Args:
         name: a file, or ``bundled``.
-        spec: description of the artefact, which holds for a checkpoint that has none of its own.
+        spec: description of the artefact, used for a checkpoint that has none of its own.
 
     Raises:
-        UsageError: it cannot be read, is no checkpoint, or was converted to lower precision.
+        UsageError: it cannot be read, is not a checkpoint, or was converted to lower precision.
     """
-    path = _bundled() if name == "bundled" else input_file(name, "reference checkpoint")
+    path = bundled_path() if name == "bundled" else input_file(name, "reference checkpoint")
     if path.suffix not in _CHECKPOINTS:
-        raise UsageError(f"{path} is no checkpoint; the reference is one of {', '.join(_CHECKPOINTS)}")
+        raise UsageError(f"{path} is not a checkpoint; the reference is one of {', '.join(_CHECKPOINTS)}")
     if not _is_fp32(path):
         raise UsageError(f"{path} is a conversion to lower precision; name the fp32 checkpoint")
     if path.suffix == ".safetensors":
@@ -77,7 +77,7 @@ def chain_reference(path: Location, spec: ModelSpec, given: Iterable[Location]) 
 
     An fp32 safetensors artefact is its own reference. Otherwise it is the nearest checkpoint in the
     provenance, found by its SHA-256 among the files beside the artefacts, the artefacts given and the
-    bundled weights. Where that one is missing no earlier checkpoint takes its place: there may have been
+    bundled weights. If it is missing, no earlier checkpoint is used instead: there may have been
     training in between.
 
     Args:
@@ -86,7 +86,7 @@ def chain_reference(path: Location, spec: ModelSpec, given: Iterable[Location]) 
         given: all artefacts of the benchmark.
 
     Raises:
-        ModelError: says why there is none.
+        ModelError: there is none; the message says why.
     """
     if isinstance(path, Path) and path.suffix == ".safetensors" and _is_fp32(path):
         return _reference(path.name, path, "its own weights", spec)
@@ -158,7 +158,7 @@ def load_reference(reference: Reference) -> tuple[FCN8s, ModelSpec]:
 
 
 def _reference(name: str, path: Path | None, why: str, spec: ModelSpec, trained_on: str = "bgr") -> Reference:
-    # What says nothing about the numbers goes, so that artefacts of one model share one reference.
+    # Fields that do not affect the numbers are removed, so that artefacts of one model share one reference.
     bare = spec.replace(
         evidence={}, provenance=(), reference=None, note="", outputs=("labels",), precision="fp32"
     )
@@ -174,7 +174,7 @@ def _find(link: dict[str, Any], artefacts: list[Location]) -> Path | None:
         for file in artefact.parent.iterdir()
         if file.suffix in _CHECKPOINTS and file.is_file()
     }
-    candidates = sorted({*beside, _bundled()}, key=lambda file: (file.name != link.get("name"), file))
+    candidates = sorted({*beside, bundled_path()}, key=lambda file: (file.name != link.get("name"), file))
     return next((file for file in candidates if file.is_file() and _hash(file) == link.get("sha256")), None)
 
 
@@ -190,13 +190,6 @@ def _hash(path: Path) -> str | None:
         return _hash_of(path, status.st_size, status.st_mtime_ns)
     except OSError:
         return None
-
-
-def _bundled() -> Path:
-    """The bundled weights, found without importing their package, which needs torch."""
-    package = find_spec("fcn_deploy.model")
-    assert package is not None and package.submodule_search_locations
-    return Path(package.submodule_search_locations[0]) / "bundled" / "fcn8s-lite-camvid.safetensors"
 
 
 def _is_fp32(path: Path) -> bool:

@@ -27,14 +27,14 @@ Pictures = Mapping[str, "bytes | str"]
 """Caption -> the bytes of a PNG or JPEG file, or a path relative to the page."""
 
 _MAX_ROUND_SPREAD = 0.2
-"""A larger spread of the rounds is remarked on; see :attr:`Latency.round_spread`."""
+"""A larger spread of the rounds is mentioned in the remarks; see :attr:`Latency.round_spread`."""
 
 _MAX_IDLE_CPU = 0.05
-"""More processor seconds of a waiting process are remarked on."""
+"""More processor seconds used by a waiting process are mentioned in the remarks."""
 
 
 def to_table(result: BenchmarkResult) -> Table:
-    """One line a row: speed, spread, ratio, agreement, memory, load. Units stand in the names."""
+    """One line for each row: speed, spread, ratio, agreement, memory, load time. Columns name their units."""
     columns = (
         *("row", "size", "batch", "p50 ms", "p90 ms", "p99 ms", "rounds ms", "frames/s", "times as fast"),
         *("agreement", "peak MB", "load s"),
@@ -43,7 +43,7 @@ def to_table(result: BenchmarkResult) -> Table:
 
 
 def to_stages(result: BenchmarkResult) -> Table:
-    """One line a measured row: p50 of each stage and end to end, in milliseconds."""
+    """One line for each measured row: p50 of each stage and end to end, in milliseconds."""
     columns = ("row", "size", "batch", "preprocess ms", "infer ms", "postprocess ms", "end to end ms")
     lines = []
     for row in result.rows:
@@ -161,7 +161,7 @@ def _headline(result: BenchmarkResult) -> str:
 
 
 def _charts(result: BenchmarkResult) -> list[str]:
-    """One chart for each size and batch, because their latencies share no scale."""
+    """One chart for each size and batch, because their latencies differ too much for one scale."""
     charts = []
     for (size, batch), rows in groupby(result.rows, key=lambda row: (_size(row), row.batch)):
         bars = [

@@ -33,7 +33,7 @@ def describe_typical(reference: Reference) -> str:
 
 
 def export_typical(reference: dict[str, Any], out: str, batch: int, height: int, width: int) -> None:
-    """In the child: export as a program would that does not use fcn-deploy.
+    """In the child: export as programs without fcn-deploy do.
 
     Args:
         reference: what :meth:`Reference.job` gave.

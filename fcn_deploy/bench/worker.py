@@ -1,7 +1,7 @@
 """The child of :mod:`fcn_deploy.bench.process`: ``python -m fcn_deploy.bench.worker``.
 
 Requests are JSON objects, one a line, on stdin; for each, one response with the same ``id`` is written to
-stdout. A response with ``error`` is a failure in words. What libraries print to stdout is redirected to
+stdout. A response with ``error`` has the message of a failure. What libraries print to stdout goes to
 stderr, so that it cannot mix with the responses.
 
 The requests ``open``, ``warm_up``, ``measure`` and ``labels`` are about one subject, the row that this
@@ -113,14 +113,14 @@ class Worker:
         return {}
 
     def respond(self, request: Request) -> Response:
-        """Carry out a request; an error becomes a sentence."""
+        """Carry out a request; an error becomes its message."""
         try:
             return dict(getattr(self, request["do"])(request))
         except FcnDeployError as exc:
             return {"error": str(exc)}
         except MemoryError:
             return {"error": "out of memory; use a smaller frame, a smaller batch or a smaller model"}
-        except Exception as exc:  # whatever a library raises is the row's failure
+        except Exception as exc:  # any exception of a library is the row's failure
             traceback.print_exc()
             return {"error": f"unexpected {type(exc).__name__}: {first_line(exc)}"}
         finally:

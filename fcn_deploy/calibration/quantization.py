@@ -30,7 +30,6 @@ from fcn_deploy.spec import ModelSpec
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-
 _CHECK_FRAMES = 8
 """Frames on which a quantised graph is compared with the fp32 one."""
 _LOW_AGREEMENT = 0.97
@@ -181,8 +180,8 @@ class _Run:
         graph = quantized_graph(self.fp32, self.table, recipe)
         self.step("comparing with fp32")
         agreement = None if self.frames is None else compare_labels(self.fp32.model, graph, self.frames)
-        spec = _describe(self.fp32, self.table, recipe, agreement, report)
-        write_model(graph, spec, output)
+        described = _describe(self.fp32, self.table, recipe, agreement, report)
+        spec = write_model(graph, described, output)
         return QuantizationResult(
             path=output,
             spec=spec,

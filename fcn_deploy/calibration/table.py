@@ -22,7 +22,7 @@ from fcn_deploy.data.calibration import CalibrationFrames
 from fcn_deploy.errors import CalibrationError, UsageError
 from fcn_deploy.export.graph.files import identity
 from fcn_deploy.export.graph.session import open_session
-from fcn_deploy.export.graph.surgery import find_output
+from fcn_deploy.export.graph.surgery import find_node
 from fcn_deploy.files import input_file, write_text
 from fcn_deploy.runtimes.base import check_frames
 from fcn_deploy.spec import ModelSpec
@@ -156,7 +156,7 @@ def calibrate(
     measured = {layer: tensor for layer, tensor in layer_inputs(model).items() if layer != "conv1_1"}
     tensors = list(dict.fromkeys(measured.values()))  # conv4_1 and score_pool3 read the same
     histograms = {tensor: Histogram(tensor) for tensor in tensors}
-    logits = find_output(model, "ArgMax").input[0]
+    logits = find_node(model, "ArgMax").input[0]
     margins: list[list[float]] = []
     with open_session(model, [*tensors, logits]) as session:
         for frame in frames:

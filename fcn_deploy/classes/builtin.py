@@ -64,19 +64,16 @@ CAMVID_CLASSES = (
     *("sign", "fence", "car", "pedestrian", "bicyclist"),
 )
 
-
 CAMVID_PALETTE: tuple[Color, ...] = (
     *((128, 160, 208), (120, 52, 48), (208, 196, 128), (110, 72, 132), (216, 124, 176), (96, 136, 40)),
     *((240, 200, 40), (84, 84, 128), (40, 64, 200), (232, 72, 32), (16, 168, 176)),
 )
-
 
 VOC_CLASSES = (
     *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
     *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train"),
     "tvmonitor",
 )
-
 
 BUILTIN_CLASSES = {
     "camvid": ClassSet(CAMVID_CLASSES, CAMVID_PALETTE, ignore_label=11),

@@ -16,7 +16,7 @@ _MIB = 1 << 20
 
 
 class Flavor(str, Enum):
-    """The lines of TensorRT."""
+    """The flavors of TensorRT."""
 
     AUTO = "auto"
     TENSORRT = "tensorrt"
@@ -96,7 +96,7 @@ def build_engine(
     ] = None,
     as_json: options.Json = False,
 ) -> None:
-    """Build a TensorRT engine and write what it is beside it."""
+    """Build a TensorRT engine and write its sidecar."""
     options.check_output("-o", output, (".engine",))
     if timing_cache is not None:
         options.check_output("--timing-cache", timing_cache)

@@ -1,8 +1,8 @@
 """``fcn-deploy doctor``: what this machine can run, and why not the rest.
 
-Versions come from package metadata, and the GPU is asked through the driver's C library. Libraries of
-backends are imported in a process of their own each, which a broken library may crash. A check that
-fails is a line in the report and does not end the others.
+Versions come from package metadata, facts about the GPU from the driver's C library. The libraries of
+each backend are imported in a process of its own, because a broken library may crash it. A check that
+fails is a line in the report; the other checks continue.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _PACKAGES = (
     *("numpy", "pillow", "safetensors", "onnx", "onnxscript"),
     *("opencv-python", "opencv-python-headless", "opencv-contrib-python"),
 )
-"""Those that no backend names as its own."""
+"""Packages that no backend lists as its own."""
 _FLAGS = {
     "avx2": "AVX2",
     "avx512f": "AVX-512",
@@ -31,7 +31,7 @@ _FLAGS = {
     "asimddp": "dot product",
     "i8mm": "int8 matrix product",
 }
-"""What decides how fast fp32 and INT8 run on a CPU: the kernel's flag -> its common name."""
+"""CPU features that decide how fast fp32 and INT8 run: the Linux kernel's flag -> its common name."""
 
 _PROBE = """
 import json, sys
@@ -93,7 +93,7 @@ def _gpu() -> dict[str, Any]:
 
 
 def _backends() -> list[dict[str, Any]]:
-    """What each backend says of this machine, and why an installed one cannot be loaded."""
+    """What each backend reports about this machine, and why an installed one cannot be loaded."""
     from fcn_deploy.runtimes.registry import backends, problems
 
     started = {name: _start_probe(name) for name in backends()}
@@ -113,7 +113,7 @@ def _start_probe(name: str) -> subprocess.Popen[str]:
 
 
 def _probed(process: subprocess.Popen[str]) -> dict[str, Any]:
-    """As :func:`fcn_deploy.runtimes.registry.diagnose`, whatever happens to its process."""
+    """As :func:`fcn_deploy.runtimes.registry.diagnose`, also where its process crashed or hangs."""
     try:
         printed, errors = process.communicate(timeout=_PROBE_SECONDS)
     except subprocess.TimeoutExpired:
@@ -156,7 +156,7 @@ def _opencv() -> dict[str, Any]:
 
 
 def _video() -> dict[str, str | None]:
-    """What can read video here: name -> why it cannot, None where it can."""
+    """Libraries that read video: name -> why it cannot be used here, None where it can."""
     from fcn_deploy.camera.sources.opencv import video_backends
 
     return video_backends()

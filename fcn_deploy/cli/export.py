@@ -113,7 +113,7 @@ def export(
     ] = None,
     as_json: options.Json = False,
 ) -> None:
-    """Make an artefact of a checkpoint and prove it."""
+    """Make an artefact of a checkpoint and verify it."""
     from fcn_deploy.export.checkpoint import SUFFIXES, export_model
 
     options.check_output("-o", output, SUFFIXES)

@@ -1,4 +1,4 @@
-"""For commands that run for long: a live status line, log lines above it, and signals."""
+"""For commands that run for a long time: a live status line, log lines above it, and signals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The app: its commands with their examples, and the options that stand before them."""
+"""The app: its commands with their examples, and the options before the command."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from fcn_deploy.cli.run import run
 
 
 class _Group(TyperGroup):
-    """Accepts ``--debug`` after the command too, where one adds it to a line that failed."""
+    """Accepts ``--debug`` after the command too, where users add it to a command that failed."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         rest = [word for word in args if word != "--debug"]
         return super().parse_args(ctx, [*["--debug"] * (len(rest) < len(args)), *rest])
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """In the order of the road, not of the alphabet."""
+        """In the order of their use, not alphabetical."""
         return list(self.commands)
 
 
-# Plain help text: rich's takes as long to import as everything else together.
+# Plain help text: importing rich for it takes as long as everything else together.
 app = typer.Typer(
     name="fcn-deploy",
     cls=_Group,

@@ -50,7 +50,7 @@ ExpectSha256 = Annotated[
     str | None,
     typer.Option(metavar="HEX", help="Refuse an engine that has another SHA-256.", show_default=False),
 ]
-# None and not False, as for the other options of a backend: what is not given is not passed to one.
+# None and not False, as for the other options of a backend: only given options are passed to a backend.
 AllowFallback = Annotated[
     bool | None,
     typer.Option(
@@ -62,7 +62,6 @@ JsonFile = Annotated[
     Path | None,
     typer.Option("--json", metavar="FILE", help="Write JSON to a file; - is stdout.", show_default=False),
 ]
-
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 """Suffixes of pictures that Pillow writes."""
@@ -123,7 +122,7 @@ def check_output(option: str, path: Path, suffixes: tuple[str, ...] = ()) -> Non
     """Refuse a file that cannot be written before the work begins.
 
     Raises:
-        UsageError: the suffix is none of ``suffixes``, it is a folder, or its folder is missing or
+        UsageError: the suffix is not one of ``suffixes``, it is a folder, or its folder is missing or
             cannot be written.
     """
     if suffixes and path.suffix.lower() not in suffixes:
@@ -134,11 +133,6 @@ def check_output(option: str, path: Path, suffixes: tuple[str, ...] = ()) -> Non
         raise UsageError(f"{option} {path}: the folder {path.parent} does not exist; create it first")
     if not os.access(path.parent, os.W_OK):
         raise UsageError(f"{option} {path}: cannot write into {path.parent}; check its permissions")
-
-
-def unknown_choice(option: str, found: str, choices: tuple[str, ...]) -> UsageError:
-    """The error for a value that is none of the choices."""
-    return UsageError(f"{option} {found}: choose from {', '.join(choices)}")
 
 
 def is_stdout(path: Path | None) -> bool:

@@ -29,7 +29,7 @@ _FOLDER_FPS = 10.0
 
 @dataclass(frozen=True)
 class SinkOptions:
-    """What a sink has to know of the run, besides the value of its own option."""
+    """What a sink needs to know about the run, besides the value of its own option."""
 
     cameras: int
     single_image: bool
@@ -55,7 +55,7 @@ class Output:
     is_folder: bool = False
     """Whether it writes a folder of PNGs."""
     needs: str | None = None
-    """The output of the artefact that it cannot do without."""
+    """The output of the artefact that it needs."""
 
     @property
     def option(self) -> str:
@@ -143,7 +143,7 @@ OUTPUTS = (
         needs="confidence",
     ),
     Output("raw", Path, "PATH", "Label maps as a stream of binary PGM; - is stdout.", _raw),
-    Output("serve", str, "[HOST:]PORT", "Preview in a browser, on this machine unless told.", _serve),
+    Output("serve", str, "[HOST:]PORT", "Preview in a browser; without HOST on this machine only.", _serve),
     Output("show", bool, None, "Open a window; q or Esc ends.", _show),
 )
 """The options of ``run`` that ask for a sink; deliveries go to the sinks in this order."""
@@ -198,10 +198,10 @@ class Outputs:
                 read.add(source.parent.resolve())
             if read & set(paths):
                 raise UsageError(
-                    f"an output would overwrite frames of {source}; name another place to write to"
+                    f"an output would overwrite frames of {source}; name another path to write to"
                 )
         if len(set(paths)) < len(paths):
-            raise UsageError("two outputs have the same place; give each its own")
+            raise UsageError("two outputs have the same path; give each its own")
 
     def check_artefact(self, artefact: str, spec: ModelSpec) -> None:
         """Refuse an output that the artefact cannot give.
@@ -260,7 +260,7 @@ def output_options(command: Callable[..., None]) -> Callable[..., None]:
 
 @contextmanager
 def video_file(path: Path, fps: float) -> Iterator[Callable[[Picture], None]]:
-    """A video that is put in place when the block ends without an error.
+    """A video file that is complete when the block ends without an error, and removed otherwise.
 
     Yields:
         A function that appends an RGB picture, uint8 ``[H, W, 3]``.
@@ -280,7 +280,7 @@ def video_file(path: Path, fps: float) -> Iterator[Callable[[Picture], None]]:
 
 
 def _rate_of(sources: list[Source]) -> float | None:
-    """The rate of files; that of live sources has to be measured."""
+    """The rate of file sources; None for live sources, whose rate has to be measured."""
     if any(source.live for source in sources):
         return None
     return next((source.fps for source in sources if source.fps), _FOLDER_FPS)

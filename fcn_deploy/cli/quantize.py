@@ -42,7 +42,8 @@ def quantize(
         typer.Argument(metavar="MODEL", help="An fp32 .onnx that export wrote.", show_default=False),
     ],
     target: Annotated[
-        TargetChoice, typer.Option(help="One file does not serve both well.", show_default=False)
+        TargetChoice,
+        typer.Option(help="What runs the file: each needs its own graph.", show_default=False),
     ],
     output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="The INT8 .onnx.")],
     calib: Annotated[

@@ -79,9 +79,7 @@ def run(
         ),
     ],
     outputs: Outputs,
-    max_frames: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Stop after so many frames.")
-    ] = None,
+    max_frames: Annotated[int | None, typer.Option(min=1, metavar="N", help="Stop after N frames.")] = None,
     alpha: Annotated[
         float, typer.Option(min=0.0, max=1.0, metavar="A", help="Weight of the labels' colours, 0 to 1.")
     ] = 0.5,
@@ -113,17 +111,17 @@ def run(
         typer.Option(
             min=0.1,
             metavar="SECONDS",
-            help="End when a stream was not there for so long.",
+            help="End the run when a stream has been lost for this long.",
             show_default="never",
         ),
     ] = None,
     read_timeout: Annotated[
         float,
-        typer.Option(min=0.1, metavar="SECONDS", help="A camera that gives no frame for so long is lost."),
+        typer.Option(min=0.1, metavar="SECONDS", help="A camera that gives no frame for this long is lost."),
     ] = 5.0,
     log_every: Annotated[
         float | None,
-        typer.Option(min=0.1, metavar="SECONDS", help="Write the statistics to stderr that often."),
+        typer.Option(min=0.1, metavar="SECONDS", help="Time between statistics lines on stderr."),
     ] = None,
     backend: options.Backend = None,
     device: options.Device = None,

@@ -26,7 +26,7 @@ SUFFIXES = (".onnx", ".safetensors")
 PRECISIONS = ("fp32", "fp16")
 
 _OWN_EVIDENCE = ("parity", "fp16_range", "made")
-"""What export verifies anew, so that a parent's record of it must not be taken over."""
+"""What export verifies itself: a parent's records of these are not copied."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -44,7 +44,7 @@ class ExportResult(Result):
     seconds: float
     """From the call until the file was written."""
     assumptions: tuple[str, ...]
-    """A sentence for each thing in the description that nobody stated."""
+    """A sentence for each value in the description that was assumed, not stated."""
 
     def summary(self) -> Rows:
         file = f"{self.path} ({megabytes(self.bytes)}, {self.seconds:.1f} s)"
@@ -94,8 +94,8 @@ def export_model(
         path: ``.onnx`` for a deploy graph, ``.safetensors`` for the PyTorch backend.
         variant: the network, needed where the checkpoint does not say it.
         num_classes: what the checkpoint must have; how many random weights get.
-        classes: names by class id, a file of them, or ``camvid`` or ``voc``; None takes what the
-            checkpoint says, else numbers.
+        classes: names by class id, a file of them, or ``camvid`` or ``voc``; None uses the names in the
+            checkpoint, else numbers.
         ignore_label: label of pixels that are not scored, 0 to 255.
         mean: subtracted from frames of 0..255; in the order B, G, R.
         std: divided by after the mean; in the order B, G, R.
@@ -109,7 +109,7 @@ def export_model(
         fc_channels: channels of fc6 and fc7, for random weights.
         seed: of random weights.
         precision: ``fp32`` or ``fp16``.
-        calib: images or a video for the range check of fp16; None takes the synthetic clip.
+        calib: images or a video for the range check of fp16; None uses the synthetic clip.
         keep_fp32: leave layers that overflow fp16 in fp32 instead of failing.
         progress: called with the name of each step as it begins.
 
@@ -166,7 +166,7 @@ def _refuse(
     calib: str | Path | None,
     keep_fp32: bool,
 ) -> None:
-    """Wrong use that can be told before anything heavy is imported."""
+    """Refuse wrong use before any heavy package is imported."""
     if target.suffix not in SUFFIXES:
         raise UsageError(f"{target}: an artefact is written as {' or '.join(SUFFIXES)}; name such a file")
     if precision not in PRECISIONS:
@@ -175,11 +175,11 @@ def _refuse(
         raise UsageError(f"{target} is the checkpoint itself; name another file to write")
     for option, given in (("--calib", calib is not None), ("--keep-fp32", keep_fp32)):
         if given and (precision != "fp16" or target.suffix != ".onnx"):
-            raise UsageError(f"{option} is for --precision fp16 and an .onnx file; leave it away")
+            raise UsageError(f"{option} is for --precision fp16 and an .onnx file; leave it out")
     for name, value in random_only.items():
         if value is not None and checkpoint != "random":
             raise UsageError(
-                f"--{name.replace('_', '-')} is for --weights random; a checkpoint has its own; leave it away"
+                f"--{name.replace('_', '-')} is for --weights random; a checkpoint has its own; leave it out"
             )
 
 
@@ -187,7 +187,7 @@ def _outputs(names: Sequence[str]) -> tuple[str, ...]:
     for name in names:
         if name not in OUTPUTS:
             raise UsageError(f"--outputs {name or '(empty)'}: choose from {', '.join(OUTPUTS)}")
-    # The labels are what the graph is for; they are always there.
+    # Labels are always an output.
     return tuple(name for name in OUTPUTS if name == "labels" or name in names)
 
 
@@ -243,14 +243,14 @@ def _describe(
     trained_on: str,
     stated: dict[str, Any],
 ) -> tuple[ModelSpec, tuple[str, ...]]:
-    """The description, and a sentence for each thing in it that nobody stated."""
+    """The description, and a sentence for each value in it that was assumed."""
     from fcn_deploy.model.checkpoints import describe as spec_of
 
     spec = spec_of(model, info, **stated)
     parent, *ancestors = spec.provenance
     if trained_on == "rgb":
         if info.spec is not None:
-            raise UsageError(f"{checkpoint} says itself how it reads frames; leave --trained-on away")
+            raise UsageError(f"{checkpoint} has a description with its colour order; leave out --trained-on")
         parent = {**parent, "trained_on": "rgb"}
     spec = spec.replace(
         provenance=(parent, *ancestors),
@@ -263,7 +263,7 @@ def _describe(
 
 
 def _unstated(spec: ModelSpec, info: CheckpointInfo, stated: dict[str, Any]) -> Iterator[str]:
-    """What a checkpoint without a description leaves open, and what was taken for it."""
+    """What was assumed where a checkpoint without a description does not say it."""
     if info.spec is not None:
         return
     if "classes" not in stated:

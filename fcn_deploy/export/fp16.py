@@ -1,4 +1,4 @@
-"""The one way to fp16: range check, conversion, comparison, evidence."""
+"""Every conversion to fp16 goes through here: range check, conversion, comparison, evidence."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 SYNTHETIC_CLIP = "the synthetic street clip"
-"""Name of the frames that the range check takes where none are given."""
+"""Name of the frames that the range check uses where none are given."""
 
 
 def convert_to_fp16(
@@ -30,15 +30,15 @@ def convert_to_fp16(
     keep_fp32: bool = False,
     step: Callable[[str], None] = lambda _: None,
 ) -> tuple[ModelProto, ModelSpec]:
-    """An fp32 deploy graph as fp16, with the evidence of what that costs.
+    """An fp32 deploy graph as fp16, with the evidence of how much the results change.
 
     Args:
         graph: the fp32 graph; it is not changed.
         spec: its description.
-        reference: gives the logits that there should be, in fp32.
+        reference: gives the expected logits, in fp32.
         name: what the reference is, and how it is run, for the evidence.
-        network: the same in a word or two.
-        calib: images or a video for the range check; None takes the synthetic clip.
+        network: a short name of the reference.
+        calib: images or a video for the range check; None uses the synthetic clip.
         keep_fp32: leave layers that overflow fp16 in fp32 instead of failing.
         step: called with the name of each step as it begins.
 

@@ -19,7 +19,7 @@ from fcn_deploy.errors import ExportError, UsageError
 from fcn_deploy.export.fp16 import convert_to_fp16
 from fcn_deploy.export.graph.files import SINGLE_FILE_LIMIT, weight_bytes, write_model
 from fcn_deploy.export.graph.naming import tidy
-from fcn_deploy.export.graph.surgery import find_output, pad_pooling
+from fcn_deploy.export.graph.surgery import find_node, pad_pooling
 from fcn_deploy.export.parity import check_parity
 from fcn_deploy.lazy import require
 from fcn_deploy.model.deploy import DeployModel, Rewrites, reference_logits
@@ -36,9 +36,8 @@ _EXAMPLE = (2, 97, 131)
 """Batch, height and width to trace with: no 0, 1 or multiple of 32, or the exporter fixes them."""
 
 _TRACED_MINIMUM = 64
-"""Stated to the exporter only: below it, its shape algebra asks for ranges it cannot express.
-
-The graph itself holds no such limit; parity is checked from 1x1 up.
+"""Smallest height and width for torch.export only: below it, the exporter needs constraints that it cannot
+express. The graph itself has no such limit; parity is checked from 1x1 up.
 """
 
 
@@ -53,14 +52,14 @@ def export_onnx(
     rewrites: Rewrites = Rewrites(),  # noqa: B008 - frozen
     progress: Callable[[str], None] | None = None,
 ) -> ModelSpec:
-    """Export the deploy graph of a model, prove it, and write it.
+    """Export the deploy graph of a model, verify it, and write it.
 
     Args:
         model: the network, in float32.
         spec: its description; ``spec.outputs`` says which outputs the graph has.
         path: where the ONNX file goes.
         precision: ``fp32``, or ``fp16`` with float16 weights and activations from conv1_1 on.
-        calib: images or a video for the range check of fp16; None takes the synthetic clip.
+        calib: images or a video for the range check of fp16; None uses the synthetic clip.
         keep_fp32: leave layers that overflow fp16 in fp32 instead of failing.
         rewrites: which faster forms to use.
         progress: called with the name of each step as it begins.
@@ -139,7 +138,7 @@ def trace(deploy: DeployModel) -> ModelProto:
         ) from exc
     tidy(model)
     pad_pooling(model)
-    find_output(model, "ArgMax")
+    find_node(model, "ArgMax")
     _check(model)
     return model
 
@@ -157,7 +156,7 @@ def _check(model: ModelProto) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporter's own reports off the terminal; its errors still come as exceptions."""
+    """Do not show the exporter's log and warnings; its errors are still raised as exceptions."""
     loggers = [
         logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "torch._guards")
     ]

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from fcn_deploy.contract import INPUT
 from fcn_deploy.errors import ParityError
 from fcn_deploy.export.graph.session import open_session
-from fcn_deploy.export.graph.surgery import crop_offset, find_output
+from fcn_deploy.export.graph.surgery import crop_offset, find_node
 from fcn_deploy.lazy import require
 from fcn_deploy.spec import ModelSpec
 
@@ -58,11 +58,11 @@ def check_parity(
 
     Args:
         graph: the deploy graph.
-        reference: gives the logits that there should be.
+        reference: gives the expected logits.
         spec: the description of both.
         name: what the reference is, and how it is run, for the evidence.
-        network: the same in a word or two, such as ``fcn8s-same as stated``.
-        tolerance: the largest relative logit error that passes; None records and never refuses.
+        network: a short name of the reference, such as ``fcn8s-same``.
+        tolerance: the largest relative logit error that is accepted; None only records the error.
 
     Returns:
         ``{"reference", "network", "against", "tolerance", "max_relative_error", "min_agreement",
@@ -101,7 +101,7 @@ def graph_results(graph: ModelProto) -> Iterator[Callable[[Frames], tuple[Frames
     Yields:
         uint8 ``[N, H, W, 3]`` -> uint8 ``[N, H, W]``, float ``[N, classes, H, W]``.
     """
-    inside = find_output(graph, "ArgMax").input[0]
+    inside = find_node(graph, "ArgMax").input[0]
     named = any(output.name == "logits" for output in graph.graph.output)
     # Without a logits output, what ArgMax reads is not cropped yet.
     logits_name, start = ("logits", 0) if named else (inside, crop_offset(graph))
@@ -159,7 +159,7 @@ def _refuse(records: list[dict[str, Any]], tolerance: float, network: str) -> No
         if record["differences_beyond_ties"]:
             raise ParityError(
                 f"at {where} {record['differences_beyond_ties']} labels differ from those of {network} where "
-                "no tie explains it; nothing was written"
+                "the two best classes are not tied; nothing was written"
             )
 
 

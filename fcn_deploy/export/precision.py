@@ -52,7 +52,7 @@ def to_fp16(model: ModelProto, keep_fp32: Collection[str] = ()) -> ModelProto:
     onnx = require("onnx", extra="export")
     model = copy.deepcopy(model)
     graph = model.graph
-    del graph.value_info[:]  # what a shape inference noted there says fp32
+    del graph.value_info[:]  # types from shape inference say fp32
     weights = {t.name: t for t in graph.initializer}
     kinds = element_types(model)
     if any(t.data_type == PROTO_HALF for t in graph.initializer):
@@ -100,7 +100,7 @@ def to_fp16(model: ModelProto, keep_fp32: Collection[str] = ()) -> ModelProto:
 
 
 def _beyond(model: ModelProto, layers: Collection[str]) -> set[str]:
-    """The tensors that hold what fp16 cannot: the outputs of ``layers``, and what hands them on."""
+    """The tensors with values beyond fp16: the outputs of ``layers``, and of operators that pass them on."""
     beyond: set[str] = set()
     for node in model.graph.node:
         if node.name in layers or (node.op_type in _KEEP_SIZE and node.input[0] in beyond):
@@ -158,7 +158,7 @@ def activation_ranges(
     watched = [
         node.output[0]
         for node in model.graph.node
-        # Additions of sizes are left alone; those of scores can leave fp16 where no layer does.
+        # Integer additions (sizes) are skipped; additions of scores can overflow where no layer does.
         if node.name == "sub1"
         or (
             node.op_type in ("Conv", "ConvTranspose", "Resize", "Add")
@@ -194,7 +194,7 @@ def check_fp16_range(
     Args:
         model: a deploy graph in float32.
         spec: its description.
-        batches: uint8 ``[N, H, W, 3]``; None takes eight frames of the synthetic clip.
+        batches: uint8 ``[N, H, W, 3]``; None uses eight frames of the synthetic clip.
         source: the name of the frames, for the evidence.
         keep_fp32: name the layers that overflow as ``kept_fp32`` instead of failing.
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def simulate_fp16(model: ModelProto) -> ModelProto:
-    """A copy of an fp16 graph (with or without Q/DQ) that a CPU computes with fp16's numbers.
+    """A copy of an fp16 graph (with or without Q/DQ) that rounds as fp16 does when a CPU runs it.
 
     Args:
         model: a graph as ``to_fp16`` or quantisation with fp16 makes it.

@@ -1,1 +1,8 @@
-"""The network, its deploy graph, and checkpoints."""
+"""The network, its deploy graph, and checkpoints. Importing this package alone needs no torch."""
+
+from pathlib import Path
+
+
+def bundled_path() -> Path:
+    """The weights inside the package: fcn8s-lite for CamVid's 11 classes."""
+    return Path(__file__).parent / "bundled" / "fcn8s-lite-camvid.safetensors"

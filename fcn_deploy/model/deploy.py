@@ -1,11 +1,11 @@
 """DeployModel: uint8 frames in, uint8 labels out, around any FCN8s.
 
-Everything that has to be the same in training and on the device is inside, so nothing is left to
-be repeated there: colour order, mean, scale, padding, upsampling, crop and argmax.
+Everything that has to be the same in training and on the device is part of the graph: colour
+order, mean, scale, padding, upsampling, crop and argmax. The device does not implement any of it.
 
-What the network computes is rewritten where other operators give the same numbers sooner. Each
-rewrite can be switched off, and the tests hold each equal to the plain module;
-``docs/explanation/deploy-graph.md`` has the proofs and what they gain.
+Parts of the network are rewritten with other operators that give the same numbers in less time.
+Each rewrite can be switched off, and the tests compare each with the plain module;
+``docs/explanation/deploy-graph.md`` has the proofs and the times.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from fcn_deploy.model.fcn8s import FCN8s, crop_like
 from fcn_deploy.spec import ModelSpec
 
 _MARGIN = 4
-"""A stride-8 transposed convolution without padding is the stride-8 resize, 4 pixels later."""
+"""The output of a stride-8 transposed convolution without padding is the resize by 8, shifted by 4 pixels."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class DeployModel(nn.Module):
     Args:
         model: any FCN8s; it is copied, not changed.
         spec: colour order, mean and scale.
-        outputs: ``labels`` and on request ``confidence`` and ``logits``; None takes the spec's.
+        outputs: ``labels`` and on request ``confidence`` and ``logits``; None uses the spec's.
         rewrites: which faster forms to use.
     """
 
@@ -80,7 +80,7 @@ class DeployModel(nn.Module):
         self.offset = variant.crops[2]
         """Where the frame starts in the logits that are not cropped yet."""
         if self.resize_cells:
-            self.first_cell = (self.offset - _MARGIN) // 8 - 1  # the first that the frame looks at
+            self.first_cell = (self.offset - _MARGIN) // 8 - 1  # the first that the frame needs
             self.offset -= _MARGIN + 8 * self.first_cell
 
     @torch.no_grad()
@@ -130,7 +130,7 @@ class DeployModel(nn.Module):
         """Logits that cover the frame from :attr:`offset` on."""
         if not self.resize_cells:
             return cast(Tensor, self.model.upscore8(scores))
-        # The last wanted pixel looks half a cell further: rounding up and one more covers it.
+        # Interpolating the last pixel reads one more cell, so round up and add one.
         height, width = frames.shape[-2:]
         rows = (height + self.offset + 7) // 8 + 1
         columns = (width + self.offset + 7) // 8 + 1
@@ -140,7 +140,7 @@ class DeployModel(nn.Module):
 
 
 def reference_logits(model: FCN8s, spec: ModelSpec, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """What every artefact is held against: the plain module behind numpy preprocessing.
+    """What every artefact is compared with: the plain module behind numpy preprocessing.
 
     Args:
         model: the network, in float32.

@@ -92,8 +92,8 @@ def bilinear_kernel(channels: int, size: int) -> Tensor:
 class Upscore(nn.Module):
     """Bilinear or learned upsampling of score maps by ``stride`` (2 or 8).
 
-    The weight is always there, so that checkpoints keep the paper's keys. Where ``resize`` is
-    true the interpolation itself runs and the weight is only the kernel equal to it.
+    The weight always exists, so that checkpoints keep the paper's keys. Where ``resize`` is true
+    an interpolation runs instead, and the weight only holds the kernel that is equal to it.
 
     The output of a transposed convolution without padding is ``stride * n + stride`` long; with
     a padding of ``stride / 2`` (the ``same`` family) it is ``stride * n``, like a resize.
@@ -127,8 +127,8 @@ class FCN8s(nn.Module):
         num_classes: 2 to 255; label 255 is reserved for 'ignored'.
         variant: one of :data:`VARIANTS`.
         width: channels of conv1; conv2 to conv5 have 2, 4, 8 and 8 times as many.
-            None takes the variant's own.
-        fc_channels: channels of fc6 and fc7. None takes the variant's own.
+            None uses the variant's own.
+        fc_channels: channels of fc6 and fc7. None uses the variant's own.
         learned_upscore: upscores are free transposed convolutions instead of fixed bilinear ones.
 
     Raises:
@@ -138,7 +138,7 @@ class FCN8s(nn.Module):
     stride = 32
     """The product of the strides of its five poolings."""
     size_multiple = 1
-    """Any height and width is taken as it is."""
+    """Frames of any height and width are accepted without padding."""
 
     def __init__(
         self,
@@ -196,21 +196,9 @@ class FCN8s(nn.Module):
         for upscore in (self.upscore2, self.upscore_pool4, self.upscore8):
             upscore.weight.requires_grad_(learned_upscore)
 
-    @classmethod
-    def from_architecture(cls, architecture: Architecture, num_classes: int) -> FCN8s:
-        """The network that a description names, its weights not loaded yet.
-
-        Raises:
-            ModelError: the variant or an option is unknown, or a number is out of range.
-        """
-        try:
-            return cls(num_classes, architecture.name, **architecture.options)
-        except TypeError as exc:  # an option that it does not have, or of the wrong type
-            raise ModelError(f"the options of {architecture.name} cannot be used: {exc}") from exc
-
     @property
     def architecture(self) -> Architecture:
-        """Which network it is, as a :class:`~fcn_deploy.spec.ModelSpec` keeps it."""
+        """Which network it is, for a :class:`~fcn_deploy.spec.ModelSpec`."""
         options = {
             "width": self.width,
             "fc_channels": self.fc_channels,
@@ -277,7 +265,7 @@ class FCN8s(nn.Module):
 def add_skip(scores: Tensor, skip: Tensor, offset: int, *, trim_skip: bool) -> Tensor:
     """Add a skip's scores to upsampled ones.
 
-    The paper's skip is the larger of the two (it saw the padding of 100) and is cropped at
+    The paper's skip is the larger of the two (it includes the padding of 100) and is cropped at
     ``offset``. In the ``same`` family the upsampled scores are the larger (ceil-mode pooling
     rounds up) and are cropped to the skip.
     """

@@ -17,16 +17,12 @@ from fcn_deploy.errors import ModelError
 
 METADATA_PROPS, _EXTERNAL_DATA = 14, 13
 
-
 GRAPH, _INITIALIZER, _LENGTH_DELIMITED = 7, 5, 2
-
 
 CHUNK = 1 << 20
 
-
 _SMALL_TENSOR = 1024
 """The most bytes of a tensor that :func:`without_weights` keeps; enough for sizes and indices."""
-
 
 _TENSORS_IN: dict[str, dict[int, str]] = {
     "ModelProto": {GRAPH: "GraphProto", 25: "FunctionProto"},

@@ -104,17 +104,11 @@ def test_bundled_weights_are_known_by_their_hash(
     artefact: Path, tmp_path: Path, spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundled = weights(tmp_path / "package" / "bundled.safetensors", value=5)
-    monkeypatch.setattr(reference, "_bundled", lambda: bundled)
+    monkeypatch.setattr(reference, "bundled_path", lambda: bundled)
     link = {**link_to(bundled), "name": "bundled"}
     found = chain_reference(artefact, spec.with_parent(**link), [])
     assert (found.name, found.path) == ("bundled", str(bundled))
     assert named_reference("bundled", spec).path == str(bundled)
-
-
-def test_the_bundled_weights_are_looked_for_where_the_model_has_them() -> None:
-    from fcn_deploy.model.checkpoints.native import bundled_path
-
-    assert reference._bundled() == bundled_path()
 
 
 def test_random_weights_are_generated_again(artefact: Path) -> None:
@@ -162,7 +156,7 @@ def test_artefacts_of_one_model_share_one_reference(tmp_path: Path, spec: ModelS
 
 @pytest.mark.parametrize(
     ("name", "told"),
-    [("missing.pth", "does not exist"), (".", "is a folder"), ("model.onnx", "is no checkpoint")],
+    [("missing.pth", "does not exist"), (".", "is a folder"), ("model.onnx", "is not a checkpoint")],
 )
 def test_a_named_reference_must_be_a_checkpoint(
     artefact: Path, spec: ModelSpec, name: str, told: str

@@ -101,7 +101,7 @@ def test_a_file_that_is_in_the_precision_already_is_taken_as_it_is(
     assert cli("build-engine", half, "--fp16", *SMALL, "-o", output).exit_code == 0
     assert check_engine(output).spec.provenance[0]["sha256"] == identity(half)
     told = fails(2, "build-engine", half, "--fp16", "--calib", frames, "-o", output)
-    assert "is fp16 already and is taken as it is; leave --calib away" in told
+    assert "is fp16 already and is used as it is; leave out --calib" in told
     told = fails(1, "build-engine", half, "--int8", "-o", output)
     assert "was to be built as int8 and its graph says fp16" in told
 

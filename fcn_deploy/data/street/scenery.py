@@ -29,7 +29,6 @@ WALLS: tuple[Color, ...] = (
 ROOFS: tuple[Color, ...] = ((78, 76, 80), (104, 74, 62), (90, 84, 78))
 SHOP_FRONTS: tuple[Color, ...] = ((36, 60, 96), (120, 36, 34), (40, 70, 52), (170, 160, 140), (44, 42, 44))
 
-
 _ASPHALT, _WHEELS, _DASH, _LINE, _SLABS, _JOINT, _KERB, _GRASS = range(8)
 PAVINGS = np.array(
     [

@@ -1,4 +1,4 @@
-"""Labels from the cells of the score map: only where classes meet are pixels compared one by one."""
+"""Labels from the cells of the score map: pixels are computed only in cells with more than one class."""
 
 from __future__ import annotations
 
@@ -13,9 +13,7 @@ from fcn_deploy.lazy import require
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto
 
-
 _FACTOR = 8
-
 
 _LABELS = """
 cells (float[batch, classes, h, w] scores) => (uint8[batch, rows, columns] labels)
@@ -86,19 +84,20 @@ cells (float[batch, classes, h, w] scores) => (uint8[batch, rows, columns] label
 
 
 def label_by_cell(model: ModelProto) -> bool:
-    """Answer the same labels without computing every class at every pixel, in place.
+    """Rewrite a graph, in place, to give the same labels without computing every class at every pixel.
 
     The last operators of a deploy graph resize the scores by 8, half-pixel and linearly, and take the
     best class of each pixel. Every pixel is a weighted mean of the four scores around it, with weights
-    that are not negative: where one class leads at all four it leads between them. Such cells take
-    their label as it is; only the others are interpolated. ``docs/explanation/deploy-graph.md`` has the
-    proof and what it gains.
+    that are not negative: where one class is the best at all four, it is the best between them. Such
+    cells get this label directly; only the others are interpolated. ``docs/explanation/deploy-graph.md``
+    has the proof and the times.
 
-    For runtimes on CPUs: how much is left to compute depends on the frame, which TensorRT and CUDA
-    graphs do not like.
+    For runtimes on CPUs only: tensor shapes depend on the content of the frame, which does not suit TensorRT
+    and CUDA graphs.
 
     Returns:
-        Whether it was done: not where confidence or logits are outputs too, or the upscore is learned.
+        Whether the graph was rewritten; False where confidence or logits are outputs too, or the upscore
+        is learned.
     """
     ends = _ends(model)
     if ends is None:
@@ -143,7 +142,7 @@ def _ends(model: ModelProto) -> tuple[NodeProto, NodeProto, list[NodeProto], lis
 
 
 def _is_resize(model: ModelProto, node: NodeProto) -> bool:
-    """Whether it is linear, half-pixel and by 8, of what is not resized any further."""
+    """Whether it is a linear half-pixel Resize by 8 of height and width, and of nothing else."""
     onnx = require("onnx", extra="export")
     scales = {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer if t.name in node.input}
     attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
@@ -157,7 +156,7 @@ def _is_resize(model: ModelProto, node: NodeProto) -> bool:
 
 
 def _weights() -> NDArray[np.float32]:
-    """Of the four corners for the 64 pixels between them, float32 ``[4, 64]``; exact (in 256ths)."""
+    """Weights of the four corners for the 64 pixels between them, float32 ``[4, 64]``; exact (in 256ths)."""
     near = (np.arange(_FACTOR) + 0.5) / _FACTOR
     along = np.stack([1 - near, near])
     between: NDArray[np.float32] = np.kron(along, along).astype(np.float32)

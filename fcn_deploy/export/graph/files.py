@@ -17,9 +17,8 @@ from fcn_deploy.spec import METADATA_KEY, ModelSpec
 if TYPE_CHECKING:
     from onnx import ModelProto, StringStringEntryProto
 
-
 SINGLE_FILE_LIMIT = 2**31 - 2**20
-"""Protobuf cannot hold 2 GiB; beyond it (with room for the graph) weights go into a file beside."""
+"""Protobuf files must be below 2 GiB. Larger weights (1 MiB is left for the graph) go into a second file."""
 
 
 def weight_bytes(model: ModelProto) -> int:
@@ -28,7 +27,7 @@ def weight_bytes(model: ModelProto) -> int:
 
 
 def identity(model: ModelProto) -> str:
-    """SHA-256 of graph and weights, metadata left out: what a child's provenance names."""
+    """SHA-256 of graph and weights without metadata, for the provenance of artefacts made from it."""
     kept = [(p.key, p.value) for p in model.metadata_props]
     del model.metadata_props[:]
     try:
@@ -52,7 +51,7 @@ def read_model(path: str | Path) -> tuple[ModelProto, ModelSpec]:
 
     Raises:
         UsageError: the file cannot be read.
-        ModelError: it is not a complete ONNX file, or has no description of ours.
+        ModelError: it is not a complete ONNX file, or has no description of fcn-deploy.
     """
     onnx = require("onnx", extra="export")
     found = input_file(path, "ONNX file")
@@ -71,14 +70,14 @@ def read_model(path: str | Path) -> tuple[ModelProto, ModelSpec]:
 def write_model(model: ModelProto, spec: ModelSpec, path: str | Path) -> ModelSpec:
     """Write graph, weights and description atomically; one file, or two beyond 2 GB.
 
-    The second file is named after the hash of the graph, so an older model at the same place
+    The second file is named after the hash of the graph, so an older model at the same path
     keeps its own weights until the new one is complete.
 
     Returns:
         The description as written, with its digest.
 
     Raises:
-        UsageError: the place cannot be written, or the disk is full.
+        UsageError: the file cannot be written, or the disk is full.
     """
     target = Path(path)
     others = {p.key: p.value for p in model.metadata_props if p.key != METADATA_KEY}
@@ -112,7 +111,7 @@ def _metadata_alone(model: ModelProto) -> bytes:
 
 
 def _with_external_data(model: ModelProto, target: Path, temporary: Path) -> tuple[bytes, Path]:
-    """The graph that names its weights' file, and that file, written."""
+    """Write the weights to a file; return the graph, which refers to this file, and its path."""
     onnx = require("onnx", extra="export")
     names = hashlib.sha256("".join(t.name for t in model.graph.initializer).encode())
     for tensor in model.graph.initializer:

@@ -11,11 +11,11 @@ if TYPE_CHECKING:
 
 
 def tidy(model: ModelProto) -> None:
-    """Give nodes and tensors the network's own names, in place, and drop the exporter's traces.
+    """Give nodes and tensors the network's own names, in place, and remove the exporter's metadata.
 
-    A convolution is named after its layer (``conv3_2``), what it feeds after it
-    (``conv3_2.relu``), pooling by number (``pool3``), the rest by operator and order. The
-    exporter also leaves file paths of the machine it ran on; they go.
+    A convolution is named after its layer (``conv3_2``), a ReLU after its input (``conv3_2.relu``),
+    pooling by number (``pool3``), the rest by operator and order. The exporter's metadata holds
+    file paths of the machine that it ran on.
     """
     graph = model.graph
     del graph.value_info[:]

@@ -38,7 +38,7 @@ def open_session(model: ModelProto, watched: Iterable[str] = ()) -> Iterator[Any
     kinds = element_types(model)
     outputs = [onnx.helper.make_tensor_value_info(name, kinds[name], None) for name in added]
     options = ort.SessionOptions()
-    # Left alone it takes the machine's cores, whatever the process was given.
+    # By default it uses all cores of the machine, even where this process may use fewer.
     options.intra_op_num_threads = usable_cores()
     options.log_severity_level = 4
     with tempfile.TemporaryDirectory() as folder:

@@ -10,7 +10,6 @@ from fcn_deploy.lazy import require
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto
 
-
 PROTO_FLOAT, PROTO_HALF = 1, 10
 """onnx.TensorProto.FLOAT and FLOAT16, which need no import."""
 
@@ -30,7 +29,7 @@ def element_types(model: ModelProto) -> dict[str, int]:
 
 
 def replace_nodes(graph: GraphProto, nodes: list[NodeProto]) -> None:
-    """Give a graph these nodes, in place, and take away the constants that none of them reads."""
+    """Give a graph these nodes, in place, and remove the initializers that none of them reads."""
     del graph.node[:]
     graph.node.extend(nodes)
     read = {name for node in nodes for name in node.input}
@@ -39,7 +38,7 @@ def replace_nodes(graph: GraphProto, nodes: list[NodeProto]) -> None:
             del graph.initializer[place]
 
 
-def find_output(model: ModelProto, op_type: str) -> NodeProto:
+def find_node(model: ModelProto, op_type: str) -> NodeProto:
     """The one node of this type. Raises ModelError where there is none or more than one."""
     found: list[NodeProto] = [node for node in model.graph.node if node.op_type == op_type]
     if len(found) != 1:
@@ -52,7 +51,7 @@ def pad_pooling(model: ModelProto) -> None:
 
     Both make ``ceil(n / 2)`` of ``n``, and the padding never wins a maximum, so no number changes. But
     runtimes differ in ceil mode: OpenVINO refuses a window larger than its input, which a frame of 16
-    rows has at pool5, and others are known to lose the mode.
+    rows has at pool5, and other runtimes ignore the mode.
     """
     onnx = require("onnx", extra="export")
     for node in model.graph.node:
@@ -65,9 +64,9 @@ def pad_pooling(model: ModelProto) -> None:
 
 
 def crop_offset(model: ModelProto) -> int:
-    """Rows and columns that the deploy graph cuts off the labels' start; 0 where the logits were cut."""
+    """Rows and columns that the deploy graph crops at the labels' start; 0 where it crops the logits."""
     onnx = require("onnx", extra="export")
-    inside = find_output(model, "ArgMax").output[0]
+    inside = find_node(model, "ArgMax").output[0]
     starts = [n.input[1] for n in model.graph.node if n.op_type == "Slice" and n.input[0] == inside]
     values = {t.name: t for t in model.graph.initializer if t.name in starts}
     return int(onnx.numpy_helper.to_array(values[starts[0]])[0]) if starts else 0

@@ -1,7 +1,7 @@
 """Every call that building an engine makes on TensorRT: 10.3 and later, 11, and TensorRT-RTX.
 
-One path serves all three. Networks are strongly typed, so precision is a property of the graph and no flag;
-what only one flavor has (a timing cache, compute capabilities) is asked for by the caller, who knows it.
+All three are called in the same way. Networks are strongly typed: precision is a property of the graph, not
+a flag. Features of one flavor only (a timing cache, compute capabilities) are used where the caller asks.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ _OUT_OF_MEMORY = re.compile(
     r"requested amount of .*memory",
     re.IGNORECASE,
 )
-"""TensorRT tries tactics and drops those that do not fit: with none left it says the first of these."""
-
+"""Messages of a build that ran out of memory. TensorRT skips tactics that do not fit into memory; with none
+left it logs the first of these."""
 
 _NO_DRIVER = "cudaError 35"
 """Logged after every other error on a machine without a driver."""
@@ -35,7 +35,7 @@ _NO_DRIVER = "cudaError 35"
 
 @dataclass(frozen=True)
 class BuildSettings:
-    """What a build is told beside the graph. Each None leaves TensorRT's own default."""
+    """Options of a build; None keeps TensorRT's own default."""
 
     workspace: int | None = None
     """Bytes of scratch memory that kernels may use."""
@@ -49,11 +49,11 @@ class BuildSettings:
     """One engine for later versions of TensorRT."""
     dla_core: int | None = None
     detailed: bool = False
-    """Keep in the engine what its inspector needs to tell each layer's precision."""
+    """Keep in the engine what the engine inspector needs to report each layer's precision."""
 
 
 class LogCapture(logging.Handler):
-    """What TensorRT logged while it was listened to, from whichever thread."""
+    """Collects the warnings and errors that TensorRT logs, from any thread."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -68,9 +68,9 @@ class LogCapture(logging.Handler):
             self.errors.append(text)
 
     def reason(self) -> str:
-        """The last error, in TensorRT's words."""
-        told = [text for text in self.errors if _NO_DRIVER not in text] or self.errors
-        return told[-1] if told else "it gave no reason"
+        """TensorRT's last error message."""
+        found = [text for text in self.errors if _NO_DRIVER not in text] or self.errors
+        return found[-1] if found else "it gave no reason"
 
     def ran_out_of_memory(self) -> bool:
         return any(_OUT_OF_MEMORY.search(text) for text in (*self.errors, *self.warnings))
@@ -86,7 +86,7 @@ class LogCapture(logging.Handler):
 
 @contextmanager
 def capture_log() -> Iterator[LogCapture]:
-    """Collect what TensorRT says to Python's logging until the block ends."""
+    """Collect what TensorRT logs until the block ends."""
     log, logger = LogCapture(), logging.getLogger("fcn_deploy.tensorrt")
     logger.addHandler(log)
     try:
@@ -96,7 +96,7 @@ def capture_log() -> Iterator[LogCapture]:
 
 
 def _shortened(text: str) -> str:
-    """A message without the places in TensorRT's own sources, on one line."""
+    """A message on one line, without the file names and line numbers of TensorRT's sources."""
     return re.sub(r"[.:]?\s*\bIn \S+ at \S+:\d+", "", " ".join(text.split()))
 
 
@@ -118,26 +118,26 @@ class Build:
         self._log = log
         try:
             self._builder = trt.Builder(log_for(trt))
-        except TypeError as exc:  # what the bindings make of a builder that could not be created
+        except TypeError as exc:  # raised by the bindings where the builder could not be created
             raise EngineError(f"{name} could not start its builder: {log.reason()}") from exc
-        # 11 has nothing else any more; 10 has to be told.
+        # TensorRT 10 needs the flag; in 11 every network is strongly typed.
         flag = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
         self._network = self._builder.create_network(flag)
         self._config = self._builder.create_builder_config()
 
     def parse(self, path: Path) -> None:
-        """Read an ONNX file; from its place, because weights may lie beside it.
+        """Read an ONNX file by its path, because its weights may be in another file beside it.
 
         Raises:
-            EngineError: the parser refuses it; names the node.
+            EngineError: the parser refuses it; the message names the node.
         """
         self._parser = self._trt.OnnxParser(self._network, log_for(self._trt))
         if not self._parser.parse_from_file(str(path)):
             problems = [self._parser.get_error(i) for i in range(self._parser.num_errors)]
-            told = _parser_words(problems[-1]) if problems else self._log.reason()
+            problem = _parser_message(problems[-1]) if problems else self._log.reason()
             raise EngineError(
-                f"{self._name} does not accept {path}: {told}; export it again with fcn-deploy, or run the "
-                ".onnx file itself with ONNX Runtime"
+                f"{self._name} does not accept {path}: {problem}; export it again with fcn-deploy, or run "
+                "the .onnx file itself with ONNX Runtime"
             )
 
     def signature(self) -> tuple[dict[str, Port], dict[str, Port]]:
@@ -183,7 +183,7 @@ class Build:
         cores = self._builder.num_DLA_cores
         if core >= cores:
             raise EngineError(
-                f"DLA core {core} was asked for and this machine has {cores}; leave --dla-core away"
+                f"DLA core {core} was asked for and this machine has {cores}; leave out --dla-core"
             )
         self._config.default_device_type = self._trt.DeviceType.DLA
         self._config.DLA_core = core
@@ -201,7 +201,7 @@ class Build:
             raise UsageError(f"the timing cache {path} cannot be read: {exc.strerror}") from exc
         cache = self._config.create_timing_cache(data)
         if cache is None or not self._config.set_timing_cache(cache, False):
-            # Of another device or version: begun anew.
+            # The file is of another device or version: start with an empty cache.
             self._config.set_timing_cache(self._config.create_timing_cache(b""), False)
 
     def timing_cache(self) -> bytes:
@@ -218,7 +218,7 @@ class Build:
             The serialized engine, TensorRT's own memory with the buffer protocol.
 
         Raises:
-            EngineError: TensorRT could not; with its last error.
+            EngineError: the build failed; the message has TensorRT's last error.
         """
         self._config.progress_monitor = monitor
         engine = self._builder.build_serialized_network(self._network, self._config)
@@ -227,19 +227,19 @@ class Build:
         return engine
 
 
-def _parser_words(error: Any) -> str:
+def _parser_message(error: Any) -> str:
     named = f" {error.node_name()!r}" if error.node_name() else ""
     where = f"node{named} ({error.node_operator()}): " if error.node_operator() else ""
-    # The parser's own assertions carry their words in quotes: creator && "Plugin not found ..."
-    told = re.sub(r'^.*&& "(.*)"$', r"\1", _shortened(error.desc()))
-    return f"{where}{told.rstrip('.')}"
+    # The parser's assertions have their message in quotes: creator && "Plugin not found ..."
+    text = re.sub(r'^.*&& "(.*)"$', r"\1", _shortened(error.desc()))
+    return f"{where}{text.rstrip('.')}"
 
 
 def make_monitor(trt: Any, report: Callable[[float, str], None]) -> Any:
-    """TensorRT's progress as one fraction. It never ends a build: that has crashed TensorRT-RTX 1.7.
+    """TensorRT's progress as one fraction. It never cancels a build: that has crashed TensorRT-RTX 1.7.
 
     Args:
-        trt: the module; its class is what is derived from.
+        trt: the module, for its class ``IProgressMonitor``.
         report: called with the fraction done, 0 to 1, and the phase; TensorRT's threads call it. It must not
             raise, because an exception must not pass through TensorRT's own frames.
     """
@@ -253,7 +253,7 @@ def make_monitor(trt: Any, report: Callable[[float, str], None]) -> Any:
             self._phases[phase_name] = (parent_phase, max(num_steps, 1), 0)
 
         def step_complete(self, phase_name: str, step: int) -> bool:
-            # Of two phases of one name, in two threads, the first that ends takes the entry away.
+            # Two threads may have phases of the same name; the first to finish removes the entry.
             parent, steps, _ = self._phases.get(phase_name, (None, step + 1, step))
             self._phases[phase_name] = (parent, steps, step + 1)
             report(self._fraction(phase_name), phase_name)
@@ -263,7 +263,7 @@ def make_monitor(trt: Any, report: Callable[[float, str], None]) -> Any:
             self._phases.pop(phase_name, None)
 
         def _fraction(self, phase: str) -> float:
-            """Steps done of a phase, counted as a part of one step of each phase around it."""
+            """The share done: the steps of a phase are parts of one step of its parent phase."""
             done = 0.0
             name: str | None = phase
             while name is not None and name in self._phases:
@@ -283,7 +283,7 @@ def achieved_precision(trt: Any, engine: Any) -> dict[str, int]:
         EngineError: the engine cannot be opened or inspected here.
     """
     runtime = trt.Runtime(log_for(trt))
-    # It came out of this process's own builder a moment ago.
+    # This process built the engine itself, so it is trusted.
     runtime.engine_host_code_allowed = True
     opened = runtime.deserialize_cuda_engine(engine)
     if opened is None:
@@ -296,7 +296,7 @@ def count_layers(report: str) -> dict[str, int]:
     """The inspector's JSON -> layers by the element type of what they read.
 
     Raises:
-        EngineError: the report is of a form that is not known.
+        EngineError: the report has an unknown format.
     """
     try:
         layers = json.loads(report)["Layers"]
@@ -319,6 +319,6 @@ def _kind(formats: str) -> str:
 
 
 def validity(trt: Any, engine: Any) -> str:
-    """TensorRT-RTX's word for an engine on the GPU that is here: ``valid``, ``suboptimal`` or ``invalid``."""
+    """TensorRT-RTX's validity of an engine on the GPU here: ``valid``, ``suboptimal`` or ``invalid``."""
     runtime = trt.Runtime(log_for(trt))
     return str(runtime.get_engine_validity(engine)[0].name).lower()

@@ -1,4 +1,4 @@
-"""The precision that a graph declares, without a device to ask what was achieved.
+"""The precision that a graph declares; what was achieved is known on a device only.
 
 In a strongly typed network the graph decides: a convolution between DequantizeLinear nodes is INT8, one
 with half-precision operands is fp16. What kernels a device then runs is known only there.
@@ -20,13 +20,12 @@ from fcn_deploy.lazy import require
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-
 _LAYERS = ("Conv", "ConvTranspose")
 
 
 @dataclass(frozen=True)
 class Declared:
-    """What a graph says of its precision."""
+    """The precision that a graph declares."""
 
     precision: str
     """One of :data:`~fcn_deploy.spec.PRECISIONS`."""
@@ -38,7 +37,7 @@ class Declared:
 
 
 def declared_precision(model: ModelProto) -> Declared:
-    """Look at each convolution's two operands.
+    """The declared precision, from the two operands of each convolution.
 
     Args:
         model: a deploy graph; the contents of its weights are not needed.
@@ -56,7 +55,7 @@ def declared_precision(model: ModelProto) -> Declared:
             layers["fp16" if kinds.get(node.input[0]) == PROTO_HALF else "fp32"] += 1
     sizes = [(int(np.prod(t.dims)), t.data_type) for t in model.graph.initializer]
     return Declared(
-        precision=_word(layers),
+        precision=_precision_of(layers),
         layers=dict(layers),
         parameters=sum(count for count, _ in sizes),
         weight_bytes=sum(count * item_bytes(kind) for count, kind in sizes),
@@ -69,24 +68,24 @@ def item_bytes(kind: int) -> int:
     return int(onnx.helper.tensor_dtype_to_np_dtype(kind).itemsize)
 
 
-def _word(layers: Mapping[str, int]) -> str:
+def _precision_of(layers: Mapping[str, int]) -> str:
     if layers.get("int8"):
         return "int8+fp16" if layers.get("fp16") else "int8"
     return "fp16" if layers.get("fp16") else "fp32"
 
 
-def honours(precision: str, wanted: str) -> bool:
-    """Whether ``precision`` (a word of the spec) holds what was ``wanted``: ``int8+fp16`` holds both."""
+def includes(precision: str, wanted: str) -> bool:
+    """Whether ``precision``, as the spec has it, includes ``wanted``: ``int8+fp16`` includes both."""
     return set(wanted.split("+")) <= set(precision.split("+"))
 
 
-def check_honoured(found: Declared, wanted: str, source: str) -> None:
-    """Refuse a graph that would silently build in another precision than was asked for.
+def check_precision(found: Declared, wanted: str, source: str) -> None:
+    """Refuse a graph whose engine would have another precision than was asked for.
 
     Raises:
-        EngineError: ``found`` does not hold ``wanted``.
+        EngineError: ``found`` does not include ``wanted``.
     """
-    if not honours(found.precision, wanted):
+    if not includes(found.precision, wanted):
         counted = ", ".join(f"{count} {kind}" for kind, count in sorted(found.layers.items())) or "none"
         raise EngineError(
             f"{source} was to be built as {wanted} and its graph says {found.precision} (convolutions: "

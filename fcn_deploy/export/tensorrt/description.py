@@ -1,4 +1,4 @@
-"""The sidecar of an engine: made of what was asked for, what the graph declares and what TensorRT said."""
+"""The sidecar of an engine, made from the request, the graph's declared precision and TensorRT's reports."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fcn_deploy.export.tensorrt.source import SourceGraph
 from fcn_deploy.runtimes.tensorrt.sidecar import TENSORRT_RTX, EngineTarget, Sidecar, this_platform
 
 RTX_PORTABLE = ("8.0", "8.6", "8.9", "12.0")
-"""What TensorRT-RTX builds for when it is told nothing; its engines then run on later GPUs too.
+"""What TensorRT-RTX builds for by default; such engines run on later GPUs too.
 Source: "CPU-Only AOT and TensorRT-RTX Engines" in its documentation."""
 
 
@@ -24,24 +24,24 @@ def describe(
     identity: str,
     seconds: float,
 ) -> Sidecar:
-    """What lands beside an engine.
+    """The sidecar of an engine.
 
     Args:
         source: the graph that it was built from.
         request: what was asked for.
-        built: what TensorRT said.
+        built: what TensorRT reported.
         sha256: of the engine.
         size: of the engine in bytes.
         identity: of the ONNX file.
         seconds: that the build took.
 
     Raises:
-        EngineError: the GPU that it was built for has no name.
+        EngineError: the name of the GPU that it was built for is not known.
     """
     declared = source.declared
     spec = source.spec.replace(
         precision=declared.precision,
-        # What was verified about the graph is the graph's.
+        # Parity was checked for the graph, not for the engine.
         evidence={("parent_parity" if k == "parity" else k): v for k, v in source.spec.evidence.items()},
     ).with_parent(kind="onnx", name=source.path.name, sha256=identity)
     return Sidecar(
@@ -81,18 +81,18 @@ def _target(request: BuildRequest, built: Built) -> EngineTarget:
     if settings.hardware_compatible:
         return EngineTarget(this_platform(), ("8.0",), later=True)
     if gpu is None:
-        raise EngineError("the GPU that TensorRT built on cannot be named; check its driver")
+        raise EngineError("the name of the GPU that TensorRT built on is not known; check its driver")
     return EngineTarget(this_platform(), (gpu.compute_capability,), gpu=gpu.name, dla_core=settings.dla_core)
 
 
 def _settings(request: BuildRequest) -> dict[str, Any]:
-    """Those that were given, but for what :attr:`Sidecar.target` says already."""
+    """The settings without those that :attr:`Sidecar.target` shows."""
     shown = ("workspace", "optimization_level", "hardware_compatible", "version_compatible")
     return {name: getattr(request.settings, name) for name in shown}
 
 
 def _notes(source: SourceGraph, request: BuildRequest, built: Built) -> list[str]:
-    """What its user should know and no check can tell."""
+    """What the user should know and no check finds."""
     notes = []
     if built.flavor == TENSORRT_RTX and source.declared.layers.get("int8"):
         notes.append(

@@ -1,7 +1,7 @@
 """ONNX artefact -> engine and sidecar, with TensorRT 10, 11 or TensorRT-RTX: :func:`build_from_graph`.
 
-What the arguments alone can tell is checked here; what only TensorRT knows is checked in the process that
-builds (:mod:`fcn_deploy.export.tensorrt.worker`).
+Checks that do not need TensorRT are made here, the others in the process that builds
+(:mod:`fcn_deploy.export.tensorrt.worker`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 from fcn_deploy.errors import UsageError
 from fcn_deploy.export.tensorrt.builder import BuildSettings
-from fcn_deploy.export.tensorrt.declared import check_honoured
+from fcn_deploy.export.tensorrt.declared import check_precision
 from fcn_deploy.export.tensorrt.description import describe
 from fcn_deploy.export.tensorrt.memory import working_set
 from fcn_deploy.export.tensorrt.process import build_in_child
@@ -46,7 +46,7 @@ def build_from_graph(
     timeout: float | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> EngineResult:
-    """Build an engine of a graph in its own precision, and write what it is beside it.
+    """Build an engine of a graph in its own precision, and write its sidecar.
 
     What :func:`fcn_deploy.build_engine` does once the graph has the precision wanted; its arguments are
     explained there.
@@ -54,12 +54,12 @@ def build_from_graph(
     Args:
         onnx: an ``.onnx`` that fcn-deploy exported or quantised.
         output: ``NAME.engine``; its sidecar ``NAME.engine.json`` is written beside it.
-        settings: what the build is told beside the graph.
+        settings: options of the build.
         profiles: ranges of batch x height x width.
         flavor: ``tensorrt``, ``rtx`` or ``auto``.
         timing_cache: where timings of kernels are kept.
         require_precision: ``fp32``, ``fp16``, ``int8`` or ``int8+fp16`` that the graph, and where a device
-            is there the engine, must honour; None requires what the model's description says.
+            is there the engine, must have; None requires what the model's description says.
         timeout: seconds that the process which builds may take.
         progress: called in the thread of this call.
 
@@ -74,7 +74,7 @@ def build_from_graph(
     _check_arguments(settings, flavor, timeout)
     source = read_source(onnx)
     wanted = require_precision or source.spec.precision
-    check_honoured(source.declared, wanted, str(source.path))
+    check_precision(source.declared, wanted, str(source.path))
     ranges = _profiles(profiles, source.spec)
     memory = _estimate(source, ranges)
     with atomic_output(sidecar_path(target)) as beside, atomic_output(target) as temporary:
@@ -93,8 +93,8 @@ def build_from_graph(
             timing_cache=None if timing_cache is None else Path(timing_cache),
         )
         sidecar = _write(source, request, timeout, progress or (lambda _: None))
-        # Replaced last, and names the engine's hash: whoever is interrupted between the two has a pair that
-        # is refused.
+        # The sidecar is replaced last and holds the engine's hash: where the process is interrupted between
+        # the two, loading refuses the pair.
         beside.write_text(sidecar.to_json(), encoding="utf-8")
     return EngineResult(target, sidecar, time.monotonic() - begun)
 
@@ -109,7 +109,7 @@ def _check_arguments(settings: BuildSettings, flavor: str, timeout: float | None
     if settings.dla_core is not None and settings.dla_core < 0:
         raise UsageError(f"the DLA core must be 0 or more, not {settings.dla_core}")
     if timeout is not None and not timeout > 0:
-        raise UsageError(f"the time-out must be more than 0 seconds, not {timeout}")
+        raise UsageError(f"the timeout must be more than 0 seconds, not {timeout}")
 
 
 def _profiles(given: Iterable[str | Profile] | None, spec: ModelSpec) -> tuple[Profile, ...]:
@@ -118,7 +118,7 @@ def _profiles(given: Iterable[str | Profile] | None, spec: ModelSpec) -> tuple[P
 
 
 def _estimate(source: SourceGraph, profiles: Sequence[Profile]) -> dict[str, Any]:
-    """What the engine will take on its device: bytes of weights, and of activations for the worst profile."""
+    """Bytes that the engine will need: of weights, and of activations for the profile with most."""
     largest = {str(p): working_set(source.graph, p.max) for p in profiles}
     profile = max(largest, key=lambda name: largest[name])
     return {
@@ -130,7 +130,7 @@ def _estimate(source: SourceGraph, profiles: Sequence[Profile]) -> dict[str, Any
 
 @dataclass(frozen=True)
 class _Listener:
-    """Hears of the build: a :class:`~fcn_deploy.export.tensorrt.request.Reporter`."""
+    """Receives what the build reports: a :class:`~fcn_deploy.export.tensorrt.request.Reporter`."""
 
     step: Callable[[str], None]
     cache: Path
@@ -139,8 +139,8 @@ class _Listener:
         warnings.warn(text, stacklevel=1)
 
     def timings(self, data: bytes) -> None:
-        """An engine that took minutes is not lost because they cannot be kept. Of two builds at once the
-        later one's stay, whole."""
+        """Keep the timing cache. A failure is only a warning: the engine took minutes and is complete. Of two
+        builds at the same time, the later one's file stays."""
         try:
             write_bytes(self.cache, data)
         except UsageError as exc:
@@ -150,11 +150,11 @@ class _Listener:
 def _write(
     source: SourceGraph, request: BuildRequest, timeout: float | None, step: Callable[[str], None]
 ) -> Sidecar:
-    """Build the engine into ``request.output``, until the disk has it, and describe it."""
+    """Build the engine into ``request.output``, flush it to disk, and describe it."""
     begun = time.monotonic()
     built = build_in_child(request, _Listener(step, request.timings), timeout)
     with ThreadPoolExecutor(2) as aside:
-        # The processor hashes while the disk writes; during the build it has enough to do.
+        # Hash while the disk writes; not during the build, which needs the processor.
         origin = aside.submit(identity, source.path)
         digest = aside.submit(sha256_of, request.output)
         with open(request.output, "rb+") as stream:

@@ -1,4 +1,4 @@
-"""How much device memory an engine will want, estimated from the graph before it is built."""
+"""How much device memory an engine will need, estimated from the graph before it is built."""
 
 from __future__ import annotations
 
@@ -14,15 +14,14 @@ from fcn_deploy.runtimes.tensorrt.profiles import Size
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
-
 _IN_PLACE = ("Relu", "Cast", "Sub", "Div", "Mul", "Add", "QuantizeLinear", "DequantizeLinear", "Identity")
 """What TensorRT folds into its neighbours: no memory of their own."""
 
 
 def working_set(model: ModelProto, size: Size) -> int:
-    """Bytes of the activations that are alive at once, at most, for frames of one size.
+    """The most bytes of activations that are needed at the same time, for frames of one size.
 
-    A lower bound of what an engine takes beside its weights: kernels may want scratch memory on top.
+    A lower bound of what an engine needs besides its weights: kernels may need scratch memory as well.
 
     Args:
         model: a deploy graph; the contents of its weights are not needed.
@@ -51,7 +50,7 @@ def working_set(model: ModelProto, size: Size) -> int:
 
 
 def _tensor_bytes(model: ModelProto, size: Size) -> dict[str, int]:
-    """Bytes by name of every tensor whose shape can be told."""
+    """Bytes by name of every tensor whose shape can be inferred."""
     onnx = require("onnx", extra="export")
     fixed = onnx.ModelProto()
     fixed.CopyFrom(model)

@@ -1,4 +1,4 @@
-"""What goes from the process that builds to its parent: one JSON object a line.
+"""Messages from the process that builds to its parent: one JSON object a line.
 
 Each has one key: ``step``, ``warning``, ``timings`` or ``log`` while the build goes on, and ``built`` or
 ``error`` as the last one.
@@ -83,11 +83,11 @@ def _in_words(exc: Exception) -> tuple[str, str]:
 
 
 def receive(line: bytes, reporter: Reporter) -> Built | None:
-    """The parent's end: pass one message on.
+    """The parent's end: handle one message.
 
     Args:
         line: what was read.
-        reporter: hears of steps, warnings and timings.
+        reporter: receives steps, warnings and timings.
 
     Returns:
         What was built; None where the build goes on.

@@ -1,4 +1,4 @@
-"""The process that builds, as its parent sees it: started, listened to, and always ended."""
+"""The parent's side of the process that builds: start it, read its messages, and always end it."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from fcn_deploy.export.tensorrt.request import BuildRequest, Built, Reporter
 
 COMMAND = (sys.executable, "-m", "fcn_deploy.export.tensorrt.worker")
 
-_PATIENCE = 5.0
+_END_TIMEOUT = 5.0
 """Seconds that the process may take to end."""
 
 _POLL = 0.5
-"""Seconds between two looks at what else happened: on Windows a wait does not notice Ctrl-C."""
+"""Seconds of one wait for a message: on Windows, Ctrl-C is noticed only between two waits."""
 
 
 def build_in_child(request: BuildRequest, reporter: Reporter, timeout: float | None) -> Built:
-    """Build in a process of its own, from whichever thread.
+    """Build in a process of its own; may be called in any thread.
 
     Args:
         request: what to build.
-        reporter: called in this thread; an exception of it ends the build and goes on.
+        reporter: called in this thread; an exception that it raises ends the build and is raised here.
         timeout: seconds; None waits without limit.
 
     Raises:
@@ -86,10 +86,10 @@ class _Child:
         self._reader.start()
 
     def read(self, seconds: float) -> bytes | None:
-        """What the process says next; None where that takes longer than ``seconds``.
+        """The next message; None where there is none within ``seconds``.
 
         Raises:
-            EngineError: it has ended, and has not said why.
+            EngineError: the process has ended without a result or an error.
         """
         try:
             line = self._lines.get(timeout=max(seconds, 0))
@@ -115,16 +115,16 @@ class _Child:
         finally:
             self._process.kill()
             self._wait()
-            self._reader.join(_PATIENCE)
+            self._reader.join(_END_TIMEOUT)
             self._stdout.close()
 
     def _wait(self) -> None:
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(_PATIENCE)
+            self._process.wait(_END_TIMEOUT)
 
     @property
     def _stdout(self) -> IO[bytes]:
-        assert self._process.stdout is not None  # it was asked for
+        assert self._process.stdout is not None  # Popen was called with PIPE
         return self._process.stdout
 
     def _read(self) -> None:
@@ -137,16 +137,16 @@ class _Child:
         self._wait()
         code = self._process.returncode
         last = last_line(self._stderr)
-        told = f" (its last line: {last})" if last else ""
+        detail = f" (its last line: {last})" if last else ""
         name = None if code is None else signal_of(code)
         if name == OUT_OF_MEMORY:
             return (
                 f"the process that built {self._target} was killed with {name}, as the system does where "
-                f"memory runs out{told}; lower the profile's maximum, use --fp16, or close other programs"
+                f"memory runs out{detail}; lower the profile's maximum, use --fp16, or close other programs"
             )
         if name is None:
-            return f"the process that built {self._target} ended without an engine, exit code {code}{told}"
+            return f"the process that built {self._target} ended without an engine, exit code {code}{detail}"
         return (
-            f"the process that built {self._target} crashed with {name}{told}; this is a fault inside "
+            f"the process that built {self._target} crashed with {name}{detail}; this is a fault inside "
             "TensorRT: try again, or try another profile or another version of TensorRT"
         )

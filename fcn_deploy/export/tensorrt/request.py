@@ -1,4 +1,4 @@
-"""What the process that builds is asked for, and its result. Both cross from process to process as JSON."""
+"""The request to the process that builds, and its result; both are sent as JSON."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from fcn_deploy.spec import ModelSpec
 
 @dataclass(frozen=True)
 class BuildRequest:
-    """A build whose arguments are checked, but for what only TensorRT knows."""
+    """A build. Its arguments are checked, except for what needs TensorRT."""
 
     onnx: Path
     spec: ModelSpec
     """The description of ``onnx``."""
     output: Path
-    """Where the engine is written. It exists, and is the caller's to rename."""
+    """Where the engine is written: an existing temporary file, which the caller renames."""
     target: Path
     """The name that the engine will have, for messages."""
     flavor: str
@@ -32,7 +32,7 @@ class BuildRequest:
     declared: str
     """The precision that the graph declares."""
     wanted: str
-    """The precision that the engine must honour."""
+    """The precision that the engine must have."""
     memory: dict[str, Any]
     """``weights`` and ``activations`` in bytes, and the ``profile`` that takes them: estimates."""
     timing_cache: Path | None = None
@@ -68,7 +68,7 @@ class BuildRequest:
 
 @dataclass(frozen=True)
 class Built:
-    """What TensorRT said of the engine that it wrote."""
+    """What TensorRT reported about the engine."""
 
     flavor: str
     """:data:`~fcn_deploy.runtimes.tensorrt.sidecar.TENSORRT` or ``TENSORRT_RTX``."""
@@ -95,7 +95,7 @@ class Built:
 
 
 class Reporter(Protocol):
-    """Hears of a build while it goes on."""
+    """Receives what a build reports while it runs."""
 
     def step(self, text: str) -> None:
         """A few words on what is being done now."""

@@ -1,4 +1,4 @@
-"""What a build gives."""
+"""The result of a build."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class EngineResult(Result):
     path: Path
     """The engine; its sidecar lies beside it."""
     sidecar: Sidecar
-    """What the file beside the engine says."""
+    """The contents of the file beside the engine."""
     seconds: float
-    """That the whole call took."""
+    """Of the whole call."""
 
     @property
     def precision(self) -> str:
-        """That the graph declares, one of :data:`~fcn_deploy.spec.PRECISIONS`."""
+        """The precision that the graph declares, one of :data:`~fcn_deploy.spec.PRECISIONS`."""
         return self.sidecar.spec.precision
 
     @property

@@ -1,4 +1,4 @@
-"""The ONNX file that an engine is built from, read and held against what it may be."""
+"""The ONNX file that an engine is built from, read and checked."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class SourceGraph:
     graph: ModelProto
     declared: Declared
     state: tuple[int, ...]
-    """Of the file when it was read."""
+    """Inode, size and modification time of the file when it was read."""
 
     def require_unchanged(self) -> None:
         """Raises ModelError where the file is no longer the one that was read."""
@@ -39,13 +39,13 @@ def read_source(onnx: str | Path) -> SourceGraph:
     """Read what export or quantize wrote.
 
     Raises:
-        UsageError: it is missing, no ONNX file, or was quantised for CPUs.
+        UsageError: it is missing, not an ONNX file, or was quantised for CPUs.
         ModelError: it is damaged, carries no description, or its external weights are missing.
         MissingDependency: onnx is not installed.
     """
     path = input_file(onnx, "ONNX file")
     if path.suffix.lower() != ".onnx":
-        raise UsageError(f"{path} is no ONNX file; engines are built from what export or quantize wrote")
+        raise UsageError(f"{path} is not an ONNX file; engines are built from what export or quantize wrote")
     state = _state(path)
     spec = read_spec(path)
     quantised = spec.evidence.get("quantization")

@@ -58,10 +58,10 @@ def build(request: BuildRequest, reporter: Reporter) -> Built:
 
     Raises:
         UsageError: the flavor does not have what was asked for, or the engine cannot be written.
-        ModelError: the graph's inputs or outputs are not those that its description promises.
+        ModelError: the graph's inputs or outputs are not those that its description states.
         MissingDependency: the TensorRT asked for is not installed.
         BackendUnavailable: TensorRT is asked for where no GPU is.
-        EngineError: TensorRT refuses the graph, runs out of memory, or the precision is not honoured.
+        EngineError: TensorRT refuses the graph, runs out of memory, or the precision was not achieved.
     """
     flavor = _choose(request.flavor, request.settings)
     _check_flavor(flavor, request)
@@ -81,7 +81,7 @@ def build(request: BuildRequest, reporter: Reporter) -> Built:
 
 
 def _choose(flavor: str, settings: BuildSettings) -> _Flavor:
-    """The TensorRT to build with. TensorRT proper needs a GPU, TensorRT-RTX does not."""
+    """The TensorRT to build with. TensorRT needs a GPU, TensorRT-RTX does not."""
     gpu = describe_gpu()
     problem = gpu_problem() if gpu is None else None
     if flavor == "auto" and installed("tensorrt_rtx") and (problem or settings.compute_capabilities):
@@ -116,7 +116,7 @@ def _check_flavor(flavor: _Flavor, request: BuildRequest) -> None:
     }
     for option, given in only_tensorrt.items():
         if given:
-            raise UsageError(f"{option} is for TensorRT; TensorRT-RTX does not have it, leave it away")
+            raise UsageError(f"{option} is for TensorRT; TensorRT-RTX does not have it, leave it out")
     known = compute_capabilities_of(flavor.trt)
     for capability in settings.compute_capabilities:
         if capability not in known:
@@ -150,7 +150,7 @@ def _build(flavor: _Flavor, request: BuildRequest, log: LogCapture, reporter: Re
     network = Build(flavor.trt, flavor.title, log)
     network.parse(request.onnx)
     check_deploy_graph(*network.signature(), request.spec.outputs, request.onnx)
-    # Only its inspector tells the precision achieved, and needs the details for it.
+    # The engine inspector reports the achieved precision only with detailed profiling verbosity.
     settings = dataclasses.replace(request.settings, detailed=flavor.name == TENSORRT)
     network.configure(settings, request.profiles)
     if keeps_timings:
@@ -165,12 +165,12 @@ def _build(flavor: _Flavor, request: BuildRequest, log: LogCapture, reporter: Re
 
 
 def _check(flavor: _Flavor, engine: Any, wanted: str, reporter: Reporter) -> dict[str, Any]:
-    """What a device says of the engine: the precision achieved, and whether it will run there."""
+    """What the device reports about the engine: the precision achieved, and whether the engine is valid."""
     if flavor.gpu is None:
         return {"achieved": NOT_CHECKED}
     reporter.step("inspecting")
     if flavor.name == TENSORRT_RTX:
-        # Its kernels are made where it runs, so there is nothing to inspect yet.
+        # Its kernels are compiled where it runs, so there is nothing to inspect yet.
         return {"achieved": "not checked: made on the device", "validity": validity(flavor.trt, engine)}
     achieved = achieved_precision(flavor.trt, engine)
     for kind in wanted.split("+"):
@@ -206,7 +206,7 @@ def _out_of_memory(exc: EngineError, memory: dict[str, Any], free: int | None) -
 
 
 def main() -> NoReturn:
-    """Build what the file named on the command line asks for, and tell the parent of it."""
+    """Carry out the request in the file named on the command line, and report to the parent."""
     follow_parent()
     sender = Sender(take_stdout())
     logger = logging.getLogger(LOGGER)
@@ -217,7 +217,7 @@ def main() -> NoReturn:
         sender.built(build(request, sender))
     except Exception as exc:
         sender.error(exc)
-    os._exit(0)  # the libraries' own clean-up takes time, and cannot make the engine better
+    os._exit(0)  # skip the libraries' clean-up, which takes time
 
 
 if __name__ == "__main__":

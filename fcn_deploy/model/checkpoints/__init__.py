@@ -2,12 +2,11 @@
 
 from fcn_deploy.model.checkpoints.describe import CheckpointInfo, describe, in_memory
 from fcn_deploy.model.checkpoints.layouts import load_checkpoint
-from fcn_deploy.model.checkpoints.native import bundled_path, load_safetensors, save_safetensors
+from fcn_deploy.model.checkpoints.native import load_safetensors, save_safetensors
 from fcn_deploy.model.checkpoints.random import random_model
 
 __all__ = [
     "CheckpointInfo",
-    "bundled_path",
     "describe",
     "in_memory",
     "load_checkpoint",

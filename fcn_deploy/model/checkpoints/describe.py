@@ -26,12 +26,12 @@ class CheckpointInfo:
     spec: ModelSpec | None = None
     """The description inside the file, for our own safetensors."""
     classes: ClassSet | None = None
-    """What other safetensors say of their classes in the metadata."""
+    """The classes in the metadata of other safetensors files."""
     mean: tuple[float, float, float] = CAFFE_MEAN_BGR
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
     note: str = ""
     assumptions: tuple[str, ...] = ()
-    """Sentences to show: what was taken for granted because the file does not say it."""
+    """Sentences to show: what was assumed because the file does not say it."""
 
     def link(self) -> dict[str, Any]:
         """This checkpoint as a link of :attr:`ModelSpec.provenance`."""
@@ -39,7 +39,7 @@ class CheckpointInfo:
 
 
 def in_memory(model: FCN8s) -> CheckpointInfo:
-    """What is known of a network that came from no file."""
+    """What is known of a network that was not loaded from a file."""
     name = f"{type(model).__name__} in memory"
     return CheckpointInfo("module", name, None, "module")
 
@@ -93,7 +93,7 @@ def describe(model: FCN8s, info: CheckpointInfo, **stated: Any) -> ModelSpec:
 def classes_in_metadata(
     metadata: dict[str, str], num_classes: int
 ) -> tuple[ClassSet | None, tuple[str, ...]]:
-    """What a safetensors file says of its classes, and a sentence where that cannot be used.
+    """The classes in the metadata of a safetensors file, and a sentence where these cannot be used.
 
     The key is ``classes``; its value is a built-in set (``camvid``, ``voc``) or a JSON list of names.
     """

@@ -12,7 +12,6 @@ from fcn_deploy.model.fcn8s import FCN8s, bilinear_kernel
 
 _SIZING = ("conv1_1.weight", "fc6.weight", "score_fr.weight")
 
-
 _UPSCORES = ("upscore2.weight", "upscore_pool4.weight", "upscore8.weight")
 
 
@@ -31,7 +30,7 @@ def build(
     found = shapes["score_fr.weight"][0]
     if num_classes not in (None, found):
         raise ModelError(f"{path} has {found} classes, and --num-classes says {num_classes}")
-    sized(path, min(found, 256), variant, 1, 1)  # an absurd number is refused before it costs memory
+    sized(path, min(found, 256), variant, 1, 1)  # refuse a wrong number before memory is allocated for it
     kernels = {key: bilinear_kernel(found, 16 if "8" in key else 4) for key in _UPSCORES}
     fixed = all(_equal(state.get(key, kernel), kernel) for key, kernel in kernels.items())
     if learned_upscore is False and not fixed:
@@ -46,7 +45,7 @@ def build(
     )
     state = {**kernels, **state}
     if fixed and not model.learned_upscore:
-        state |= kernels  # what was rounded on the way is exact again, as the deploy graph has it
+        state |= kernels  # kernels that were rounded in the file are exact again, as in the deploy graph
     refuse_keys(path, state, model)
     if trained_on == "rgb":
         state["conv1_1.weight"] = state["conv1_1.weight"].flip(1)
@@ -57,7 +56,7 @@ def build(
 def sized(
     path: Path, classes: int, variant: str, width: int, fc: int, *, learned_upscore: bool = False
 ) -> FCN8s:
-    """An FCN8s of these sizes; what is wrong with them is said of the file they come from."""
+    """An FCN8s of these sizes; errors name the file that they come from."""
     try:
         return FCN8s(classes, variant, width=width, fc_channels=fc, learned_upscore=learned_upscore)
     except ModelError as exc:
@@ -69,7 +68,7 @@ def _equal(a: Tensor, b: Tensor) -> bool:
 
 
 def refuse_keys(path: Path, state: dict[str, Tensor], model: FCN8s, *, sized: bool = True) -> None:
-    """Raise one ModelError that lists the first few unknown, missing and misshapen keys.
+    """Raise one ModelError that lists the first few unknown and missing keys, and keys of the wrong shape.
 
     Where the keys that give the sizes are themselves missing or damaged (``sized`` is false), only
     the number of dimensions can be compared.
@@ -77,16 +76,16 @@ def refuse_keys(path: Path, state: dict[str, Tensor], model: FCN8s, *, sized: bo
     wanted = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     unknown = [key for key in state if key not in wanted]
     missing = [key for key in wanted if key not in state]
-    misshapen = [
+    wrong_shape = [
         f"{key} {list(state[key].shape)} instead of {list(wanted[key])}"
         for key in wanted
         if key in state
         and (tuple(state[key].shape) != wanted[key] if sized else state[key].ndim != len(wanted[key]))
     ]
-    lists = (("unknown", unknown), ("missing", missing), ("misshapen", misshapen))
-    complaints = [f"{len(keys)} {what}: {first(keys)}" for what, keys in lists if keys]
-    if complaints:
-        raise ModelError(f"{path} does not fit {model.variant.name}: {'; '.join(complaints)}")
+    lists = (("unknown", unknown), ("missing", missing), ("of the wrong shape", wrong_shape))
+    problems = [f"{len(keys)} {what}: {first(keys)}" for what, keys in lists if keys]
+    if problems:
+        raise ModelError(f"{path} does not fit {model.variant.name}: {'; '.join(problems)}")
     for key, value in state.items():
         if not value.is_floating_point():
             raise ModelError(f"{path}: {key} holds {value.dtype}; weights must be floating point")

@@ -2,8 +2,8 @@
 
 A new layout is one entry of :data:`LAYOUTS` and the function that renames its keys.
 
-The variant is not in the weights: the scales of the at-once network and the padding of 100 leave
-no trace in a state_dict. It must be given, or known from the metadata or the file's MD5.
+A state_dict does not say the variant: the scales of the at-once network and the padding of 100
+are not in it. The variant must be given, or known from the metadata or the file's MD5.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from torch import Tensor
 
 from fcn_deploy.errors import ModelError, UsageError
 from fcn_deploy.files import input_file, md5_of, sha256_of
+from fcn_deploy.model import bundled_path
 from fcn_deploy.model.checkpoints.describe import CheckpointInfo, classes_in_metadata
 from fcn_deploy.model.checkpoints.fitting import build, first, sized
-from fcn_deploy.model.checkpoints.native import bundled_path
 from fcn_deploy.model.checkpoints.random import he_normal
 from fcn_deploy.model.checkpoints.read import SUFFIXES, StoredWeights, read
 from fcn_deploy.model.fcn8s import VARIANTS, FCN8s, find_variant
@@ -41,14 +41,14 @@ def load_checkpoint(
 
     Args:
         source: a file, or ``bundled``.
-        variant: one of :data:`VARIANTS`; None where the file itself or its MD5 tells.
+        variant: one of :data:`VARIANTS`; None where it is known from the file or its MD5.
         num_classes: what the checkpoint must have; for a torchvision classifier, what the score
-            layers get. None takes what is there.
+            layers get. None uses the number in the file.
         learned_upscore: True keeps the upscore weights of the file as transposed convolutions,
-            False insists on fixed bilinear ones; None looks at the weights.
+            False requires fixed bilinear ones; None decides by the weights.
         trained_on: channel order of the frames that it was trained on, ``bgr`` or ``rgb``, where the
-            layout does not tell. The first convolution of an ``rgb`` one is turned, so that FCN8s
-            always reads B, G, R.
+            layout does not define it. For ``rgb`` the input channels of the first convolution are
+            reversed, because FCN8s always reads B, G, R.
 
     Returns:
         The float32 model in evaluation mode, and where it came from.
@@ -63,7 +63,7 @@ def load_checkpoint(
     if path.suffix not in SUFFIXES:
         raise UsageError(f"{path} is not a checkpoint: expected one of {', '.join(SUFFIXES)}")
     stored = read(path)
-    # Keys that no layout knows are held against the public ones, so that the message lists the differences.
+    # Unknown keys are compared with the public layout's, so that the message lists the differences.
     layout = next((known for known in LAYOUTS if known.recognises(stored)), PUBLIC)
     found = layout.convert(stored, Stated(variant, num_classes, learned_upscore))
     model = build(
@@ -87,7 +87,7 @@ def load_checkpoint(
 
 @dataclass(frozen=True)
 class Stated:
-    """What the caller of :func:`load_checkpoint` said of the network."""
+    """What the caller of :func:`load_checkpoint` stated about the network."""
 
     variant: str | None
     num_classes: int | None
@@ -96,7 +96,7 @@ class Stated:
 
 @dataclass(frozen=True)
 class Converted:
-    """A checkpoint in our own terms."""
+    """A checkpoint with the keys of :mod:`fcn_deploy.model.fcn8s`."""
 
     state: Keys
     variant: str
@@ -127,7 +127,7 @@ class Layout:
     note: str = ""
     """Shown wherever the model is named."""
     assumptions: tuple[str, ...] = ()
-    """What is taken for granted about every file of this layout, in sentences."""
+    """What is assumed about every file of this layout, in sentences."""
 
 
 # Our own safetensors
@@ -144,7 +144,7 @@ def _native(stored: StoredWeights, stated: Stated) -> Converted:
     return Converted(stored.state, name, learned, known_by, spec)
 
 
-# The public conversions of the authors' Caffe weights, and whatever was trained from them
+# The public conversions of the authors' Caffe weights, and checkpoints trained from them
 
 
 KNOWN_MD5 = {
@@ -186,7 +186,7 @@ def _which_variant(stored: StoredWeights, given: str | None) -> tuple[str, str, 
 
 def _same_variant(path: Path, given: str | None, known: str, by: str) -> None:
     if given is not None and find_variant(given).name != known:
-        raise ModelError(f"{path} is {known} by {by}, and --variant says {given}; leave --variant away")
+        raise ModelError(f"{path} is {known} by {by}, and --variant says {given}; leave out --variant")
 
 
 # torchvision's VGG16 classifier
@@ -194,16 +194,13 @@ def _same_variant(path: Path, given: str | None, known: str, by: str) -> None:
 
 TORCHVISION_MEAN_BGR = (255 * 0.406, 255 * 0.456, 255 * 0.485)
 
-
 TORCHVISION_STD_BGR = (255 * 0.225, 255 * 0.224, 255 * 0.229)
 """torchvision's ImageNet statistics, from R, G, B in 0..1 to B, G, R in 0..255."""
-
 
 _VGG16_FEATURES = {
     **{0: "conv1_1", 2: "conv1_2", 5: "conv2_1", 7: "conv2_2", 10: "conv3_1", 12: "conv3_2", 14: "conv3_3"},
     **{17: "conv4_1", 19: "conv4_2", 21: "conv4_3", 24: "conv5_1", 26: "conv5_2", 28: "conv5_3"},
 }
-
 
 _VGG16_CLASSIFIER = {0: ("fc6", 7), 3: ("fc7", 1)}
 """Linear layer -> our convolution and the size of its kernel."""
@@ -252,7 +249,6 @@ def _as_convolution(tensor: Tensor, size: int) -> Tensor:
 
 
 PUBLIC = Layout(recognises=lambda stored: "conv1_1.weight" in stored.state, convert=_public)
-
 
 LAYOUTS = (
     Layout(recognises=lambda stored: METADATA_KEY in stored.metadata, convert=_native),

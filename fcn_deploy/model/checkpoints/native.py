@@ -17,11 +17,6 @@ from fcn_deploy.safetensors_content import content_of
 from fcn_deploy.spec import METADATA_KEY, ModelSpec
 
 
-def bundled_path() -> Path:
-    """The weights inside the package: fcn8s-lite for CamVid's 11 classes."""
-    return Path(__file__).parents[1] / "bundled" / "fcn8s-lite-camvid.safetensors"
-
-
 def load_safetensors(path: str | Path) -> tuple[FCN8s, ModelSpec]:
     """Load an artefact that :func:`save_safetensors` wrote.
 

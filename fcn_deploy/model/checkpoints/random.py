@@ -20,7 +20,7 @@ def random_model(
     learned_upscore: bool = False,
     seed: int = 0,
 ) -> tuple[FCN8s, CheckpointInfo]:
-    """Seeded He-normal weights, score layers included: something to export, nothing to believe.
+    """Seeded He-normal weights, score layers included, to try an export; the labels mean nothing.
 
     Raises:
         ModelError: a number is out of range or the variant is unknown.
@@ -35,7 +35,7 @@ def random_model(
 
 @torch.no_grad()
 def he_normal(model: FCN8s, seed: int, only: tuple[str, ...] = ()) -> None:
-    """Fill convolutions (He et al. 2015, section 2.2) and, lightly, their biases."""
+    """Fill convolutions (He et al. 2015, section 2.2) and their biases; learned upscores get noise."""
     generator = torch.Generator().manual_seed(seed)
     for name, module in model.named_modules():
         if not isinstance(module, (nn.Conv2d, Upscore)) or (only and name not in only):

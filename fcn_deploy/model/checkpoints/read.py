@@ -19,8 +19,7 @@ from torch import Tensor
 from fcn_deploy.errors import ModelError
 
 _WRAPPERS = ("model_state_dict", "state_dict", "model")
-"""Keys that a state_dict may stand under; the first that is there is taken."""
-
+"""Keys under which a checkpoint may hold its state_dict; the first one found is used."""
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 
@@ -35,7 +34,7 @@ class StoredWeights:
     metadata: dict[str, str] = field(default_factory=dict)
     """Of safetensors; a pickle has none."""
     assumptions: tuple[str, ...] = ()
-    """Which set of weights was taken, where the file holds several."""
+    """Which set of weights was used, where the file holds several."""
 
 
 def read(path: Path) -> StoredWeights:
@@ -77,7 +76,7 @@ def _unpickle(path: Path) -> Any:
 
 
 def _is_pickle(path: Path) -> bool:
-    """Whether it begins as torch's zip archives or as pickles do; a saved web page does not."""
+    """Whether it begins like a zip archive of torch or like a pickle; a saved web page does not."""
     with open(path, "rb") as stream:
         return stream.read(2).startswith((b"PK", b"\x80"))
 
@@ -99,7 +98,7 @@ def _unwrap(path: Path, loaded: Any) -> tuple[dict[str, Tensor], tuple[str, ...]
 
 
 def _choice(taken: str, others: list[str]) -> str:
-    """Which of several sets of weights was taken, in a sentence."""
+    """A sentence that says which of several sets of weights was used."""
     if len(others) == 1:
         unused = f"{others[0]} holds another set of weights, which was not used"
     else:

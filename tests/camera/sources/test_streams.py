@@ -33,7 +33,6 @@ pytest.importorskip("cv2")
 OPTIONS = SourceOptions(first_wait=0.05, longest_wait=0.1, open_timeout=1.0, read_timeout=0.6)
 SMALL = drawn_time.SMALLEST
 
-
 pytestmark = pytest.mark.slow  # they wait for real servers and real time-outs
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from fcn_deploy.errors import UsageError
 from fcn_deploy.export.graph.files import read_model
 from fcn_deploy.export.precision import to_fp16
-from fcn_deploy.export.tensorrt.declared import declared_precision, honours
+from fcn_deploy.export.tensorrt.declared import declared_precision, includes
 from fcn_deploy.export.tensorrt.memory import _tensor_bytes, working_set
 from fcn_deploy.export.tensorrt.profiles import check_profiles, default_profiles, is_static, parse_profile
 from fcn_deploy.runtimes.onnx_file import without_weights
@@ -100,7 +100,7 @@ def test_what_a_graph_declares(exported) -> None:
 
 
 def test_what_satisfies_a_wish() -> None:
-    satisfied = {wanted: [p for p in PRECISIONS if honours(p, wanted)] for wanted in PRECISIONS}
+    satisfied = {wanted: [p for p in PRECISIONS if includes(p, wanted)] for wanted in PRECISIONS}
     assert satisfied == {
         "fp32": ["fp32"],
         "fp16": ["fp16", "int8+fp16"],

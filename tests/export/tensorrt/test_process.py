@@ -139,7 +139,7 @@ def test_a_build_that_takes_too_long_is_ended(
 ) -> None:
     pid = stand_in(body)
     clock = [0.0]
-    monkeypatch.setattr(process, "_PATIENCE", 0.5)
+    monkeypatch.setattr(process, "_END_TIMEOUT", 0.5)
     monkeypatch.setattr(process, "time", types.SimpleNamespace(monotonic=lambda: clock[0]))
 
     def pass_time(step: str) -> None:
@@ -303,9 +303,9 @@ def test_a_script_without_a_main_guard_runs_once(
     script: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:
     out, errors = script(tmp_path / "x.engine").communicate(timeout=120)
-    begins, result = out.splitlines()
-    assert (begins, errors) == ("begins", "")
-    assert result.startswith(f"{tmp_path / 'x.engine'}: fp32, ")
+    begins, kind, file, *_ = out.splitlines()
+    assert (begins, kind, errors) == ("begins", "EngineResult", "")
+    assert file.split()[:2] == ["file", str(tmp_path / "x.engine")]
     check_engine(tmp_path / "x.engine")
 
 

@@ -43,7 +43,7 @@ def test_missing_keys_are_counted_and_the_first_are_named(dropped: set[str], fol
     in_order = [key for key in KEYS if key in dropped]
     assert f"{len(dropped)} missing: {', '.join(in_order[:4])}" in message
     assert "unknown" not in message
-    assert "misshapen" not in message, "a key that is there is not to blame"
+    assert "of the wrong shape" not in message, "a key that is there is not to blame"
     assert message.endswith(", ...") == (len(dropped) > 4)
 
 
@@ -53,23 +53,27 @@ def test_unknown_keys_are_counted_and_the_first_are_named(names: set[str], folde
     strange = sorted(f"{name}.weight" for name in names)
     message = refusal(folder, {**tiny_state(), **{key: torch.ones(1) for key in strange}})
     assert f"{len(strange)} unknown: {', '.join(strange[:4])}" in message
-    assert "missing" not in message and "misshapen" not in message
+    assert "missing" not in message and "of the wrong shape" not in message
 
 
 @given(key=st.sampled_from(sorted(set(KEYS) - set(SIZING))), axis=st.integers(0, 3), more=st.integers(1, 3))
 @settings(max_examples=20)
-def test_misshapen_keys_are_named_with_both_shapes(key: str, axis: int, more: int, folder: Path) -> None:
+def test_keys_of_the_wrong_shape_are_named_with_both_shapes(
+    key: str, axis: int, more: int, folder: Path
+) -> None:
     state = tiny_state()
     sound = list(state[key].shape)
     bent = [size + more if i == axis % len(sound) else size for i, size in enumerate(sound)]
     message = refusal(folder, {**state, key: torch.ones(bent)})
-    assert f"1 misshapen: {key} {bent} instead of {sound}" in message
+    assert f"1 of the wrong shape: {key} {bent} instead of {sound}" in message
     assert "missing" not in message and "unknown" not in message
 
 
 @pytest.mark.parametrize("key", SIZING)
 @pytest.mark.parametrize("shape", [(), (7,), (2, 2), (9, 1, 1, 1), (0, 3, 3, 3)], ids=str)
-def test_keys_that_give_the_size_may_be_misshapen_too(key: str, shape: tuple[int, ...], folder: Path) -> None:
+def test_keys_that_give_the_size_may_have_the_wrong_shape_too(
+    key: str, shape: tuple[int, ...], folder: Path
+) -> None:
     with pytest.raises(ModelError, match=r"c\.pth"):
         load_checkpoint(
             saved(folder / "c.pth", {**tiny_state(), key: torch.ones(shape)}), variant="fcn8s-same"
@@ -84,7 +88,7 @@ def test_all_three_kinds_stand_in_one_message(folder: Path) -> None:
     message = refusal(folder, state)
     assert "1 unknown: classifier.weight" in message
     assert "1 missing: conv3_3.bias" in message
-    assert "1 misshapen: fc7.weight [5, 2, 1, 1] instead of [2, 2, 1, 1]" in message
+    assert "1 of the wrong shape: fc7.weight [5, 2, 1, 1] instead of [2, 2, 1, 1]" in message
 
 
 def test_another_network_is_refused_in_one_sentence(folder: Path) -> None:

@@ -15,7 +15,8 @@ from torch import nn
 
 from fcn_deploy.errors import ModelError, UsageError
 from fcn_deploy.files import sha256_of
-from fcn_deploy.model.checkpoints import bundled_path, load_checkpoint, save_safetensors
+from fcn_deploy.model import bundled_path
+from fcn_deploy.model.checkpoints import load_checkpoint, save_safetensors
 from fcn_deploy.model.checkpoints.layouts import KNOWN_MD5
 from fcn_deploy.model.fcn8s import VARIANTS
 from fcn_deploy.spec import CAFFE_MEAN_BGR
@@ -244,7 +245,9 @@ def test_torchvision_files_with_keys_missing(missing: str, tmp_path: Path) -> No
     ],
     ids=str,
 )
-def test_torchvision_files_with_misshapen_weights(key: str, shape: tuple[int, ...], tmp_path: Path) -> None:
+def test_torchvision_files_with_weights_of_the_wrong_shape(
+    key: str, shape: tuple[int, ...], tmp_path: Path
+) -> None:
     state = {**vgg16_state(*vgg16()), key: torch.ones(shape)}
     with pytest.raises(ModelError, match=r"vgg16\.pth"):
         load_checkpoint(saved(tmp_path / "vgg16.pth", state), variant="fcn8s", num_classes=3)
