@@ -69,8 +69,11 @@ class Evaluation(Result):
     artefact: str
     """Its path as it was given; empty for a model that was already open."""
     backend: str
+    """What ran it."""
     spec: ModelSpec
+    """The model's description."""
     confusion: ConfusionMatrix
+    """Pixels counted by true and predicted class; the metrics are taken from it."""
     frames: int
     """How many were scored."""
     problems: tuple[str, ...] = ()
@@ -82,18 +85,22 @@ class Evaluation(Result):
 
     @property
     def mean_iu(self) -> float:
+        """Intersection over union, the mean of the classes."""
         return self.confusion.mean_iu
 
     @property
     def pixel_accuracy(self) -> float:
+        """Share of pixels with the true label."""
         return self.confusion.pixel_accuracy
 
     @property
     def mean_accuracy(self) -> float:
+        """Share of a class's pixels with the true label, the mean of the classes."""
         return self.confusion.mean_accuracy
 
     @property
     def fw_iu(self) -> float:
+        """Intersection over union, weighted by how frequent each class is."""
         return self.confusion.fw_iu
 
     @property
@@ -205,7 +212,7 @@ def evaluate(
 @contextmanager
 def _simulated(artefact: str | Path, wanted: bool) -> Iterator[str | Path]:
     """The artefact, or a temporary file that rounds as fp16 does where that is wanted and it holds fp16."""
-    location = locate(artefact)
+    location = locate(artefact) if wanted else artefact
     if not (wanted and is_onnx_file(location) and "fp16" in read_spec(location).precision):
         yield artefact
         return

@@ -49,7 +49,7 @@ class Reference:
     """The network in words, such as ``fcn8s-same``."""
     known_by: str
     """How it is known that the weights belong to that network: ``stated`` (by the user, nothing in the
-    file confirms it), ``description``, ``metadata``, ``md5``, ``layout``, ``random`` or ``module``."""
+    file confirms it), ``description``, ``metadata``, ``md5``, ``random`` or ``module``."""
     sha256: str | None = None
     """Of the checkpoint; None where there was no file."""
 
@@ -68,6 +68,7 @@ class ModelSpec:
     classes: tuple[str, ...]
     """Names by class id; 2 to 255 of them."""
     architecture: Architecture
+    """Which network it is, and how it was built."""
     palette: tuple[Color, ...] = ()
     """One R, G, B colour (0 to 255) a class; filled in where left empty."""
     color_order: str = "bgr"
@@ -90,6 +91,7 @@ class ModelSpec:
     contract: str = DEPLOY.name
     """Which inputs and outputs the graph has: a name in :data:`fcn_deploy.contract.CONTRACTS`."""
     outputs: tuple[str, ...] = ("labels",)
+    """``labels``, and on request ``confidence`` and ``logits``."""
     precision: str = "fp32"
     """Declared precision of the trunk's convolutions: one of :data:`PRECISIONS`."""
     note: str = ""

@@ -228,11 +228,13 @@ def is_closed(segmenter):
 
 
 @pytest.mark.parametrize("path", ["model.engine", Path("model.engine")])
-def test_a_file_is_opened_scored_and_closed(opened, path):
+def test_a_file_is_opened_scored_and_closed(opened, path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path(path).write_bytes(b"an engine")
     found = evaluate(path, Painted([0]), backend="tensorrt", device="cuda:1", threads=2, simulate_fp16=True)
     assert (found.artefact, found.backend, found.mean_iu) == ("model.engine", "fake", 1)
     ((arguments, options, segmenter),) = opened
-    assert arguments == (Path("model.engine"),)
+    assert arguments == (path,)
     assert options == {"backend": "tensorrt", "device": "cuda:1", "threads": 2}
     assert is_closed(segmenter)
 

@@ -1,6 +1,6 @@
 import numpy as np
 
-from fcn_deploy.runtimes.segmenter import Segmenter
+from fcn_deploy import Segmenter
 from fcn_deploy.testing import FakeRuntime
 
 

@@ -1,7 +1,4 @@
 import fcn_deploy
 
-result = fcn_deploy.quantize(
-    "model.onnx", "model.python.onnx", calib="street/images", target="cpu", method="percentile"
-)
+result = fcn_deploy.quantize("model.onnx", "from_python.int8.onnx", calib="street/images", target="cpu")
 print(result)
-print(result.agreement, result.warnings)

@@ -4,4 +4,4 @@ import onnx
 
 metadata = {prop.key: prop.value for prop in onnx.load("model.onnx").metadata_props}
 spec = json.loads(metadata["fcn_deploy.spec"])
-print(spec["variant"], spec["color_order"], spec["classes"][:3])
+print(spec["architecture"]["name"], spec["color_order"], spec["classes"][:3])

@@ -185,11 +185,15 @@ class BenchmarkResult(Result):
     """One benchmark: its rows, and everything that the figures depend on."""
 
     rows: tuple[Row, ...]
+    """One for each artefact, backend, size and batch."""
     method: dict[str, Any]
     """``text``, sentences that say how it was measured, and the numbers they speak of."""
     machine: dict[str, Any]
+    """Processor, memory, GPU, system and load."""
     versions: dict[str, str]
+    """Of Python and the libraries that are installed."""
     threads: int
+    """Of every row."""
     started_at: str
     """UTC, ISO 8601."""
     warnings: tuple[str, ...] = ()

@@ -110,8 +110,8 @@ def quantize(
         target: ``tensorrt`` or ``cpu``; one file does not serve both well.
         method: ``minmax``, ``percentile`` or ``entropy``.
         percentile: percent of an activation's values that the percentile method keeps; above 50 and
-            at most 100.
-        max_frames: frames to take at most, spread evenly over ``calib``.
+            at most 100, by default 99.99.
+        max_frames: frames to take at most, spread evenly over ``calib``; by default 128.
         size: height and width to which calibration frames are resized; None keeps their own.
         float_precision: ``fp16`` or ``fp32`` for what is not INT8; None takes fp16 for TensorRT and
             fp32 for CPUs.
@@ -180,8 +180,8 @@ class _Run:
         graph = quantized_graph(self.fp32, self.table, recipe)
         self.step("comparing with fp32")
         agreement = None if self.frames is None else compare_labels(self.fp32.model, graph, self.frames)
-        spec = _describe(self.fp32, self.table, recipe, agreement, report)
-        write_model(graph, spec, output)
+        described = _describe(self.fp32, self.table, recipe, agreement, report)
+        spec = write_model(graph, described, output)
         return QuantizationResult(
             path=output,
             spec=spec,

@@ -31,6 +31,7 @@ class QuantizationResult(Result):
     """An INT8 artefact that was written, and what was found on the way."""
 
     path: Path
+    """The INT8 artefact."""
     spec: ModelSpec
     """Its description; ``evidence["quantization"]`` says how it was made."""
     seconds: float

@@ -31,6 +31,7 @@ class ExportResult(Result):
     """What :func:`export_model` wrote."""
 
     path: Path
+    """The artefact."""
     spec: ModelSpec
     """The description inside it, with the evidence."""
     bytes: int
@@ -38,6 +39,7 @@ class ExportResult(Result):
     sha256: str
     """Of the file."""
     seconds: float
+    """From the call until the file was written."""
     assumptions: tuple[str, ...]
     """A sentence for each value in the description that was assumed, not stated."""
 

@@ -27,6 +27,7 @@ class Segmentation:
     labels: NDArray[np.uint8]
     """Class ids, uint8 ``[N, H, W]``."""
     spec: ModelSpec
+    """The model's description, with the names and colours of the classes."""
     confidence: NDArray[np.float32] | None = None
     """Probability of the winning class, float32 ``[N, H, W]`` from 0 to 1; None if not exported."""
     logits: NDArray[np.float32] | None = None

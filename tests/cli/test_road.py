@@ -33,7 +33,7 @@ def road(cli, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_inspect_shows_the_parity_that_export_proved(cli, road: Path) -> None:
     told = cli("inspect", road / "model.onnx").stdout
-    assert "8 sizes against the plain module" in told
+    assert "8 sizes against fcn8s-lite: " in told
     assert "random weights: labels mean nothing" in told
     facts = json.loads(cli("inspect", road / "model.onnx", "--json").stdout)
     parity = facts["spec"]["evidence"]["parity"]

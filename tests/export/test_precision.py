@@ -81,7 +81,7 @@ def test_export_refuses_an_overflow_with_the_layer_s_name(exported, traced_once,
         loud.conv3_1.weight.mul_(1e4)
     told = pytest.raises(ExportError, match=r"layer conv3_1 reaches .* fp16 ends at 65504")
     with traced_once(), told:
-        export_onnx(loud, spec, tmp_path / "loud.onnx", precision="fp16", calib=[frames()])
+        export_onnx(loud, spec, tmp_path / "loud.onnx", precision="fp16")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -181,7 +181,7 @@ def test_export_keeps_overflowing_layers_on_request_and_says_which(exported, tra
         loud.conv3_1.weight.mul_(1e4)
         loud.conv3_1.bias.mul_(1e4)
         loud.conv3_2.weight.mul_(1e-4)
-    half = {"precision": "fp16", "calib": [frames()], "keep_fp32": True}
+    half = {"precision": "fp16", "keep_fp32": True}
     with traced_once():
         written = export_onnx(loud, spec, tmp_path / "x.onnx", **half)
     assert written.evidence["fp16_range"]["kept_fp32"] == ["conv3_1"]

@@ -86,7 +86,7 @@ class Statistics:
     age: Percentiles | None
     """Seconds from capture to delivery; None before the first frame."""
     stages: dict[str, Percentiles]
-    """Seconds by stage: see :data:`STAGES`."""
+    """Seconds by stage: ``capture``, ``wait``, ``infer``, ``collect``, ``deliver``."""
 
     @property
     def captured(self) -> int:

@@ -16,7 +16,12 @@ from fcn_deploy.errors import UsageError
 class ConfidencePngs(Sink):
     """Heat maps of the confidence, one PNG for each frame, named like the frame.
 
-    Args and Raises: as :class:`~fcn_deploy.camera.sinks.files.PngFolder`.
+    Args:
+        folder: created where it is missing; several cameras get ``camera0/``, ``camera1/`` and so on in it.
+        cameras: how many cameras deliver.
+
+    Raises:
+        UsageError: the folder cannot be written.
     """
 
     def __init__(self, folder: str | Path, *, cameras: int = 1) -> None:

@@ -15,7 +15,12 @@ from fcn_deploy.data.images import write_labels
 class LabelPngs(Sink):
     """Label maps, one palette PNG for each frame, named like the frame: pixel value = class id.
 
-    Args and Raises: as :class:`~fcn_deploy.camera.sinks.files.PngFolder`.
+    Args:
+        folder: created where it is missing; several cameras get ``camera0/``, ``camera1/`` and so on in it.
+        cameras: how many cameras deliver.
+
+    Raises:
+        UsageError: the folder cannot be written.
     """
 
     def __init__(self, folder: str | Path, *, cameras: int = 1) -> None:

@@ -38,8 +38,7 @@ class OverlayVideo(Sink):
         alpha: weight of the labels' colours, 0 to 1.
         legend: name the classes in a corner.
         cameras: how many cameras deliver.
-        encoder: a key of :data:`~fcn_deploy.camera.sinks.video_file.ENCODERS`; None takes the best one
-            that works here.
+        encoder: what encodes it; None takes the best one that works here.
 
     Raises:
         UsageError: the suffix is unknown, the rate or alpha is out of range, or the folder cannot be

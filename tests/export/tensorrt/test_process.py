@@ -303,9 +303,9 @@ def test_a_script_without_a_main_guard_runs_once(
     script: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:
     out, errors = script(tmp_path / "x.engine").communicate(timeout=120)
-    begins, result = out.splitlines()
-    assert (begins, errors) == ("begins", "")
-    assert result.startswith(f"{tmp_path / 'x.engine'}: fp32, ")
+    begins, kind, file, *_ = out.splitlines()
+    assert (begins, kind, errors) == ("begins", "EngineResult", "")
+    assert file.split()[:2] == ["file", str(tmp_path / "x.engine")]
     check_engine(tmp_path / "x.engine")
 
 

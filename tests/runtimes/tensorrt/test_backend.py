@@ -7,6 +7,7 @@ import pytest
 from fcn_deploy.runtimes.cuda.gpus import Gpu
 from fcn_deploy.runtimes.tensorrt import backend as module
 from fcn_deploy.runtimes.tensorrt.backend import TensorRTBackend
+from fcn_deploy.runtimes.tensorrt.sidecar import product_name
 
 
 @pytest.mark.parametrize(
@@ -29,10 +30,10 @@ def test_what_each_flavor_builds_and_runs_here(
     monkeypatch.setattr(module, "version_of", {"tensorrt": "10.3.0", "tensorrt-rtx": "1.7"}.get)
     found = TensorRTBackend().diagnose()
     (flavor,) = found.facts["flavors"]
-    assert (flavor["flavor"], flavor["version"]) in (("TensorRT", "10.3.0"), ("TensorRT-RTX", "1.7"))
+    assert (flavor["flavor"], flavor["version"]) in (("tensorrt", "10.3.0"), ("rtx", "1.7"))
     assert builds in flavor["builds"]
     assert runs in flavor["runs"]
-    assert [name.strip() for name, _ in found.rows] == [flavor["flavor"], "builds", "runs"]
+    assert [name.strip() for name, _ in found.rows] == [product_name(flavor["flavor"]), "builds", "runs"]
 
 
 def test_without_tensorrt_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
