@@ -57,11 +57,9 @@ def _evidence(evidence: dict[str, Any]) -> Rows:
     rows: Rows = []
     try:
         if parity := evidence.get("parity"):
-            rows.append(("parity", _parity(parity)))
-            if "fp32" in parity:
-                rows.append(("fp32 parity", _parity(parity["fp32"])))
+            rows += _parity_rows("parity", parity)
         if parity := evidence.get("parent_parity"):
-            rows.append(("fp32 parity", _parity(parity)))
+            rows += _parity_rows("fp16 parity" if "fp32" in parity else "fp32 parity", parity)
         if ranges := evidence.get("fp16_range"):
             rows.append(("fp16 range", _ranges(ranges)))
         if quantised := evidence.get("quantization"):
@@ -71,6 +69,12 @@ def _evidence(evidence: dict[str, Any]) -> Rows:
     except (KeyError, TypeError, ValueError, AttributeError):
         rows.append(("evidence", "in a form that this version cannot read; see --json"))
     return rows
+
+
+def _parity_rows(name: str, record: dict[str, Any]) -> Rows:
+    """An fp16 graph's record also holds that of the fp32 graph that it was made from."""
+    rows = [(name, _parity(record))]
+    return [*rows, ("fp32 parity", _parity(record["fp32"]))] if "fp32" in record else rows
 
 
 def _parity(record: dict[str, Any]) -> str:
