@@ -127,7 +127,7 @@ def test_without_an_output_the_next_step_is_suggested(cli, artefact: Path, image
         (("{model}", "{image}", "--overlay", "{image}"), 2, "would overwrite frames"),
         (("{model}", "{images}", "--masks", "{images}"), 2, "would overwrite frames"),
         (("{model}", "{image}", "--masks", "{tmp}"), 2, "would overwrite frames"),
-        (("{model}", "{images}", "--masks", "{tmp}/a", "--overlay", "{tmp}/a"), 2, "the same place"),
+        (("{model}", "{images}", "--masks", "{tmp}/a", "--overlay", "{tmp}/a"), 2, "the same path"),
         (("{model}", "{image}", "--masks", "{image}/x"), 2, "cannot create the folder"),
         (("{model}", "{image}", "--masks", "{broken_video}"), 2, "a folder was expected"),
     ],
