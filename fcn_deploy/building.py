@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fcn_deploy.arguments import as_integer, as_names
 from fcn_deploy.errors import UsageError
 from fcn_deploy.runtimes.artefact import read_spec
 
@@ -26,9 +27,9 @@ def build_engine(
     *,
     precision: str | None = None,
     calib: str | Path | None = None,
-    profiles: Iterable[str | Profile] | None = None,
+    profiles: str | Profile | Iterable[str | Profile] | None = None,
     flavor: str = "auto",
-    compute_capabilities: Iterable[str] = (),
+    compute_capabilities: str | Iterable[str] = (),
     workspace: int | None = None,
     optimization_level: int | None = None,
     hardware_compatible: bool = False,
@@ -77,18 +78,21 @@ def build_engine(
             ``timeout``, or the engine does not have the precision.
     """
     from fcn_deploy.export.tensorrt.builder import BuildSettings
-    from fcn_deploy.export.tensorrt.engine import build_from_graph
+    from fcn_deploy.export.tensorrt.engine import build_from_graph, check_arguments, resolve_profiles
 
     if precision not in (None, *PRECISIONS):
         raise UsageError(f"precision must be {' or '.join(PRECISIONS)}, not {precision!r}")
     settings = BuildSettings(
-        workspace=workspace,
+        workspace=None if workspace is None else as_integer("workspace", workspace, 1),
         optimization_level=optimization_level,
-        compute_capabilities=tuple(dict.fromkeys(compute_capabilities)),
+        compute_capabilities=tuple(dict.fromkeys(as_names(compute_capabilities))),
         hardware_compatible=hardware_compatible,
         version_compatible=version_compatible,
         dla_core=dla_core,
     )
+    # Before the conversion, which takes minutes.
+    check_arguments(path, settings, flavor, timeout)
+    ranges = resolve_profiles(profiles, read_spec(model))
     begun = time.monotonic()
     step = progress or (lambda _: None)
     with tempfile.TemporaryDirectory(prefix="fcn-deploy-") as folder:
@@ -96,7 +100,7 @@ def build_engine(
             _in_precision(Path(model), Path(folder), precision, calib, step),
             path,
             settings,
-            profiles=profiles,
+            profiles=ranges,
             flavor=flavor,
             timing_cache=timing_cache,
             require_precision=precision,

@@ -20,7 +20,7 @@ def describe(spec: ModelSpec) -> Rows:
         ("frames", f"{spec.color_order}, uint8, from 1x1 to {spec.max_height}x{spec.max_width}"),
         ("prepared", f"minus {triple(spec.mean)}, divided by {triple(spec.std)} (B, G, R)"),
         ("outputs", ", ".join(spec.outputs)),
-        *_evidence(spec.evidence),
+        *evidence_rows(spec.evidence),
         ("note", spec.note),
     ]
 
@@ -53,7 +53,8 @@ def _shortened(text: str, limit: int = 100) -> str:
     return text if len(text) <= limit else text[:limit].rsplit(", ", 1)[0] + ", ..."
 
 
-def _evidence(evidence: dict[str, Any]) -> Rows:
+def evidence_rows(evidence: dict[str, Any]) -> Rows:
+    """What was verified when an artefact was made."""
     rows: Rows = []
     try:
         if parity := evidence.get("parity"):

@@ -204,6 +204,8 @@ def evaluate(
             found = _evaluate(model, data, ignore_label, keep_worst, progress)
         suffix = "" if opened == artefact else ", fp16 simulated"
         return replace(found, artefact=str(artefact), backend=found.backend + suffix)
+    if not hasattr(artefact, "infer"):
+        raise UsageError(f"evaluate takes one file, or what load returned, not a {type(artefact).__name__}")
     if backend or device or options or simulate_fp16:
         raise UsageError("backend, device and other options are for a file; this model is already open")
     return _evaluate(artefact, data, ignore_label, keep_worst, progress)

@@ -54,6 +54,31 @@ def input_file(path: str | Path, what: str) -> Path:
     return found
 
 
+def check_output(path: str | Path, suffixes: tuple[str, ...] = (), option: str = "") -> Path:
+    """Refuse a file that cannot be written before the work begins.
+
+    Args:
+        path: where the file will go.
+        suffixes: the endings that its name may have; none accepts any.
+        option: of the command line that named it, for messages.
+
+    Raises:
+        UsageError: the name has another ending, it is a folder, or its folder is missing or cannot be
+            written.
+    """
+    target = Path(path)
+    named = f"{option} {target}" if option else str(target)
+    if suffixes and target.suffix.lower() not in suffixes:
+        raise UsageError(f"{named}: the name must end in {' or '.join(suffixes)}")
+    if target.is_dir():
+        raise UsageError(f"{named} is a folder; name the file to write in it")
+    if not target.parent.is_dir():
+        raise UsageError(f"{named}: the folder {target.parent} does not exist; create it first")
+    if not os.access(target.parent, os.W_OK):
+        raise UsageError(f"{named}: cannot write into {target.parent}; check its permissions")
+    return target
+
+
 @contextmanager
 def atomic_output(path: str | Path) -> Iterator[Path]:
     """A temporary path beside ``path`` that takes its place when the block ends without error.

@@ -9,7 +9,7 @@ from typing import Any
 
 from fcn_deploy.errors import MissingDependency, UsageError
 
-_TENSORRT_MODULES = {
+TENSORRT_MODULES = {
     "auto": ("tensorrt", "tensorrt_rtx"),
     "tensorrt": ("tensorrt",),
     "rtx": ("tensorrt_rtx",),
@@ -69,10 +69,10 @@ def import_tensorrt(flavor: str = "auto") -> ModuleType:
         UsageError: another flavor.
         MissingDependency: it is not installed, or its own import fails.
     """
-    if flavor not in _TENSORRT_MODULES:
+    if flavor not in TENSORRT_MODULES:
         raise UsageError(f"unknown flavor {flavor!r}; choose from auto, tensorrt, rtx")
     problems = []
-    for name in _TENSORRT_MODULES[flavor]:
+    for name in TENSORRT_MODULES[flavor]:
         if installed(name):
             try:
                 module: ModuleType = require(name, extra=name.replace("_", "-"))

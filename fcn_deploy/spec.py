@@ -40,6 +40,10 @@ class Architecture:
     options: Mapping[str, Any] = field(default_factory=dict)
     """What that network was built with, as JSON can hold it, such as ``{"width": 16}``."""
 
+    def __post_init__(self) -> None:
+        named = isinstance(self.name, str) and isinstance(self.options, Mapping)
+        _check(named, "architecture", "a name and options by name", (self.name, self.options))
+
 
 @dataclass(frozen=True)
 class Reference:
@@ -112,6 +116,7 @@ class ModelSpec:
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
+        self._check_types()
         n = len(self.classes)
         _check(2 <= n <= 255, "classes", "2 to 255 names", n)
         if not self.palette:
@@ -147,6 +152,27 @@ class ModelSpec:
             self.outputs,
         )
         _check(self.precision in PRECISIONS, "precision", f"one of {PRECISIONS}", self.precision)
+
+    def _check_types(self) -> None:
+        """Lists become tuples, so that equal specs compare equal; other types are refused."""
+        for name in ("classes", "palette", "mean", "std", "outputs", "provenance"):
+            value = getattr(self, name)
+            _check(isinstance(value, (list, tuple)), name, "a list", value)
+            object.__setattr__(self, name, _frozen(list(value)))
+        _check(all(isinstance(c, str) and c for c in self.classes), "classes", "names", self.classes)
+        colors = all(len(c) == 3 and all(_is_int(v) and 0 <= v <= 255 for v in c) for c in self.palette)
+        _check(colors, "palette", "colours of three numbers from 0 to 255", self.palette)
+        for name in ("mean", "std"):
+            _check(all(map(_is_number, getattr(self, name))), name, "three numbers", getattr(self, name))
+        for name in ("ignore_label", "max_height", "max_width", "size_multiple"):
+            _check(_is_int(getattr(self, name)), name, "a whole number", getattr(self, name))
+        _check(self.stride is None or _is_int(self.stride), "stride", "a whole number or none", self.stride)
+        for name in ("color_order", "contract", "precision", "note", "digest"):
+            _check(isinstance(getattr(self, name), str), name, "text", getattr(self, name))
+        _check(isinstance(self.evidence, dict), "evidence", "records by kind", self.evidence)
+        links = all(isinstance(link, dict) for link in self.provenance)
+        _check(links, "provenance", "a list of links", self.provenance)
+        _check(len(set(self.outputs)) == len(self.outputs), "outputs", "each once", self.outputs)
 
     @property
     def num_classes(self) -> int:
@@ -212,6 +238,8 @@ class ModelSpec:
             )
         if data["schema_version"] == 1:
             data = _from_schema_1(data)
+        if data["schema_version"] != SCHEMA_VERSION:
+            raise ModelError(f"{source}: there is no schema {data['schema_version']}; export the model again")
         known = {f.name for f in dataclasses.fields(cls)}
         if unknown := sorted(set(data) - known):
             raise ModelError(f"{source}: unknown fields in the model description: {', '.join(unknown[:5])}")
@@ -247,6 +275,14 @@ def _from_schema_1(data: dict[str, Any]) -> dict[str, Any]:
         options = {key: data.get(key, default) for key, default in _SCHEMA_1_OPTIONS.items()}
         kept["architecture"] = {"name": data["variant"], "options": options}
     return {**kept, "stride": 32, "schema_version": SCHEMA_VERSION}
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _check(ok: bool, name: str, expected: str, found: object) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fcn_deploy.arguments import as_integer, as_names, as_size
 from fcn_deploy.calibration.budget import BudgetReport, within_budget
 from fcn_deploy.calibration.placement import layer_inputs
 from fcn_deploy.calibration.recipe import Fp32Model, Recipe, open_fp32, quantised_layers, quantized_graph
@@ -23,7 +24,7 @@ from fcn_deploy.data.folders import LabelledFolder
 from fcn_deploy.errors import UsageError
 from fcn_deploy.export.graph.files import identity, write_model
 from fcn_deploy.export.graph.session import open_session
-from fcn_deploy.files import sha256_of
+from fcn_deploy.files import check_output, sha256_of
 from fcn_deploy.metrics import label_agreement
 from fcn_deploy.spec import ModelSpec
 
@@ -93,7 +94,7 @@ def quantize(
     size: tuple[int, int] | None = None,
     float_precision: str | None = None,
     assume_vnni: bool = False,
-    float_layers: Iterable[str] = (),
+    float_layers: str | Iterable[str] = (),
     max_drop: float | None = None,
     data: str | Path | None = None,
     sensitivity: str | Path | None = None,
@@ -134,11 +135,16 @@ def quantize(
             kept; no artefact is written then.
     """
     begun = time.monotonic()
-    recipe = Recipe(target, method, float_precision, assume_vnni, tuple(float_layers))
+    written = check_output(output, (".onnx",))
+    if written.resolve() == Path(model).resolve():
+        raise UsageError(f"{output} is the model itself; name another file to write")
+    max_frames = as_integer("max_frames", max_frames, 1)
+    size = None if size is None else as_size("size", size)
+    recipe = Recipe(target, method, float_precision, assume_vnni, as_names(float_layers))
     source = CalibrationSource(calib, table, max_frames, size, percentile, save_table)
     budget = Budget(data, max_drop, sensitivity)
     run = _Run(open_fp32(model), recipe, source, budget, progress or (lambda _: None))
-    return run.write(Path(output), begun)
+    return run.write(written, begun)
 
 
 class _Run:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from enum import Enum
 from pathlib import Path
@@ -119,20 +118,10 @@ def parse_channels(text: str, option: str) -> tuple[float, float, float]:
 
 
 def check_output(option: str, path: Path, suffixes: tuple[str, ...] = ()) -> None:
-    """Refuse a file that cannot be written before the work begins.
+    """As :func:`fcn_deploy.files.check_output`, which see."""
+    from fcn_deploy.files import check_output as check
 
-    Raises:
-        UsageError: the suffix is not one of ``suffixes``, it is a folder, or its folder is missing or
-            cannot be written.
-    """
-    if suffixes and path.suffix.lower() not in suffixes:
-        raise UsageError(f"{option} {path}: the name must end in {' or '.join(suffixes)}")
-    if path.is_dir():
-        raise UsageError(f"{option} {path} is a folder; name the file to write in it")
-    if not path.parent.is_dir():
-        raise UsageError(f"{option} {path}: the folder {path.parent} does not exist; create it first")
-    if not os.access(path.parent, os.W_OK):
-        raise UsageError(f"{option} {path}: cannot write into {path.parent}; check its permissions")
+    check(path, suffixes, option)
 
 
 def is_stdout(path: Path | None) -> bool:

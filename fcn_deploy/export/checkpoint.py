@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fcn_deploy.arguments import as_integer, as_names, as_size
 from fcn_deploy.classes import ClassSet, named_classes
 from fcn_deploy.contract import OUTPUTS
 from fcn_deploy.describe import describe, megabytes, triple
 from fcn_deploy.errors import UsageError
-from fcn_deploy.files import sha256_of
+from fcn_deploy.files import check_output, sha256_of
 from fcn_deploy.lazy import require
 from fcn_deploy.results import Result, Rows
 from fcn_deploy.spec import ModelSpec
@@ -71,7 +72,7 @@ def export_model(
     std: tuple[float, float, float] | None = None,
     color_order: str | None = None,
     trained_on: str = "bgr",
-    outputs: Sequence[str] | None = None,
+    outputs: str | Sequence[str] | None = None,
     max_size: tuple[int, int] | None = None,
     note: str | None = None,
     learned_upscore: bool = False,
@@ -120,9 +121,19 @@ def export_model(
         MissingDependency: PyTorch or onnx is not installed.
     """
     begun = time.monotonic()
-    target = Path(path)
+    target = check_output(path, SUFFIXES)
+    numbers = {"num_classes": (num_classes, 2), "width": (width, 1), "fc_channels": (fc_channels, 1)}
+    for name, (value, minimum) in {**numbers, "seed": (seed, 0)}.items():
+        if value is not None:
+            as_integer(name, value, minimum)
     random_only = {"width": width, "fc_channels": fc_channels, "seed": seed}
-    _refuse(checkpoint, target, random_only, precision, calib, keep_fp32)
+    from_file_only = {
+        "--variant": variant is not None,
+        "--num-classes": num_classes is not None,
+        "--learned-upscore": learned_upscore,
+    }
+    _refuse_output(checkpoint, target, precision, calib, keep_fp32)
+    _refuse_source(checkpoint, random_only, from_file_only, trained_on)
     named = _class_set(classes, num_classes)
     stated = {
         **({} if named is None else {"classes": named.names, "palette": named.palette or None}),
@@ -130,9 +141,8 @@ def export_model(
         "mean": mean,
         "std": std,
         "color_order": color_order,
-        "outputs": None if outputs is None else _outputs(outputs),
-        "max_height": None if max_size is None else max_size[0],
-        "max_width": None if max_size is None else max_size[1],
+        "outputs": None if outputs is None else _outputs(as_names(outputs)),
+        **({} if max_size is None else dict(zip(_MAX_SIZE, as_size("max_size", max_size), strict=True))),
         "note": note,
     }
     stated = {key: value for key, value in stated.items() if value is not None}
@@ -155,17 +165,13 @@ def export_model(
     return ExportResult(target, spec, size, sha256, time.monotonic() - begun, assumptions)
 
 
-def _refuse(
-    checkpoint: str | Path | FCN8s,
-    target: Path,
-    random_only: dict[str, int | None],
-    precision: str,
-    calib: str | Path | None,
-    keep_fp32: bool,
+_MAX_SIZE = ("max_height", "max_width")
+
+
+def _refuse_output(
+    checkpoint: str | Path | FCN8s, target: Path, precision: str, calib: str | Path | None, keep_fp32: bool
 ) -> None:
-    """Refuse wrong use before any heavy package is imported."""
-    if target.suffix not in SUFFIXES:
-        raise UsageError(f"{target}: an artefact is written as {' or '.join(SUFFIXES)}; name such a file")
+    """Refuse what does not go with the file to write."""
     if precision not in PRECISIONS:
         raise UsageError(f"precision must be fp32 or fp16, not {precision!r}; INT8 is made by quantize")
     if isinstance(checkpoint, (str, Path)) and Path(checkpoint).resolve() == target.resolve():
@@ -173,8 +179,27 @@ def _refuse(
     for option, given in (("--calib", calib is not None), ("--keep-fp32", keep_fp32)):
         if given and (precision != "fp16" or target.suffix != ".onnx"):
             raise UsageError(f"{option} is for --precision fp16 and an .onnx file; leave it out")
+
+
+def _refuse_source(
+    checkpoint: str | Path | FCN8s,
+    random_only: dict[str, int | None],
+    from_file_only: dict[str, bool],
+    trained_on: str,
+) -> None:
+    """Refuse what does not go with where the weights come from, before any heavy package is imported."""
+    if trained_on not in ("bgr", "rgb"):
+        raise UsageError(f"trained_on must be bgr or rgb, not {trained_on!r}")
+    in_memory = not isinstance(checkpoint, (str, Path))
+    if trained_on == "rgb" and (in_memory or checkpoint == "random"):
+        raise UsageError("--trained-on is for checkpoint files; leave it out")
+    for option, given in from_file_only.items():
+        if given and in_memory:
+            raise UsageError(
+                f"{option} is for checkpoint files; a network in memory has its own; leave it out"
+            )
     for name, value in random_only.items():
-        if value is not None and checkpoint != "random":
+        if value is not None and (in_memory or checkpoint != "random"):
             raise UsageError(
                 f"--{name.replace('_', '-')} is for --weights random; a checkpoint has its own; leave it out"
             )
@@ -211,9 +236,15 @@ def _load(
 ) -> tuple[FCN8s, CheckpointInfo]:
     require("torch", extra="export")
     from fcn_deploy.model.checkpoints import in_memory, load_checkpoint, random_model
+    from fcn_deploy.model.fcn8s import FCN8s
 
-    if not isinstance(checkpoint, (str, Path)):
+    if isinstance(checkpoint, FCN8s):
         return checkpoint, in_memory(checkpoint)
+    if not isinstance(checkpoint, (str, Path)):
+        raise UsageError(
+            "a checkpoint is a file, 'bundled', 'random' or an FCN8s network, "
+            f"not a {type(checkpoint).__name__}"
+        )
     if checkpoint == "random":
         seed = random_only["seed"] or 0
         return random_model(

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fcn_deploy.data.calibration import CalibrationFrames
-from fcn_deploy.export.graph.files import identity, read_model, write_model
+from fcn_deploy.export.graph.files import read_model, write_model
 from fcn_deploy.export.parity import Logits, check_parity, graph_results
 from fcn_deploy.export.precision import check_fp16_range, to_fp16
+from fcn_deploy.runtimes.artefact import identity
 from fcn_deploy.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -94,5 +95,5 @@ def convert_file_to_fp16(
             keep_fp32=keep_fp32,
             step=step,
         )
-    spec = spec.with_parent(kind="onnx", name=Path(model).name, sha256=identity(graph))
+    spec = spec.with_parent(kind="onnx", name=Path(model).name, sha256=identity(model))
     return write_model(half, spec, output)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar, final
 
+from fcn_deploy.arguments import as_integer
 from fcn_deploy.errors import ModelError, UsageError
 from fcn_deploy.runtimes.base import Runtime
 from fcn_deploy.runtimes.location import Location, scheme_of
@@ -35,10 +36,10 @@ class BackendOptions:
     """Threads of a backend that computes on the CPU; None takes every core that this process may use."""
 
     def __post_init__(self) -> None:
-        if self.device is not None and not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
+        if self.device is not None and not re.fullmatch(r"cpu|cuda(:\d+)?", str(self.device)):
             raise UsageError(f"unknown device {self.device!r}; choose cpu, cuda or cuda:N")
-        if self.threads is not None and self.threads < 1:
-            raise UsageError(f"threads must be at least 1, not {self.threads}")
+        if self.threads is not None:
+            as_integer("threads", self.threads, 1)
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,8 @@ def locate(path: str | os.PathLike[str]) -> Location:
     Raises:
         UsageError: a file is missing, a folder, empty or unreadable; or a URL was made a Path.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        raise UsageError(f"an artefact is a file or a URL, given as text or a Path, not {path!r}")
     text = os.fspath(path)
     if scheme_of(text):
         return text

@@ -118,6 +118,7 @@ def _with_external_data(model: ModelProto, target: Path, temporary: Path) -> tup
         names.update(tensor.raw_data)
     data = target.with_name(f"{target.stem}.{names.hexdigest()[:12]}.data")
     with atomic_output(data) as heavy:
+        heavy.unlink()  # onnx refuses to write to a file that exists
         onnx.save(
             model,
             str(temporary),

@@ -25,7 +25,8 @@ from fcn_deploy.export.tensorrt.profiles import check_profiles, default_profiles
 from fcn_deploy.export.tensorrt.request import BuildRequest
 from fcn_deploy.export.tensorrt.result import EngineResult
 from fcn_deploy.export.tensorrt.source import SourceGraph, read_source
-from fcn_deploy.files import atomic_output, require_space, sha256_of, write_bytes
+from fcn_deploy.files import atomic_output, check_output, require_space, sha256_of, write_bytes
+from fcn_deploy.lazy import TENSORRT_MODULES, import_tensorrt, installed
 from fcn_deploy.runtimes.artefact import identity
 from fcn_deploy.runtimes.tensorrt.profiles import Profile
 from fcn_deploy.runtimes.tensorrt.sidecar import Sidecar, sidecar_path
@@ -39,7 +40,7 @@ def build_from_graph(
     output: str | Path,
     settings: BuildSettings,
     *,
-    profiles: Iterable[str | Profile] | None = None,
+    profiles: str | Profile | Iterable[str | Profile] | None = None,
     flavor: str = "auto",
     timing_cache: str | Path | None = None,
     require_precision: str | None = None,
@@ -68,14 +69,11 @@ def build_from_graph(
             :func:`fcn_deploy.build_engine`.
     """
     begun = time.monotonic()
-    target = Path(output)
-    if target.suffix != ".engine":
-        raise UsageError(f"{target}: the name of an engine must end in .engine")
-    _check_arguments(settings, flavor, timeout)
+    target = check_arguments(output, settings, flavor, timeout)
     source = read_source(onnx)
     wanted = require_precision or source.spec.precision
     check_precision(source.declared, wanted, str(source.path))
-    ranges = _profiles(profiles, source.spec)
+    ranges = resolve_profiles(profiles, source.spec)
     memory = _estimate(source, ranges)
     with atomic_output(sidecar_path(target)) as beside, atomic_output(target) as temporary:
         require_space(target.parent, source.declared.weight_bytes)
@@ -99,7 +97,14 @@ def build_from_graph(
     return EngineResult(target, sidecar, time.monotonic() - begun)
 
 
-def _check_arguments(settings: BuildSettings, flavor: str, timeout: float | None) -> None:
+def check_arguments(output: str | Path, settings: BuildSettings, flavor: str, timeout: float | None) -> Path:
+    """Refuse what can be told without the graph and without TensorRT; before a graph is converted, too.
+
+    Raises:
+        UsageError: an argument cannot be used, or the file cannot be written.
+        MissingDependency: the TensorRT asked for is not installed.
+    """
+    target = check_output(output, (".engine",))
     if flavor not in FLAVORS:
         raise UsageError(f"unknown flavor {flavor!r}; choose from {', '.join(FLAVORS)}")
     if settings.workspace is not None and settings.workspace < 1:
@@ -110,10 +115,17 @@ def _check_arguments(settings: BuildSettings, flavor: str, timeout: float | None
         raise UsageError(f"the DLA core must be 0 or more, not {settings.dla_core}")
     if timeout is not None and not timeout > 0:
         raise UsageError(f"the timeout must be more than 0 seconds, not {timeout}")
+    if not any(map(installed, TENSORRT_MODULES[flavor])):
+        import_tensorrt(flavor)  # says what to install
+    return target
 
 
-def _profiles(given: Iterable[str | Profile] | None, spec: ModelSpec) -> tuple[Profile, ...]:
-    chosen = [parse_profile(p) if isinstance(p, str) else p for p in given or ()]
+def resolve_profiles(
+    given: str | Profile | Iterable[str | Profile] | None, spec: ModelSpec
+) -> tuple[Profile, ...]:
+    """The profiles asked for, or the default ones. Raises UsageError where one does not fit the model."""
+    asked = [given] if isinstance(given, (str, Profile)) else given or ()
+    chosen = [parse_profile(p) if isinstance(p, str) else p for p in asked]
     return check_profiles(chosen or default_profiles(spec), spec)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fcn_deploy.describe import megabytes
+from fcn_deploy.describe import evidence_rows, megabytes
 from fcn_deploy.results import Result, Rows
 from fcn_deploy.runtimes.tensorrt.sidecar import EngineTarget, Sidecar
 
@@ -63,6 +63,7 @@ class EngineResult(Result):
                 f"{declared['precision']}: convolutions {layers}; the engine has "
                 f"{declared['engine_to_fp32_weights']:.0%} of the bytes of fp32 weights",
             ),
+            *evidence_rows(sidecar.spec.evidence),
             ("achieved", _achieved_words(sidecar.precision["achieved"])),
             (
                 "memory",
