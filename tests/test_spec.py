@@ -47,6 +47,17 @@ def test_json_and_back(
         {"classes": ("alone",)},
         {"color_order": "gbr"},
         {"precision": "fp8"},
+        {"classes": (1, 2)},
+        {"classes": "ab"},
+        {"palette": ((1, 2), (3, 4))},
+        {"palette": ((1, 2, 300), (3, 4, 5))},
+        {"outputs": ("labels", "labels")},
+        {"stride": 1.5},
+        {"max_height": True},
+        {"mean": ("a", "b", "c")},
+        {"provenance": (1,)},
+        {"evidence": []},
+        {"digest": 7},
     ],
     ids=str,
 )
@@ -65,6 +76,18 @@ def test_a_damaged_part_is_one_sentence(field: str, damaged: object) -> None:
     data = {**json.loads(SPEC.to_json()), field: damaged}
     with pytest.raises(ModelError, match=r"^m\.onnx: .*damaged"):
         ModelSpec.from_json(json.dumps(data), "m.onnx")
+
+
+@pytest.mark.parametrize("schema", [0, -1])
+def test_there_is_no_such_schema(schema: int) -> None:
+    data = {**json.loads(SPEC.to_json()), "schema_version": schema}
+    with pytest.raises(ModelError, match=rf"m\.onnx: there is no schema {schema}"):
+        ModelSpec.from_json(json.dumps(data), "m.onnx")
+
+
+def test_lists_become_tuples() -> None:
+    spec = ModelSpec(["a", "b"], Architecture("fcn8s"), mean=[1, 2, 3], outputs=["labels"])
+    assert spec == ModelSpec(("a", "b"), Architecture("fcn8s"), mean=(1, 2, 3), outputs=("labels",))
 
 
 def test_a_newer_schema_asks_for_an_upgrade() -> None:

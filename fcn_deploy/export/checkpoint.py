@@ -122,8 +122,7 @@ def export_model(
     """
     begun = time.monotonic()
     target = check_output(path, SUFFIXES)
-    numbers = {"num_classes": (num_classes, 2), "width": (width, 1), "fc_channels": (fc_channels, 1)}
-    for name, (value, minimum) in {**numbers, "seed": (seed, 0)}.items():
+    for name, value, minimum in (("width", width, 1), ("fc_channels", fc_channels, 1), ("seed", seed, 0)):
         if value is not None:
             as_integer(name, value, minimum)
     random_only = {"width": width, "fc_channels": fc_channels, "seed": seed}
@@ -248,7 +247,7 @@ def _load(
     if checkpoint == "random":
         seed = random_only["seed"] or 0
         return random_model(
-            num_classes or (named and len(named.names)) or 21,
+            (21 if named is None else len(named.names)) if num_classes is None else num_classes,
             variant or "fcn8s",
             width=random_only["width"],
             fc_channels=random_only["fc_channels"],

@@ -141,7 +141,7 @@ def test_what_is_not_fp32_any_more_is_refused(narrow, street, tmp_path) -> None:
         ({"target": "cpu", "max_drop": 1.0}, "measured on labelled frames"),
         ({"target": "cpu", "max_drop": -1.0, "data": "x"}, "must be at least 0"),
         ({"target": "cpu", "max_drop": float("nan"), "data": "x"}, "must be at least 0"),
-        ({"target": "cpu", "max_frames": 0}, "max_frames must be at least 1"),
+        ({"target": "cpu", "max_frames": 0}, "max_frames must be a whole number of at least 1"),
         ({"target": "cpu", "table": "t.json"}, "one of the two"),
     ],
 )
@@ -266,3 +266,27 @@ def test_the_table_is_plain_json(narrow, street, tmp_path: Path) -> None:
     assert set(data["limits"]["fc7"]) == {"minmax", "percentile", "entropy-tensorrt", "entropy-cpu"}
     fp32 = open_fp32(narrow())
     assert CalibrationTable.load(table, fp32.model).ranges("minmax", "cpu")["conv1_1"][0] < 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"output": "v01.onnx"}, "is the model itself"),
+        ({"output": "q.txt"}, r"q\.txt: the name must end in \.onnx"),
+        ({"output": "none/q.onnx"}, "create it first"),
+        ({"size": 64}, "size must be a height and a width"),
+        ({"max_frames": 0}, "max_frames must be a whole number of at least 1"),
+    ],
+    ids=str,
+)
+def test_wrong_arguments_are_refused_before_the_frames_are_read(
+    changes: dict[str, object], message: str, street: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / "v01.onnx"
+    original = (Path(__file__).parents[1] / "fixtures" / "v0_1" / "v01.onnx").read_bytes()
+    model.write_bytes(original)
+    call = {"output": "q.onnx", "calib": street, "target": "cpu", **changes}
+    steps: list[str] = []
+    with pytest.raises(UsageError, match=message):
+        fcn_deploy.quantize(model, tmp_path / str(call.pop("output")), **call, progress=steps.append)
+    assert (model.read_bytes(), steps) == (original, [])

@@ -144,6 +144,7 @@ def test_without_a_gpu_tensorrt_says_where_to_build(
     monkeypatch.setattr(
         engine, "build_in_child", lambda request, reporter, _: worker.build(request, reporter)
     )
+    monkeypatch.setattr(engine, "installed", lambda _: True)
     monkeypatch.setattr(worker, "import_tensorrt", lambda _: type("Module", (), {"__name__": "tensorrt"}))
     monkeypatch.setattr(worker, "gpu_problem", lambda: "the NVIDIA driver finds no GPU")
     told = fails(1, "build-engine", model, "--flavor", "tensorrt", "-o", tmp_path / "x.engine")

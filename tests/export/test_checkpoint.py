@@ -113,7 +113,14 @@ def test_no_names_are_guessed_and_built_in_ones_bring_the_rest(checkpoint: Path,
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"path": "m.pb"}, r"m\.pb: an artefact is written as \.onnx or \.safetensors"),
+        ({"path": "m.pb"}, r"m\.pb: the name must end in \.onnx or \.safetensors"),
+        ({"path": "none/m.onnx"}, r"none does not exist; create it first"),
+        ({"seed": 1.5}, "seed must be a whole number"),
+        ({"max_size": 512}, "max_size must be a height and a width"),
+        ({"trained_on": "gbr"}, "trained_on must be bgr or rgb"),
+        ({"trained_on": "rgb"}, "--trained-on is for checkpoint files"),
+        ({"checkpoint": None}, "not a NoneType"),
+        ({"checkpoint": torch.nn.Conv2d(3, 3, 1)}, "not a Conv2d"),
         ({"precision": "int8"}, "INT8 is made by quantize"),
         ({"outputs": ["depth"]}, "depth: choose from labels"),
         ({"calib": "frames"}, "--calib is for --precision fp16"),
@@ -129,3 +136,25 @@ def test_wrong_use_is_one_sentence(changes: dict[str, object], message: str, tmp
     with pytest.raises(UsageError, match=message):
         export_model(call.pop("checkpoint"), where, **{**sizes, **call})
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [{"trained_on": "rgb"}, {"variant": "fcn8s"}, {"num_classes": 4}, {"learned_upscore": True}, {"seed": 0}],
+    ids=str,
+)
+def test_what_a_network_in_memory_has_itself_is_refused(argument: dict[str, object], tmp_path: Path) -> None:
+    model, _ = random_model(4, "fcn8s-lite", width=2, fc_channels=4)
+    with pytest.raises(UsageError, match="leave it out"):
+        export_model(model, tmp_path / "m.safetensors", **argument)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_output_need_not_be_a_list(tmp_path: Path) -> None:
+    result = export_model("random", tmp_path / "m.safetensors", **TINY, outputs="confidence")
+    assert result.spec.outputs == ("labels", "confidence")
+
+
+def test_lists_and_tuples_are_the_same(tmp_path: Path) -> None:
+    result = export_model("random", tmp_path / "m.safetensors", **TINY, mean=[1, 2, 3])
+    assert result.spec == read_spec(result.path)

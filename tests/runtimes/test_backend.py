@@ -11,7 +11,7 @@ from fcn_deploy.runtimes.backend import BackendOptions
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"threads": 0}, "threads must be at least 1, not 0"),
+        ({"threads": 0}, "threads must be a whole number of at least 1, not 0"),
         ({"device": "gpu"}, "unknown device 'gpu'; choose cpu, cuda or cuda:N"),
         ({"device": "cuda:x"}, "unknown device 'cuda:x'"),
         ({"device": "cpu:0"}, "unknown device 'cpu:0'"),

@@ -247,7 +247,7 @@ def test_a_failure_while_it_runs_is_one_error(
         ({"optimization": "99"}, "unknown optimization '99'"),
         ({"device": "cpu", "provider": "cuda"}, "contradict each other"),
         ({"device": "cuda:1", "provider": "cpu"}, "contradict each other"),
-        ({"threads": 0}, "threads must be at least 1, not 0"),
+        ({"threads": 0}, "threads must be a whole number of at least 1, not 0"),
     ],
 )
 def test_options_out_of_range_are_refused(options: dict[str, Any], told: str) -> None:

@@ -60,7 +60,7 @@ def test_load_is_public(tiny: Path) -> None:
             "make tiny.safetensors with: fcn-deploy export",
         ),
         ({"device": "tpu"}, "unknown device 'tpu'; choose cpu, cuda or cuda:N"),
-        ({"threads": -1}, "threads must be at least 1, not -1"),
+        ({"threads": -1}, "threads must be a whole number of at least 1, not -1"),
         (
             {"thread": 2},
             "unknown option 'thread'; the onnxruntime backend has device, threads, allow_fallback, "

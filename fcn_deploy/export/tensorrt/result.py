@@ -63,7 +63,7 @@ class EngineResult(Result):
                 f"{declared['precision']}: convolutions {layers}; the engine has "
                 f"{declared['engine_to_fp32_weights']:.0%} of the bytes of fp32 weights",
             ),
-            *evidence_rows(sidecar.spec.evidence),
+            *(row for row in evidence_rows(sidecar.spec.evidence) if row[0] != "made"),
             ("achieved", _achieved_words(sidecar.precision["achieved"])),
             (
                 "memory",

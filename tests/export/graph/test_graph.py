@@ -7,6 +7,7 @@ import pytest
 from fcn_deploy.errors import ModelError, UsageError
 from fcn_deploy.export.graph.files import identity, read_model, set_metadata, write_model
 from fcn_deploy.export.graph.session import open_session
+from fcn_deploy.runtimes import artefact
 from fcn_deploy.testing import onnxruntime_session
 
 
@@ -82,3 +83,26 @@ def test_weights_outside_the_model_s_folder_are_refused(exported, tmp_path, monk
     (inside / "m.onnx").write_bytes(light.SerializeToString())
     with pytest.raises(ModelError, match=r"m\.onnx"):
         read_model(inside / "m.onnx")
+
+
+def test_external_weights_can_be_written_into_the_current_folder(exported, tmp_path, monkeypatch):
+    """onnx looks for the weights' file in the working folder, too, and refuses one that exists."""
+    model, spec = read_model(exported("fcn8s-lite")[0])
+    for module in ("files", "session"):
+        monkeypatch.setattr(f"fcn_deploy.export.graph.{module}.SINGLE_FILE_LIMIT", 1000)
+    monkeypatch.chdir(tmp_path)
+    written = write_model(model, spec, "big.onnx")
+    assert sorted(p.suffix for p in tmp_path.iterdir()) == [".data", ".onnx"]
+    assert artefact.check_digest("big.onnx") is True
+    assert artefact.read_spec("big.onnx") == written
+
+
+def test_the_digest_finds_a_changed_weight_beside_the_graph(exported, tmp_path, monkeypatch):
+    model, spec = read_model(exported("fcn8s-lite")[0])
+    monkeypatch.setattr("fcn_deploy.export.graph.files.SINGLE_FILE_LIMIT", 1000)
+    write_model(model, spec, tmp_path / "big.onnx")
+    data = next(tmp_path.glob("*.data"))
+    content = bytearray(data.read_bytes())
+    content[100] ^= 1
+    data.write_bytes(content)
+    assert artefact.check_digest(tmp_path / "big.onnx") is False

@@ -107,3 +107,4 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
         return Built.from_dict(json.loads(json.dumps(built.to_dict())))
 
     monkeypatch.setattr(engine, "build_in_child", build)
+    monkeypatch.setattr(engine, "installed", lambda _: True)  # stand-ins are not

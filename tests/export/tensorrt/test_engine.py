@@ -177,7 +177,7 @@ def test_weights_beside_the_model_are_found(graph: InPrecision, tmp_path: Path) 
         ({"compute_capabilities": ["banana"]}, "does not build for compute capability banana"),
         ({"flavor": "xla"}, "choose from auto, tensorrt, rtx"),
         ({"optimization_level": 6}, "from 0 to 5, not 6"),
-        ({"workspace": 0}, "at least one byte"),
+        ({"workspace": 0}, "workspace must be a whole number of at least 1"),
         ({"dla_core": -1}, "must be 0 or more"),
         ({"timeout": 0}, "the timeout must be more than 0 seconds, not 0"),
         ({"timing_cache": "t.cache"}, "--timing-cache is for TensorRT"),
@@ -197,7 +197,7 @@ def test_wrong_use_is_told_before_the_build(
 
 
 def test_the_name_must_end_in_engine(graph: InPrecision, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"x\.plan: the name of an engine must end in \.engine"):
+    with pytest.raises(UsageError, match=r"x\.plan: the name must end in \.engine"):
         build_engine(graph(), tmp_path / "x.plan")
 
 
