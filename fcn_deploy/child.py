@@ -63,5 +63,7 @@ def follow_parent() -> None:
 def take_stdout() -> IO[bytes]:
     """For the child: the pipe to the parent. What is printed from now on goes to stderr."""
     stream = os.fdopen(os.dup(1), "wb")
+    stream.write(b"\n")  # ends a line that something has begun to print; the parent ignores such lines
+    stream.flush()
     os.dup2(2, 1)
     return stream

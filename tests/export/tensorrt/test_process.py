@@ -176,6 +176,20 @@ def test_what_the_vendor_prints_does_not_disturb(
     assert is_untouched(old)
 
 
+def test_what_is_printed_before_the_child_begins_does_not_disturb(
+    source: Path, old: Path, stand_in: Callable[..., Path]
+) -> None:
+    """Such as by a sitecustomize.py, which Python imports at its start."""
+    folder = stand_in("").parent
+    text = """import sys; print("hello"); print('["x"]'); print("a line without an end", end="")"""
+    (folder / "sitecustomize.py").write_text(text, encoding="utf-8")
+    steps: list[str] = []
+    with pytest.raises(EngineError, match="could not start its builder"):
+        build_engine(source, old, flavor="rtx", progress=steps.append)
+    assert steps == ["parsing"]
+    assert is_untouched(old)
+
+
 def test_the_log_reaches_this_process_at_the_level_that_is_asked_for(
     source: Path, old: Path, stand_in: Callable[..., Path], caplog: pytest.LogCaptureFixture
 ) -> None:
