@@ -209,6 +209,15 @@ def test_the_log_reaches_this_process_at_the_level_that_is_asked_for(
         ]
 
 
+def test_a_root_logger_without_a_level_gets_the_whole_log(
+    source: Path, old: Path, stand_in: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    stand_in("logger.log(severity(name='INFO'), 'told'); logger.log(severity(name='VERBOSE'), 'more')")
+    with caplog.at_level(0), pytest.raises(EngineError, match="could not start its builder"):
+        build_engine(source, old, flavor="rtx")
+    assert [r.message for r in caplog.records if r.name == "fcn_deploy.tensorrt"] == ["told", "more"]
+
+
 @pytest.mark.parametrize(
     ("body", "told"),
     [
@@ -239,12 +248,13 @@ def test_a_tensorrt_that_cannot_be_imported_is_named(
 def test_a_process_that_cannot_be_started_is_told(
     source: Path, old: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(process, "COMMAND", ("no-such-python",))
-    with pytest.raises(
-        EngineError, match=r"the process that builds .*x\.engine cannot be started: .*no-such-python"
-    ):
-        build_engine(source, old, flavor="rtx")
-    assert is_untouched(old)
+    for executable, told in (("no-such-python", "no-such-python"), (None, "names no Python")):
+        monkeypatch.setattr(sys, "executable", executable)
+        with pytest.raises(
+            EngineError, match=rf"the process that builds .*x\.engine cannot be started: .*{told}"
+        ):
+            build_engine(source, old, flavor="rtx")
+        assert is_untouched(old)
 
 
 def test_an_engine_that_cannot_be_written_is_told(tmp_path: Path) -> None:
