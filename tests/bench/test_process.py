@@ -73,7 +73,9 @@ def test_a_process_that_dies_says_how(start: Callable[[str], WorkerProcess], cod
 
 def test_a_process_that_cannot_be_started_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", None)
-    with pytest.raises(InferenceError, match=r"its process cannot be started: sys\.executable names no Python"):
+    with pytest.raises(
+        InferenceError, match=r"its process cannot be started: sys\.executable names no Python"
+    ):
         WorkerProcess(tmp_path, "worker", threads=1)
 
 

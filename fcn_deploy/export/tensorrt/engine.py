@@ -6,11 +6,14 @@ Checks that do not need TensorRT are made here, the others in the process that b
 
 from __future__ import annotations
 
+import dataclasses
+import operator
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +30,7 @@ from fcn_deploy.export.tensorrt.result import EngineResult
 from fcn_deploy.export.tensorrt.source import SourceGraph, read_source
 from fcn_deploy.files import atomic_output, require_space, sha256_of, write_bytes
 from fcn_deploy.runtimes.artefact import identity
-from fcn_deploy.runtimes.tensorrt.profiles import Profile
+from fcn_deploy.runtimes.tensorrt.profiles import Profile, Size
 from fcn_deploy.runtimes.tensorrt.sidecar import Sidecar, sidecar_path
 from fcn_deploy.spec import ModelSpec
 
@@ -71,32 +74,55 @@ def build_from_graph(
     target = Path(output)
     if target.suffix != ".engine":
         raise UsageError(f"{target}: the name of an engine must end in .engine")
+    settings = _with_plain_numbers(settings)
     _check_arguments(settings, flavor, timeout)
     source = read_source(onnx)
     wanted = require_precision or source.spec.precision
     check_precision(source.declared, wanted, str(source.path))
     ranges = _profiles(profiles, source.spec)
-    memory = _estimate(source, ranges)
-    with atomic_output(sidecar_path(target)) as beside, atomic_output(target) as temporary:
-        require_space(target.parent, source.declared.weight_bytes)
-        request = BuildRequest(
-            onnx=source.path,
-            spec=source.spec,
-            output=temporary,
-            target=target,
-            flavor=flavor,
-            settings=settings,
-            profiles=ranges,
-            declared=source.declared.precision,
-            wanted=wanted,
-            memory=memory,
-            timing_cache=None if timing_cache is None else Path(timing_cache),
-        )
-        sidecar = _write(source, request, timeout, progress or (lambda _: None))
-        # The sidecar is replaced last and holds the engine's hash: where the process is interrupted between
-        # the two, loading refuses the pair.
-        beside.write_text(sidecar.to_json(), encoding="utf-8")
-    return EngineResult(target, sidecar, time.monotonic() - begun)
+    request = BuildRequest(
+        onnx=source.path,
+        spec=source.spec,
+        output=target,
+        target=target,
+        flavor=flavor,
+        settings=settings,
+        profiles=ranges,
+        declared=source.declared.precision,
+        wanted=wanted,
+        memory=_estimate(source, ranges),
+        timing_cache=None if timing_cache is None else Path(timing_cache),
+    )
+    try:
+        sidecar = _write_pair(source, request, timeout, progress or (lambda _: None))
+    except _CallersError as exc:
+        raised = exc.error
+    else:
+        return EngineResult(target, sidecar, time.monotonic() - begun)
+    raise raised  # out here, where it gets no other context
+
+
+def _with_plain_numbers(settings: BuildSettings) -> BuildSettings:
+    """The settings without numpy's numbers."""
+    return dataclasses.replace(
+        settings,
+        workspace=_whole("workspace", settings.workspace),
+        optimization_level=_whole("optimization level", settings.optimization_level),
+        dla_core=_whole("DLA core", settings.dla_core),
+        hardware_compatible=bool(settings.hardware_compatible),
+        version_compatible=bool(settings.version_compatible),
+    )
+
+
+def _whole(name: str, value: int | None) -> int | None:
+    return None if value is None else _index(name, value)
+
+
+def _index(name: str, value: int) -> int:
+    try:
+        return int(operator.index(value))
+    except TypeError as exc:
+        raise UsageError(f"the {name} must be a whole number, not {value!r}") from exc
 
 
 def _check_arguments(settings: BuildSettings, flavor: str, timeout: float | None) -> None:
@@ -114,7 +140,14 @@ def _check_arguments(settings: BuildSettings, flavor: str, timeout: float | None
 
 def _profiles(given: Iterable[str | Profile] | None, spec: ModelSpec) -> tuple[Profile, ...]:
     chosen = [parse_profile(p) if isinstance(p, str) else p for p in given or ()]
-    return check_profiles(chosen or default_profiles(spec), spec)
+    plain = [Profile(p.index, _size(p.min), _size(p.opt), _size(p.max)) for p in chosen]
+    return check_profiles(plain or default_profiles(spec), spec)
+
+
+def _size(size: Size) -> Size:
+    """Without numpy's numbers."""
+    batch, height, width = (_index("size of a profile", number) for number in size)
+    return (batch, height, width)
 
 
 def _estimate(source: SourceGraph, profiles: Sequence[Profile]) -> dict[str, Any]:
@@ -128,15 +161,37 @@ def _estimate(source: SourceGraph, profiles: Sequence[Profile]) -> dict[str, Any
     }
 
 
+class _CallersError(Exception):
+    """Carries an OSError of the caller's function past :func:`atomic_output`, which would take it for one of
+    the file that is written."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+@contextmanager
+def _callers_code() -> Iterator[None]:
+    try:
+        yield
+    except OSError as exc:
+        raise _CallersError(exc) from exc
+
+
 @dataclass(frozen=True)
 class _Listener:
     """Receives what the build reports: a :class:`~fcn_deploy.export.tensorrt.request.Reporter`."""
 
-    step: Callable[[str], None]
+    progress: Callable[[str], None]
     cache: Path
 
+    def step(self, text: str) -> None:
+        with _callers_code():
+            self.progress(text)
+
     def warn(self, text: str) -> None:
-        warnings.warn(text, stacklevel=1)
+        with _callers_code():  # it may have replaced warnings.showwarning
+            warnings.warn(text, stacklevel=1)
 
     def timings(self, data: bytes) -> None:
         """Keep the timing cache. A failure is only a warning: the engine took minutes and is complete. Of two
@@ -147,12 +202,26 @@ class _Listener:
             self.warn(f"the timings of this build were not kept: {exc}")
 
 
+def _write_pair(
+    source: SourceGraph, request: BuildRequest, timeout: float | None, progress: Callable[[str], None]
+) -> Sidecar:
+    """Write the engine and its sidecar, which take the places of earlier ones when both are complete."""
+    target = request.target
+    with atomic_output(sidecar_path(target)) as beside, atomic_output(target) as temporary:
+        require_space(target.parent, source.declared.weight_bytes)
+        sidecar = _write(source, dataclasses.replace(request, output=temporary), timeout, progress)
+        # The sidecar is replaced last and holds the engine's hash: where the process is interrupted between
+        # the two, loading refuses the pair.
+        beside.write_text(sidecar.to_json(), encoding="utf-8")
+    return sidecar
+
+
 def _write(
-    source: SourceGraph, request: BuildRequest, timeout: float | None, step: Callable[[str], None]
+    source: SourceGraph, request: BuildRequest, timeout: float | None, progress: Callable[[str], None]
 ) -> Sidecar:
     """Build the engine into ``request.output``, flush it to disk, and describe it."""
     begun = time.monotonic()
-    built = build_in_child(request, _Listener(step, request.timings), timeout)
+    built = build_in_child(request, _Listener(progress, request.timings), timeout)
     with ThreadPoolExecutor(2) as aside:
         # Hash while the disk writes; not during the build, which needs the processor.
         origin = aside.submit(identity, source.path)
