@@ -367,8 +367,13 @@ def test_ctrl_c_while_nothing_is_told_ends_the_child(
 
 
 @posix
-def test_ctrl_c_on_the_command_line_is_130(
-    source: Path, old: Path, stand_in: Callable[..., Path], gone: Callable[[int], bool]
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_on_the_command_line_is_in_the_exit_code(
+    source: Path,
+    old: Path,
+    stand_in: Callable[..., Path],
+    gone: Callable[[int], bool],
+    number: signal.Signals,
 ) -> None:
     pid = stand_in(HANG)
     words = ["build-engine", str(source), "--flavor", "rtx", "-o", str(old)]
@@ -380,9 +385,9 @@ def test_ctrl_c_on_the_command_line_is_130(
         start_new_session=True,
     )
     child = int(appears(pid))
-    os.killpg(user.pid, signal.SIGINT)
+    os.killpg(user.pid, number)
     _, errors = user.communicate(timeout=60)
-    assert (errors, user.returncode) == ("Error: interrupted\n", 130)
+    assert (errors, user.returncode) == ("Error: interrupted\n", 128 + number)
     assert gone(child)
     assert is_untouched(old)
 
