@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fcn_deploy.arguments import as_integer, as_names
+from fcn_deploy.arguments import as_names
 from fcn_deploy.errors import UsageError
 from fcn_deploy.runtimes.artefact import read_spec
 
@@ -83,7 +83,7 @@ def build_engine(
     if precision not in (None, *PRECISIONS):
         raise UsageError(f"precision must be {' or '.join(PRECISIONS)}, not {precision!r}")
     settings = BuildSettings(
-        workspace=None if workspace is None else as_integer("workspace", workspace, 1),
+        workspace=workspace,
         optimization_level=optimization_level,
         compute_capabilities=tuple(dict.fromkeys(as_names(compute_capabilities))),
         hardware_compatible=hardware_compatible,
@@ -91,7 +91,7 @@ def build_engine(
         dla_core=dla_core,
     )
     # Before the conversion, which takes minutes.
-    check_arguments(path, settings, flavor, timeout)
+    _, settings = check_arguments(path, settings, flavor, timeout)
     ranges = resolve_profiles(profiles, read_spec(model))
     begun = time.monotonic()
     step = progress or (lambda _: None)

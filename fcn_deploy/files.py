@@ -86,8 +86,12 @@ def atomic_output(path: str | Path) -> Iterator[Path]:
     The temporary name keeps the suffix, because encoders choose their format by it. On an error,
     Ctrl-C included, it is removed and an old file at ``path`` stays.
 
+    An OSError of the block becomes a UsageError where it is about this file, or names no file, as that of a
+    full disk. An error about another file is raised as it is.
+
     Raises:
-        UsageError: the folder does not exist or cannot be written, or ``path`` is a folder.
+        UsageError: the folder does not exist or cannot be written, ``path`` is a folder, or the file cannot
+            be written.
     """
     target = Path(path)
     if target.is_dir():
@@ -108,7 +112,10 @@ def atomic_output(path: str | Path) -> Iterator[Path]:
         temporary.chmod(_default_mode())
         temporary.replace(target)
     except OSError as exc:
-        raise UsageError(f"cannot write {target}: {exc.strerror or exc}") from exc
+        # By name, because a library may have made the path absolute. The temporary name is unique.
+        if exc.filename is None or Path(str(exc.filename)).name in (temporary.name, target.name):
+            raise UsageError(f"cannot write {target}: {exc.strerror or exc}") from exc
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

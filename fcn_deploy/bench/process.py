@@ -8,17 +8,17 @@ import json
 import queue
 import signal
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from fcn_deploy.child import OUT_OF_MEMORY, environment, last_line, signal_of
+from fcn_deploy.child import OUT_OF_MEMORY, command, environment, last_line, signal_of
 from fcn_deploy.errors import InferenceError
 
-COMMAND = (sys.executable, "-m", "fcn_deploy.bench.worker")
+MODULE = "fcn_deploy.bench.worker"
+"""What the process runs."""
 
 CAN_PAUSE = hasattr(signal, "SIGSTOP")
 """Whether the system can stop a process and let it continue. Windows cannot."""
@@ -37,18 +37,24 @@ class WorkerProcess:
         folder: where its stderr is kept.
         name: unique among the children of ``folder``.
         threads: how many its numeric libraries use.
+
+    Raises:
+        InferenceError: it cannot be started.
     """
 
     def __init__(self, folder: Path, name: str, threads: int) -> None:
         self._errors = folder / f"{name}.stderr"
-        with open(self._errors, "wb") as errors:
-            self._process = subprocess.Popen(
-                COMMAND,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                env=environment(dict.fromkeys(_THREAD_VARIABLES, str(threads))),
-            )
+        try:
+            with open(self._errors, "wb") as errors:
+                self._process = subprocess.Popen(
+                    command(MODULE),
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=errors,
+                    env=environment(dict.fromkeys(_THREAD_VARIABLES, str(threads))),
+                )
+        except OSError as exc:
+            raise InferenceError(f"its process cannot be started: {exc}") from exc
         self._responses: queue.Queue[dict[str, Any] | None] = queue.Queue()
         """What was read; None where the process has closed its stdout."""
         self._numbers = itertools.count(1)

@@ -28,11 +28,30 @@ from fcn_deploy.errors import FcnDeployError
 P = ParamSpec("P")
 R = TypeVar("R")
 
-INTERRUPTED = 130
-"""Exit code of a program that Ctrl-C ended: 128 + SIGINT."""
-
 _PROGRESS_DELAY = 2.0
 """Seconds before a progress bar appears."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal ended the program, as Ctrl-C does.
+
+    Args:
+        number: the signal's.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
+def interrupt(number: int, _: object) -> NoReturn:
+    """A signal handler that raises :class:`Interrupted`."""
+    raise Interrupted(number)
+
+
+def _exit_code(exc: KeyboardInterrupt) -> int:
+    """As a shell expects: 128 and the signal's number."""
+    return 128 + (exc.number if isinstance(exc, Interrupted) else signal.SIGINT)
 
 
 class _State:
@@ -46,8 +65,9 @@ def set_debug(on: bool) -> None:
 
 def prepare_process() -> None:
     """Set up the process, before any large package is imported."""
-    # `kill` and `timeout` end a run as Ctrl-C does: videos are finished first.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # `kill` and `timeout` end a command as Ctrl-C does, with an exit code of their own: videos are finished
+    # and temporary files removed first.
+    signal.signal(signal.SIGTERM, interrupt)
     # OpenCV and its FFmpeg write to stderr on their own; our errors already say what went wrong.
     os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
@@ -67,8 +87,8 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
             sys.stdout.flush()
         except (typer.Exit, typer.Abort, BrokenPipeError):
             raise  # typer ends the process without a message
-        except KeyboardInterrupt:
-            _exit_with("interrupted", INTERRUPTED)
+        except KeyboardInterrupt as exc:
+            _exit_with("interrupted", _exit_code(exc))
         except Exception as exc:
             _exit_with(*_sentence_and_code(exc))
         return result

@@ -10,10 +10,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import subprocess
-import sys
 from collections.abc import Callable
 from typing import Any
 
+from fcn_deploy.child import command, environment
 from fcn_deploy.cli import console, options
 from fcn_deploy.lazy import installed, require
 
@@ -84,22 +84,17 @@ def _backends() -> list[dict[str, Any]]:
     return [{"name": name, "usable": one["reason"] is None, **one} for name, one in found]
 
 
-_PROBE = """
-import json, sys
-sys.path[:] = json.loads(sys.argv[2])
-from fcn_deploy.runtimes.registry import diagnose
-print(json.dumps(diagnose(sys.argv[1])))
-"""
 _PROBE_SECONDS = 60.0
 
 
 def _start_probe(name: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", _PROBE, name, json.dumps(sys.path)],
+        [*command("fcn_deploy.runtimes.probe"), name],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        env=environment(),
     )
 
 

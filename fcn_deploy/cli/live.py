@@ -36,9 +36,9 @@ def stop_on_signals(stop: Callable[[], None]) -> Iterator[Stopped]:
     """
     stopped = Stopped()
 
-    def handle(number: int, _: object) -> None:
+    def handle(number: int, frame: object) -> None:
         if stopped.signal is not None:
-            raise KeyboardInterrupt
+            console.interrupt(number, frame)
         stopped.signal = number
         # In a thread, because the interrupted code may hold a lock that stop() needs.
         threading.Thread(target=stop, daemon=True).start()

@@ -59,6 +59,6 @@ def plant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plant:
     def put(code: str) -> None:
         script = tmp_path / "planted.py"
         script.write_text(code, encoding="utf-8")
-        monkeypatch.setattr(process, "COMMAND", (sys.executable, str(script)))
+        monkeypatch.setattr(process, "command", lambda module: (sys.executable, str(script)))
 
     return put

@@ -299,7 +299,7 @@ def test_ctrl_c_ends_the_workers(make_onnx, tmp_path: Path) -> None:
     import sys
     from fcn_deploy.bench import process
     from fcn_deploy.bench.method import benchmark
-    process.COMMAND = (sys.executable, "actors.py")
+    process.command = lambda module: (sys.executable, "actors.py")
     benchmark("hang.onnx", sizes=((5, 7),), progress=lambda step: print(step, flush=True))
     """
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}

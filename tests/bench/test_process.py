@@ -71,6 +71,14 @@ def test_a_process_that_dies_says_how(start: Callable[[str], WorkerProcess], cod
                 worker.ask("open", timeout=60)
 
 
+def test_a_process_that_cannot_be_started_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", None)
+    with pytest.raises(
+        InferenceError, match=r"its process cannot be started: sys\.executable names no Python"
+    ):
+        WorkerProcess(tmp_path, "worker", threads=1)
+
+
 def test_a_process_that_hangs_is_ended(start: Callable[[str], WorkerProcess], gone: Gone) -> None:
     with start(ECHO.format(body="if request['do'] == 'hang': time.sleep(600)")) as worker:
         pid = worker.pid

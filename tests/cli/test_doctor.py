@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -93,6 +94,16 @@ def test_a_backend_is_asked_in_a_process_that_may_die(
 def test_the_probe_asks_the_registry() -> None:
     found = _probed(doctor_module._start_probe("onnxruntime"))
     assert found == json.loads(json.dumps(diagnose("onnxruntime")))
+
+
+def test_a_module_in_the_working_folder_does_not_disturb_the_probe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "json.py").write_text("raise RuntimeError('the wrong one')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
+    assert _probed(doctor_module._start_probe("onnxruntime"))["reason"] is None
 
 
 def test_packages_that_overwrite_each_other_are_warned_of() -> None:

@@ -115,6 +115,7 @@ def failing(error: BaseException) -> typer.Typer:
             "Error: unexpected ZeroDivisionError; run again with --debug to see where it ",
         ),
         (KeyboardInterrupt(), 130, "Error: interrupted"),
+        (console.Interrupted(signal.SIGTERM), 143, "Error: interrupted"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
 )
@@ -193,6 +194,33 @@ def test_an_interrupted_run_leaves_what_is_complete(
     assert capture.get(cv2.CAP_PROP_FRAME_COUNT) >= report["frames"]
     capture.release()
     assert not list(tmp_path.rglob(".*"))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM to catch")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_does_not_wait_and_is_in_the_exit_code(number: signal.Signals) -> None:
+    """The first one asks a run that never ends to stop."""
+    code = f"""
+import os, signal, time
+from fcn_deploy.cli import console, live
+def run():
+    with live.stop_on_signals(lambda: None):
+        for _ in range(2):
+            os.kill(os.getpid(), {int(number)})
+        time.sleep(60)
+import typer
+console.prepare_process()
+app = typer.Typer()
+app.command()(console.guarded(run))
+app()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert (done.stderr, done.returncode) == ("Error: interrupted\n", 128 + number)
 
 
 def test_warnings_of_libraries_stay_quiet_and_ours_are_sentences() -> None:

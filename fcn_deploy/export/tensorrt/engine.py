@@ -6,15 +6,18 @@ Checks that do not need TensorRT are made here, the others in the process that b
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fcn_deploy.arguments import as_integer
 from fcn_deploy.errors import UsageError
 from fcn_deploy.export.tensorrt.builder import BuildSettings
 from fcn_deploy.export.tensorrt.declared import check_precision
@@ -28,7 +31,7 @@ from fcn_deploy.export.tensorrt.source import SourceGraph, read_source
 from fcn_deploy.files import atomic_output, check_output, require_space, sha256_of, write_bytes
 from fcn_deploy.lazy import TENSORRT_MODULES, import_tensorrt, installed
 from fcn_deploy.runtimes.artefact import identity
-from fcn_deploy.runtimes.tensorrt.profiles import Profile
+from fcn_deploy.runtimes.tensorrt.profiles import Profile, Size
 from fcn_deploy.runtimes.tensorrt.sidecar import Sidecar, sidecar_path
 from fcn_deploy.spec import ModelSpec
 
@@ -69,36 +72,40 @@ def build_from_graph(
             :func:`fcn_deploy.build_engine`.
     """
     begun = time.monotonic()
-    target = check_arguments(output, settings, flavor, timeout)
+    target, settings = check_arguments(output, settings, flavor, timeout)
     source = read_source(onnx)
     wanted = require_precision or source.spec.precision
     check_precision(source.declared, wanted, str(source.path))
     ranges = resolve_profiles(profiles, source.spec)
-    memory = _estimate(source, ranges)
-    with atomic_output(sidecar_path(target)) as beside, atomic_output(target) as temporary:
-        require_space(target.parent, source.declared.weight_bytes)
-        request = BuildRequest(
-            onnx=source.path,
-            spec=source.spec,
-            output=temporary,
-            target=target,
-            flavor=flavor,
-            settings=settings,
-            profiles=ranges,
-            declared=source.declared.precision,
-            wanted=wanted,
-            memory=memory,
-            timing_cache=None if timing_cache is None else Path(timing_cache),
-        )
-        sidecar = _write(source, request, timeout, progress or (lambda _: None))
-        # The sidecar is replaced last and holds the engine's hash: where the process is interrupted between
-        # the two, loading refuses the pair.
-        beside.write_text(sidecar.to_json(), encoding="utf-8")
-    return EngineResult(target, sidecar, time.monotonic() - begun)
+    request = BuildRequest(
+        onnx=source.path,
+        spec=source.spec,
+        output=target,
+        target=target,
+        flavor=flavor,
+        settings=settings,
+        profiles=ranges,
+        declared=source.declared.precision,
+        wanted=wanted,
+        memory=_estimate(source, ranges),
+        timing_cache=None if timing_cache is None else Path(timing_cache),
+    )
+    try:
+        sidecar = _write_pair(source, request, timeout, progress or (lambda _: None))
+    except _CallersError as exc:
+        raised = exc.error
+    else:
+        return EngineResult(target, sidecar, time.monotonic() - begun)
+    raise raised  # out here, where it gets no other context
 
 
-def check_arguments(output: str | Path, settings: BuildSettings, flavor: str, timeout: float | None) -> Path:
+def check_arguments(
+    output: str | Path, settings: BuildSettings, flavor: str, timeout: float | None
+) -> tuple[Path, BuildSettings]:
     """Refuse what can be told without the graph and without TensorRT; before a graph is converted, too.
+
+    Returns:
+        The engine's path, and the settings with Python's own numbers.
 
     Raises:
         UsageError: an argument cannot be used, or the file cannot be written.
@@ -107,17 +114,31 @@ def check_arguments(output: str | Path, settings: BuildSettings, flavor: str, ti
     target = check_output(output, (".engine",))
     if flavor not in FLAVORS:
         raise UsageError(f"unknown flavor {flavor!r}; choose from {', '.join(FLAVORS)}")
-    if settings.workspace is not None and settings.workspace < 1:
-        raise UsageError(f"the workspace must be at least one byte, not {settings.workspace}")
-    if settings.optimization_level is not None and not 0 <= settings.optimization_level <= 5:
-        raise UsageError(f"the optimization level is from 0 to 5, not {settings.optimization_level}")
-    if settings.dla_core is not None and settings.dla_core < 0:
-        raise UsageError(f"the DLA core must be 0 or more, not {settings.dla_core}")
+    settings = _with_plain_numbers(settings)
+    if settings.optimization_level is not None and settings.optimization_level > 5:
+        raise UsageError(f"optimization_level is from 0 to 5, not {settings.optimization_level}")
     if timeout is not None and not timeout > 0:
         raise UsageError(f"the timeout must be more than 0 seconds, not {timeout}")
     if not any(map(installed, TENSORRT_MODULES[flavor])):
         import_tensorrt(flavor)  # says what to install
-    return target
+    return target, settings
+
+
+def _with_plain_numbers(settings: BuildSettings) -> BuildSettings:
+    """The settings without numpy's numbers, which JSON does not know."""
+
+    def whole(name: str, minimum: int) -> int | None:
+        value = getattr(settings, name)
+        return None if value is None else as_integer(name, value, minimum)
+
+    return dataclasses.replace(
+        settings,
+        workspace=whole("workspace", 1),
+        optimization_level=whole("optimization_level", 0),
+        dla_core=whole("dla_core", 0),
+        hardware_compatible=bool(settings.hardware_compatible),
+        version_compatible=bool(settings.version_compatible),
+    )
 
 
 def resolve_profiles(
@@ -126,7 +147,14 @@ def resolve_profiles(
     """The profiles asked for, or the default ones. Raises UsageError where one does not fit the model."""
     asked = [given] if isinstance(given, (str, Profile)) else given or ()
     chosen = [parse_profile(p) if isinstance(p, str) else p for p in asked]
-    return check_profiles(chosen or default_profiles(spec), spec)
+    plain = [Profile(p.index, _size(p.min), _size(p.opt), _size(p.max)) for p in chosen]
+    return check_profiles(plain or default_profiles(spec), spec)
+
+
+def _size(size: Size) -> Size:
+    """Without numpy's numbers."""
+    batch, height, width = (as_integer("a length in a profile", length, 1) for length in size)
+    return (batch, height, width)
 
 
 def _estimate(source: SourceGraph, profiles: Sequence[Profile]) -> dict[str, Any]:
@@ -140,15 +168,37 @@ def _estimate(source: SourceGraph, profiles: Sequence[Profile]) -> dict[str, Any
     }
 
 
+class _CallersError(Exception):
+    """Carries an OSError of the caller's function past :func:`atomic_output`, which would take it for one of
+    the file that is written."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+@contextmanager
+def _callers_code() -> Iterator[None]:
+    try:
+        yield
+    except OSError as exc:
+        raise _CallersError(exc) from exc
+
+
 @dataclass(frozen=True)
 class _Listener:
     """Receives what the build reports: a :class:`~fcn_deploy.export.tensorrt.request.Reporter`."""
 
-    step: Callable[[str], None]
+    progress: Callable[[str], None]
     cache: Path
 
+    def step(self, text: str) -> None:
+        with _callers_code():
+            self.progress(text)
+
     def warn(self, text: str) -> None:
-        warnings.warn(text, stacklevel=1)
+        with _callers_code():  # it may have replaced warnings.showwarning
+            warnings.warn(text, stacklevel=1)
 
     def timings(self, data: bytes) -> None:
         """Keep the timing cache. A failure is only a warning: the engine took minutes and is complete. Of two
@@ -159,12 +209,26 @@ class _Listener:
             self.warn(f"the timings of this build were not kept: {exc}")
 
 
+def _write_pair(
+    source: SourceGraph, request: BuildRequest, timeout: float | None, progress: Callable[[str], None]
+) -> Sidecar:
+    """Write the engine and its sidecar, which take the places of earlier ones when both are complete."""
+    target = request.target
+    with atomic_output(sidecar_path(target)) as beside, atomic_output(target) as temporary:
+        require_space(target.parent, source.declared.weight_bytes)
+        sidecar = _write(source, dataclasses.replace(request, output=temporary), timeout, progress)
+        # The sidecar is replaced last and holds the engine's hash: where the process is interrupted between
+        # the two, loading refuses the pair.
+        beside.write_text(sidecar.to_json(), encoding="utf-8")
+    return sidecar
+
+
 def _write(
-    source: SourceGraph, request: BuildRequest, timeout: float | None, step: Callable[[str], None]
+    source: SourceGraph, request: BuildRequest, timeout: float | None, progress: Callable[[str], None]
 ) -> Sidecar:
     """Build the engine into ``request.output``, flush it to disk, and describe it."""
     begun = time.monotonic()
-    built = build_in_child(request, _Listener(step, request.timings), timeout)
+    built = build_in_child(request, _Listener(progress, request.timings), timeout)
     with ThreadPoolExecutor(2) as aside:
         # Hash while the disk writes; not during the build, which needs the processor.
         origin = aside.submit(identity, source.path)

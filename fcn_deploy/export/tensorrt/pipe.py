@@ -75,7 +75,9 @@ class Sender(logging.Handler):
 def _in_words(exc: Exception) -> tuple[str, str]:
     """The class that the parent raises, and its message."""
     if isinstance(exc, errors.FcnDeployError):
-        return type(exc).__name__, str(exc)
+        # A class such as DeviceLost is not public: the nearest of its bases is.
+        public = next(base for base in type(exc).__mro__ if vars(errors).get(base.__name__) is base)
+        return public.__name__, str(exc)
     if isinstance(exc, MemoryError):
         return "EngineError", "the build ran out of memory; lower the profile's maximum, or use --fp16"
     first = (str(exc).strip().splitlines() or [""])[0]
@@ -86,7 +88,8 @@ def receive(line: bytes, reporter: Reporter) -> Built | None:
     """The parent's end: handle one message.
 
     Args:
-        line: what was read.
+        line: what was read. A line that is no message is ignored: something in the child has printed it
+            before stdout was redirected.
         reporter: receives steps, warnings and timings.
 
     Returns:
@@ -95,17 +98,35 @@ def receive(line: bytes, reporter: Reporter) -> Built | None:
     Raises:
         FcnDeployError: the one that ended the build, its class and message as in the child.
     """
-    [(kind, value)] = json.loads(line).items()
+    kind, value = _parse(line)
     if kind == "built":
         return Built.from_dict(value)
     if kind == "error":
-        raise getattr(errors, value["class"])(value["text"]) from ChildTraceback(value["traceback"])
+        raise _error_class(value["class"])(value["text"]) from ChildTraceback(value["traceback"])
     if kind == "log":
         logging.getLogger(LOGGER).log(value["level"], "%s", value["text"])
     elif kind == "timings":
         reporter.timings(base64.b64decode(value))
     elif kind == "warning":
         reporter.warn(value)
-    else:
+    elif kind == "step":
         reporter.step(value)
     return None
+
+
+def _parse(line: bytes) -> tuple[str | None, Any]:
+    """A message's key and value; None and None where the line is no message."""
+    try:
+        message = json.loads(line)
+    except ValueError:
+        return None, None
+    if not isinstance(message, dict) or len(message) != 1:
+        return None, None
+    [(kind, value)] = message.items()
+    return kind, value
+
+
+def _error_class(name: str) -> type[errors.FcnDeployError]:
+    """A class of :mod:`fcn_deploy.errors` by name; EngineError where there is none of this name."""
+    found = getattr(errors, name, None)
+    return found if isinstance(found, type) else errors.EngineError

@@ -7,7 +7,6 @@ import logging
 import math
 import queue
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -15,12 +14,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
-from fcn_deploy.child import OUT_OF_MEMORY, environment, last_line, signal_of
+from fcn_deploy.child import OUT_OF_MEMORY, command, environment, last_line, signal_of
 from fcn_deploy.errors import EngineError
 from fcn_deploy.export.tensorrt.pipe import LOGGER, receive
 from fcn_deploy.export.tensorrt.request import BuildRequest, Built, Reporter
 
-COMMAND = (sys.executable, "-m", "fcn_deploy.export.tensorrt.worker")
+MODULE = "fcn_deploy.export.tensorrt.worker"
+"""What the process runs."""
 
 _END_TIMEOUT = 5.0
 """Seconds that the process may take to end."""
@@ -66,12 +66,13 @@ class _Child:
         self._stderr = folder / "stderr"
         job = folder / "request.json"
         # Warnings always, because they are counted in the child; this process's own logger drops them again.
-        level = min(logging.getLogger(LOGGER).getEffectiveLevel(), logging.WARNING)
+        # In the child, level 0 (NOTSET) would mean the level of its root logger, which is WARNING.
+        level = max(1, min(logging.getLogger(LOGGER).getEffectiveLevel(), logging.WARNING))
         try:
             job.write_text(request.to_json(), encoding="utf-8")
             with open(self._stderr, "wb") as stderr:
                 self._process = subprocess.Popen(
-                    [*COMMAND, str(job), str(level)],
+                    [*command(MODULE), str(job), str(level)],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.PIPE,
                     stderr=stderr,

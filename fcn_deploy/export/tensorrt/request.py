@@ -45,7 +45,7 @@ class BuildRequest:
 
     def to_json(self) -> str:
         """Read by :meth:`from_json`."""
-        return json.dumps({**dataclasses.asdict(self), "spec": self.spec.to_json()}, default=str)
+        return json.dumps({**dataclasses.asdict(self), "spec": self.spec.to_json()}, default=_plain)
 
     @classmethod
     def from_json(cls, text: str) -> BuildRequest:
@@ -105,6 +105,13 @@ class Reporter(Protocol):
 
     def timings(self, data: bytes) -> None:
         """The contents of the timing cache after the build."""
+
+
+def _plain(value: object) -> str:
+    """A path as JSON has it."""
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"a request cannot hold {type(value).__name__}")
 
 
 def _profile(entry: dict[str, Any]) -> Profile:

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 
@@ -19,7 +20,7 @@ from fcn_deploy.calibration.quantization import quantize
 from fcn_deploy.errors import BackendUnavailable, EngineError, FcnDeployError, ModelError, UsageError
 from fcn_deploy.export.graph.files import read_model, write_model
 from fcn_deploy.export.precision import to_fp16
-from fcn_deploy.export.tensorrt import builder, engine, worker
+from fcn_deploy.export.tensorrt import builder, engine, request, worker
 from fcn_deploy.export.tensorrt.builder import BuildSettings
 from fcn_deploy.export.tensorrt.description import RTX_PORTABLE
 from fcn_deploy.export.tensorrt.engine import build_from_graph
@@ -27,6 +28,7 @@ from fcn_deploy.files import sha256_of
 from fcn_deploy.model.fcn8s import VARIANTS
 from fcn_deploy.runtimes.artefact import identity
 from fcn_deploy.runtimes.cuda.gpus import Gpu
+from fcn_deploy.runtimes.tensorrt.profiles import Profile
 from fcn_deploy.runtimes.tensorrt.sidecar import (
     NOT_CHECKED,
     TENSORRT,
@@ -271,6 +273,56 @@ def test_a_full_disk_leaves_the_old_pair(
     monkeypatch.undo()
     assert check_engine(output) == old
     assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("number", [errno.EPIPE, errno.ENOSPC])
+def test_an_error_of_the_callers_progress_function_goes_on_as_it_is(
+    small: SmallGraph, tmp_path: Path, number: int
+) -> None:
+    raised = OSError(number, os.strerror(number))
+
+    def fail(step: str) -> None:
+        try:
+            raise KeyError("of the caller")
+        except KeyError:
+            raise raised from None
+
+    with pytest.raises(OSError) as caught:
+        build_engine(small(), tmp_path / "x.engine", profiles=["1x8x8"], flavor="rtx", progress=fail)
+    assert caught.value is raised
+    assert isinstance(raised.__context__, KeyError)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("field", ["workspace", "optimization_level"])
+def test_numbers_of_numpy_are_numbers(small: SmallGraph, tmp_path: Path, field: str) -> None:
+    sizes = tuple(np.array([1, 8, 8]))
+    result = build_engine(
+        small(),
+        tmp_path / "x.engine",
+        profiles=[Profile(0, sizes, sizes, sizes)],
+        flavor="rtx",
+        hardware_compatible=np.bool_(False),
+        **{field: np.int64(3 if field == "optimization_level" else 1 << 30)},
+    )
+    assert [str(profile) for profile in result.sidecar.profiles] == ["1x8x8:1x8x8:1x8x8"]
+
+
+@pytest.mark.parametrize("field", ["workspace", "optimization_level", "dla_core"])
+def test_a_number_that_is_not_whole_is_refused(small: SmallGraph, tmp_path: Path, field: str) -> None:
+    with pytest.raises(UsageError, match=r"must be a whole number, not 1\.5"):
+        build_engine(small(), tmp_path / "x.engine", flavor="rtx", **{field: 1.5})
+
+
+def test_a_size_that_is_not_whole_is_refused(small: SmallGraph, tmp_path: Path) -> None:
+    profile = Profile(0, (1, 8, 8), (1, 8, 8), (1, 8.5, 8))
+    with pytest.raises(UsageError, match=r"size of a profile must be a whole number, not 8\.5"):
+        build_engine(small(), tmp_path / "x.engine", profiles=[profile], flavor="rtx")
+
+
+def test_a_request_holds_nothing_that_json_would_change() -> None:
+    with pytest.raises(TypeError, match="int64"):
+        json.dumps({"x": np.int64(1)}, default=request._plain)
 
 
 def test_a_file_that_is_replaced_meanwhile_is_not_what_the_engine_claims_to_come_from(

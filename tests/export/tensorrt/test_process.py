@@ -176,6 +176,20 @@ def test_what_the_vendor_prints_does_not_disturb(
     assert is_untouched(old)
 
 
+def test_what_is_printed_before_the_child_begins_does_not_disturb(
+    source: Path, old: Path, stand_in: Callable[..., Path]
+) -> None:
+    """Such as by a sitecustomize.py, which Python imports at its start."""
+    folder = stand_in("").parent
+    text = """import sys; print("hello"); print('["x"]'); print("a line without an end", end="")"""
+    (folder / "sitecustomize.py").write_text(text, encoding="utf-8")
+    steps: list[str] = []
+    with pytest.raises(EngineError, match="could not start its builder"):
+        build_engine(source, old, flavor="rtx", progress=steps.append)
+    assert steps == ["parsing"]
+    assert is_untouched(old)
+
+
 def test_the_log_reaches_this_process_at_the_level_that_is_asked_for(
     source: Path, old: Path, stand_in: Callable[..., Path], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -193,6 +207,15 @@ def test_the_log_reaches_this_process_at_the_level_that_is_asked_for(
         assert [(r.name, r.levelname, r.message) for r in caplog.records] == [
             ("fcn_deploy.tensorrt", name, f"{name} told") for name in expected
         ]
+
+
+def test_a_root_logger_without_a_level_gets_the_whole_log(
+    source: Path, old: Path, stand_in: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    stand_in("logger.log(severity(name='INFO'), 'told'); logger.log(severity(name='VERBOSE'), 'more')")
+    with caplog.at_level(0), pytest.raises(EngineError, match="could not start its builder"):
+        build_engine(source, old, flavor="rtx")
+    assert [r.message for r in caplog.records if r.name == "fcn_deploy.tensorrt"] == ["told", "more"]
 
 
 @pytest.mark.parametrize(
@@ -225,12 +248,13 @@ def test_a_tensorrt_that_cannot_be_imported_is_named(
 def test_a_process_that_cannot_be_started_is_told(
     source: Path, old: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(process, "COMMAND", ("no-such-python",))
-    with pytest.raises(
-        EngineError, match=r"the process that builds .*x\.engine cannot be started: .*no-such-python"
-    ):
-        build_engine(source, old, flavor="rtx")
-    assert is_untouched(old)
+    for executable, told in (("no-such-python", "no-such-python"), (None, "names no Python")):
+        monkeypatch.setattr(sys, "executable", executable)
+        with pytest.raises(
+            EngineError, match=rf"the process that builds .*x\.engine cannot be started: .*{told}"
+        ):
+            build_engine(source, old, flavor="rtx")
+        assert is_untouched(old)
 
 
 def test_an_engine_that_cannot_be_written_is_told(tmp_path: Path) -> None:
@@ -343,8 +367,13 @@ def test_ctrl_c_while_nothing_is_told_ends_the_child(
 
 
 @posix
-def test_ctrl_c_on_the_command_line_is_130(
-    source: Path, old: Path, stand_in: Callable[..., Path], gone: Callable[[int], bool]
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_on_the_command_line_is_in_the_exit_code(
+    source: Path,
+    old: Path,
+    stand_in: Callable[..., Path],
+    gone: Callable[[int], bool],
+    number: signal.Signals,
 ) -> None:
     pid = stand_in(HANG)
     words = ["build-engine", str(source), "--flavor", "rtx", "-o", str(old)]
@@ -356,9 +385,9 @@ def test_ctrl_c_on_the_command_line_is_130(
         start_new_session=True,
     )
     child = int(appears(pid))
-    os.killpg(user.pid, signal.SIGINT)
+    os.killpg(user.pid, number)
     _, errors = user.communicate(timeout=60)
-    assert (errors, user.returncode) == ("Error: interrupted\n", 130)
+    assert (errors, user.returncode) == ("Error: interrupted\n", 128 + number)
     assert gone(child)
     assert is_untouched(old)
 
