@@ -19,7 +19,7 @@ MODEL = Path(__file__).parent / "fixtures" / "v0_1" / "v01.onnx"
         ({"path": "none/x.engine"}, "does not exist; create it first"),
         ({"precision": "fp8"}, "precision must be fp16 or int8, not 'fp8'"),
         ({"flavor": "trt"}, "unknown flavor 'trt'"),
-        ({"optimization_level": 9}, "optimization level is from 0 to 5, not 9"),
+        ({"optimization_level": 9}, "optimization_level is from 0 to 5, not 9"),
         ({"timeout": -3}, "must be more than 0 seconds, not -3"),
         ({"workspace": 1.5}, "workspace must be a whole number"),
         ({"profiles": "1x64"}, "the profile 1x64 cannot be read"),

@@ -180,7 +180,7 @@ def test_weights_beside_the_model_are_found(graph: InPrecision, tmp_path: Path) 
         ({"flavor": "xla"}, "choose from auto, tensorrt, rtx"),
         ({"optimization_level": 6}, "from 0 to 5, not 6"),
         ({"workspace": 0}, "workspace must be a whole number of at least 1"),
-        ({"dla_core": -1}, "must be 0 or more"),
+        ({"dla_core": -1}, "dla_core must be a whole number of at least 0"),
         ({"timeout": 0}, "the timeout must be more than 0 seconds, not 0"),
         ({"timing_cache": "t.cache"}, "--timing-cache is for TensorRT"),
         ({"hardware_compatible": True}, "--hardware-compatible is for TensorRT"),
@@ -316,7 +316,7 @@ def test_a_number_that_is_not_whole_is_refused(small: SmallGraph, tmp_path: Path
 
 def test_a_size_that_is_not_whole_is_refused(small: SmallGraph, tmp_path: Path) -> None:
     profile = Profile(0, (1, 8, 8), (1, 8, 8), (1, 8.5, 8))
-    with pytest.raises(UsageError, match=r"size of a profile must be a whole number, not 8\.5"):
+    with pytest.raises(UsageError, match=r"a length in a profile must be a whole number, not 8\.5"):
         build_engine(small(), tmp_path / "x.engine", profiles=[profile], flavor="rtx")
 
 
