@@ -21,8 +21,6 @@ from fcn_deploy.errors import ModelError
 _WRAPPERS = ("model_state_dict", "state_dict", "model")
 """Keys under which a checkpoint may hold its state_dict; the first one found is used."""
 
-SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
-
 
 @dataclass(frozen=True)
 class StoredWeights:
