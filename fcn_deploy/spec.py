@@ -111,8 +111,9 @@ class ModelSpec:
     ``bundled`` or ``random``), ``sha256`` (identity of that artefact) and whatever else is known.
     """
     digest: str = ""
-    """SHA-256 over the artefact's content and this description without this field; empty where the
-    artefact is an engine (its sidecar holds the hash) or was written by version 0.1."""
+    """SHA-256 over the artefact's graph and weights and this description without this field; other metadata
+    are not covered. Empty where the artefact is an engine (its sidecar holds the hash) or was written by
+    version 0.1."""
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
@@ -194,12 +195,12 @@ class ModelSpec:
         """A copy with the digest of an artefact.
 
         Args:
-            content: SHA-256 of everything in the artefact but this description, in hexadecimal digits.
+            content: SHA-256 of the artefact's graph and weights, in hexadecimal digits.
         """
         return self.replace(digest=self._digest_with(content))
 
     def describes(self, content: str) -> bool | None:
-        """Whether content and description are those that were written together; None without a digest.
+        """Whether graph, weights and description are those that were written together; None without a digest.
 
         Args:
             content: as in :meth:`with_digest`.

@@ -14,7 +14,7 @@ from fcn_deploy.bench.frames import make_frames
 from fcn_deploy.bench.measurement import ReferenceLabels, RowMeasurement
 from fcn_deploy.bench.plan import Artefact
 from fcn_deploy.bench.process import CAN_PAUSE, WorkerProcess
-from fcn_deploy.bench.reference import Reference, chain_reference, named_reference
+from fcn_deploy.bench.reference import BenchReference, chain_reference, named_reference
 from fcn_deploy.bench.results import Agreement, Row
 from fcn_deploy.bench.typical import NAME as TYPICAL
 from fcn_deploy.bench.typical import describe_typical
@@ -57,7 +57,7 @@ class BenchSettings:
             return process.ask(do, timeout=timeout, job=job)
 
 
-def reference_of(artefact: Artefact, named: str | Path | None, found: list[Artefact]) -> Reference | str:
+def reference_of(artefact: Artefact, named: str | Path | None, found: list[Artefact]) -> BenchReference | str:
     """The reference that an artefact is compared with, or why there is none."""
     if named is not None:
         return named_reference(str(named), artefact.spec)
@@ -76,7 +76,7 @@ def save_frames(settings: BenchSettings, height: int, width: int) -> Path:
 
 
 def make_reference_labels(
-    settings: BenchSettings, reference: Reference | str, frames: Path
+    settings: BenchSettings, reference: BenchReference | str, frames: Path
 ) -> ReferenceLabels:
     """Label the frames with the reference, in a process of its own that has ended on return."""
     if isinstance(reference, str):
@@ -130,7 +130,7 @@ def artefact_row(
 
 
 def typical_row(
-    settings: BenchSettings, case: Case, reference: Reference | str, labels: ReferenceLabels
+    settings: BenchSettings, case: Case, reference: BenchReference | str, labels: ReferenceLabels
 ) -> RowMeasurement:
     """Typical user code, exported in a process of its own; a failed row where that fails."""
     row = Row(

@@ -17,7 +17,7 @@ import numpy as np
 
 from fcn_deploy.errors import ModelError, UsageError
 from fcn_deploy.files import input_file, sha256_of
-from fcn_deploy.model import bundled_path
+from fcn_deploy.model import CHECKPOINT_SUFFIXES, bundled_path
 from fcn_deploy.runtimes.artefact import read_spec
 from fcn_deploy.runtimes.location import Location
 from fcn_deploy.spec import ModelSpec
@@ -25,13 +25,12 @@ from fcn_deploy.spec import ModelSpec
 if TYPE_CHECKING:
     from fcn_deploy.model.fcn8s import FCN8s
 
-_CHECKPOINTS = (".safetensors", ".pth", ".pt", ".bin")
 _GRAPHS = ("onnx", "engine")
 """Kinds of provenance entries that hold the same weights in another form."""
 
 
 @dataclass(frozen=True)
-class Reference:
+class BenchReference:
     """A checkpoint, and what is needed to run it."""
 
     name: str
@@ -52,7 +51,7 @@ class Reference:
         return f"{self.name} ({self.why})"
 
 
-def named_reference(name: str, spec: ModelSpec) -> Reference:
+def named_reference(name: str, spec: ModelSpec) -> BenchReference:
     """The checkpoint that the user named.
 
     Args:
@@ -63,8 +62,10 @@ def named_reference(name: str, spec: ModelSpec) -> Reference:
         UsageError: it cannot be read, is not a checkpoint, or was converted to lower precision.
     """
     path = bundled_path() if name == "bundled" else input_file(name, "reference checkpoint")
-    if path.suffix not in _CHECKPOINTS:
-        raise UsageError(f"{path} is not a checkpoint; the reference is one of {', '.join(_CHECKPOINTS)}")
+    if path.suffix not in CHECKPOINT_SUFFIXES:
+        raise UsageError(
+            f"{path} is not a checkpoint; the reference is one of {', '.join(CHECKPOINT_SUFFIXES)}"
+        )
     if not _is_fp32(path):
         raise UsageError(f"{path} is a conversion to lower precision; name the fp32 checkpoint")
     if path.suffix == ".safetensors":
@@ -72,7 +73,7 @@ def named_reference(name: str, spec: ModelSpec) -> Reference:
     return _reference("bundled" if name == "bundled" else path.name, path, "named as the reference", spec)
 
 
-def chain_reference(path: Location, spec: ModelSpec, given: Iterable[Location]) -> Reference:
+def chain_reference(path: Location, spec: ModelSpec, given: Iterable[Location]) -> BenchReference:
     """The fp32 checkpoint that an artefact was made from.
 
     An fp32 safetensors artefact is its own reference. Otherwise it is the nearest checkpoint in the
@@ -113,7 +114,7 @@ def label_with_reference(reference: dict[str, Any], frames: str, out: str) -> di
     """In the child: label the frames and write the labels to a file.
 
     Args:
-        reference: what :meth:`Reference.job` gave.
+        reference: what :meth:`BenchReference.job` gave.
         frames: npy file of uint8 ``[F, H, W, 3]`` in B, G, R.
         out: where the labels go, npy of uint8 ``[F, H, W]``.
 
@@ -122,14 +123,14 @@ def label_with_reference(reference: dict[str, Any], frames: str, out: str) -> di
     """
     from fcn_deploy.model.deploy import reference_labels
 
-    model, spec = load_reference(Reference(**reference))
+    model, spec = load_reference(BenchReference(**reference))
     pool = np.load(frames)
     ordered = pool if spec.color_order == "bgr" else pool[..., ::-1]
     np.save(out, np.concatenate([reference_labels(model, spec, frame[None]) for frame in ordered]))
     return {"classes": model.num_classes}
 
 
-def load_reference(reference: Reference) -> tuple[FCN8s, ModelSpec]:
+def load_reference(reference: BenchReference) -> tuple[FCN8s, ModelSpec]:
     """The plain float32 module, and the description that says how its frames are prepared.
 
     Raises:
@@ -157,12 +158,16 @@ def load_reference(reference: Reference) -> tuple[FCN8s, ModelSpec]:
     return model, spec
 
 
-def _reference(name: str, path: Path | None, why: str, spec: ModelSpec, trained_on: str = "bgr") -> Reference:
+def _reference(
+    name: str, path: Path | None, why: str, spec: ModelSpec, trained_on: str = "bgr"
+) -> BenchReference:
     # Fields that do not affect the numbers are removed, so that artefacts of one model share one reference.
     bare = spec.replace(
         evidence={}, provenance=(), reference=None, note="", outputs=("labels",), precision="fp32"
     )
-    return Reference(name, None if path is None else str(path.resolve()), why, bare.to_json(), trained_on)
+    return BenchReference(
+        name, None if path is None else str(path.resolve()), why, bare.to_json(), trained_on
+    )
 
 
 def _find(link: dict[str, Any], artefacts: list[Location]) -> Path | None:
@@ -172,7 +177,7 @@ def _find(link: dict[str, Any], artefacts: list[Location]) -> Path | None:
         for artefact in artefacts
         if isinstance(artefact, Path)
         for file in artefact.parent.iterdir()
-        if file.suffix in _CHECKPOINTS and file.is_file()
+        if file.suffix in CHECKPOINT_SUFFIXES and file.is_file()
     }
     candidates = sorted({*beside, bundled_path()}, key=lambda file: (file.name != link.get("name"), file))
     return next((file for file in candidates if file.is_file() and _hash(file) == link.get("sha256")), None)

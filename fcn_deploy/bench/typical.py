@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fcn_deploy.bench.reference import Reference, load_reference
+from fcn_deploy.bench.reference import BenchReference, load_reference
 from fcn_deploy.spec import ModelSpec
 
 NAME = "typical user code"
@@ -24,7 +24,7 @@ _KERNELS = (
 )
 
 
-def describe_typical(reference: Reference) -> str:
+def describe_typical(reference: BenchReference) -> str:
     """What the row measures, in words."""
     spec = ModelSpec.from_json(reference.spec)
     learned = spec.architecture.options.get("learned_upscore")
@@ -36,7 +36,7 @@ def export_typical(reference: dict[str, Any], out: str, batch: int, height: int,
     """In the child: export as programs without fcn-deploy do.
 
     Args:
-        reference: what :meth:`Reference.job` gave.
+        reference: what :meth:`BenchReference.job` gave.
         out: the ONNX file to write.
         batch: frames at a time.
         height: rows.
@@ -46,7 +46,7 @@ def export_typical(reference: dict[str, Any], out: str, batch: int, height: int,
 
     from fcn_deploy.model.fcn8s import FCN8s
 
-    model, _ = load_reference(Reference(**reference))
+    model, _ = load_reference(BenchReference(**reference))
     options = {**model.architecture.options, "learned_upscore": True}
     plain = FCN8s(model.num_classes, model.variant.name, **options)
     plain.load_state_dict(model.state_dict())

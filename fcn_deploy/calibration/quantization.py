@@ -16,7 +16,7 @@ from fcn_deploy.arguments import as_integer, as_names, as_size
 from fcn_deploy.calibration.budget import BudgetReport, within_budget
 from fcn_deploy.calibration.placement import layer_inputs
 from fcn_deploy.calibration.recipe import Fp32Model, Recipe, open_fp32, quantised_layers, quantized_graph
-from fcn_deploy.calibration.result import Agreement, QuantizationResult
+from fcn_deploy.calibration.result import LabelAgreement, QuantizationResult
 from fcn_deploy.calibration.sensitivity import Sensitivity, measure
 from fcn_deploy.calibration.table import PERCENTILE, CalibrationTable, calibrate
 from fcn_deploy.data.calibration import MAX_FRAMES, CalibrationFrames
@@ -239,17 +239,17 @@ class _Run:
         return lambda: self.step(words.format(next(numbers)))
 
 
-def compare_labels(fp32: ModelProto, quantised: ModelProto, frames: CalibrationFrames) -> Agreement:
+def compare_labels(fp32: ModelProto, quantised: ModelProto, frames: CalibrationFrames) -> LabelAgreement:
     """Label agreement of two graphs in ONNX Runtime on the first calibration frames."""
     shares = []
     with open_session(fp32) as reference, open_session(quantised) as session:
         for batch in itertools.islice(frames, _CHECK_FRAMES):
             results = [s.run(["labels"], {"image": batch})[0] for s in (reference, session)]
             shares.append(label_agreement(*results))
-    return Agreement(len(shares), float(np.mean(shares)), float(min(shares)))
+    return LabelAgreement(len(shares), float(np.mean(shares)), float(min(shares)))
 
 
-def _low_agreement(agreement: Agreement | None) -> Iterator[str]:
+def _low_agreement(agreement: LabelAgreement | None) -> Iterator[str]:
     if agreement is not None and agreement.label_agreement < _LOW_AGREEMENT:
         yield (
             f"only {agreement.label_agreement:.2%} of labels equal those of fp32; measure what that costs on "
@@ -261,7 +261,7 @@ def _describe(
     fp32: Fp32Model,
     table: CalibrationTable,
     recipe: Recipe,
-    agreement: Agreement | None,
+    agreement: LabelAgreement | None,
     report: BudgetReport | None,
 ) -> ModelSpec:
     """The new artefact's description: precision, parent, and the evidence."""

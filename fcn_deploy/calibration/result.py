@@ -15,7 +15,7 @@ from fcn_deploy.spec import ModelSpec
 
 
 @dataclass(frozen=True)
-class Agreement:
+class LabelAgreement:
     """How many labels of the INT8 graph equal those of the fp32 graph, in ONNX Runtime on the CPU."""
 
     frames: int
@@ -42,7 +42,7 @@ class QuantizationResult(Result):
     """Of the file."""
     warnings: tuple[str, ...]
     """Reasons to doubt the calibration frames or the result, in sentences."""
-    agreement: Agreement | None
+    agreement: LabelAgreement | None
     """With fp32; None where only a calibration table was given, without frames to compare on."""
     sensitivity: Sensitivity | None
     """What INT8 costs in each layer alone; None where that was neither asked for nor needed."""

@@ -13,6 +13,9 @@ One format a file; what is not one of these is refused with the line's number:
 
 Text and CSV may hold blank lines and comments: lines that begin with ``#``, and in text whatever follows a
 ``#`` between spaces. Where ids are given they must be 0 to n-1; classes are sorted by them.
+
+Signs of another format in a name are refused: other separators, list marks, hexadecimal colours, quotes
+around it. In JSON, and in CSV between double quotes, a name may hold anything that can be printed.
 """
 
 from __future__ import annotations
@@ -33,6 +36,20 @@ Lines = list[tuple[int, str]]
 """Number, counted from 1, and content of each line that is neither blank nor a comment."""
 
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)")
+_TRIPLE = rf"{_NUMBER.pattern}(?:\s+{_NUMBER.pattern}){{2}}"
+_NOT_A_NAME = re.compile(
+    r"""
+      ^[-*+•]\s | ^\(?\d+\) | ^\d+\s*:     # an item of a list, or one with a number
+    | :$ | :\s*\d+$                         # YAML
+    | [\[\]{}<>;,=|"\t] | →                # other separators, XML, arrows
+    | (?:\#|0x)[0-9a-fA-F]{6}              # a colour
+    | ^['`\u2018“«].*['`\u2019”»]$         # quotes around it
+    """,
+    re.VERBOSE,
+)
+"""Signs of another format in what stands for a name."""
+_TITLES = {"name", "names", "class", "classes", "label", "labels"}
+_HEADER_WORDS = _TITLES | {"id", "index", "color", "colour", "r", "g", "b", "red", "green", "blue"}
 
 
 class _Malformed(ValueError):
@@ -109,10 +126,19 @@ def _content(text: str) -> Lines:
     return [(number, line) for number, line in numbered if line and not line.startswith("#")]
 
 
+def _check_first(place: str, line: str) -> None:
+    """Raises _Malformed where the first line is a header that this format does not have."""
+    words = set(line.lower().split())
+    if words & _TITLES and words <= _HEADER_WORDS:
+        raise _Malformed(
+            f"{place}: expected a class name, found the header {line!r}; leave it out, or write CSV with the "
+            "columns name and, optionally, id and r, g, b"
+        )
+
+
 # Text
 
 
-_TRIPLE = rf"{_NUMBER.pattern}(?:\s+{_NUMBER.pattern}){{2}}"
 _TEXT = re.compile(
     rf"""
     (?: (?P<id>\d+) (?: \s*(?P<colon>:)\s* | \s+ ) )?
@@ -123,11 +149,11 @@ _TEXT = re.compile(
     re.VERBOSE,
 )
 _ENDS_WITH_NUMBER = re.compile(rf"\s{_NUMBER.pattern}$")
-_NOT_A_NAME = re.compile(r"""^[-*]\s|^\d+\s*:|:$|[\[\]{};,=|"\t]""")
-"""Signs of another format (YAML, INI, other separators) in a line of text."""
 
 
 def _read_text(lines: Lines) -> Iterator[_Entry]:
+    if lines:
+        _check_first(f"line {lines[0][0]}", lines[0][1])
     for number, line in lines:
         yield _text_entry(f"line {number}", re.split(r"\s#(?:\s|$)", line)[0].strip())
 
@@ -150,6 +176,7 @@ def _text_entry(place: str, line: str) -> _Entry:
 # CSV
 
 
+_COLORS_IN_NAME = re.compile(rf"^{_TRIPLE}\s|\s{_TRIPLE}$")
 _COLUMNS = ("id", "name", "r", "g", "b")
 _FULL_NAMES = {"red": "r", "green": "g", "blue": "b"}
 _CSV_ROWS = {
@@ -164,16 +191,17 @@ _CSV_ROWS = {
 
 
 def _read_csv(lines: Lines) -> Iterator[_Entry]:
-    rows = [(f"line {number}", _fields(number, line)) for number, line in lines]
-    place, first = rows[0]
+    rows = [(f"line {number}", line, _fields(number, line)) for number, line in lines]
+    place, _, first = rows[0]
     columns = _header(place, first)
-    for place, fields in rows[1:] if columns else rows:
+    for place, line, fields in rows[1:] if columns else rows:
         names = columns or _csv_columns(place, fields)
         if len(fields) != len(names):
             raise _Malformed(
                 f"{place}: expected {','.join(names)} as in the header, found {','.join(fields)!r}"
             )
         row = dict(zip(names, fields, strict=True))
+        _check_csv_name(place, line, row["name"])
         color = [row[channel] for channel in "rgb"] if "r" in row else None
         yield _Entry(place, ",".join(names), row["name"], row.get("id"), color)
 
@@ -186,10 +214,23 @@ def _fields(number: int, line: str) -> list[str]:
     return [field.strip() for field in fields]
 
 
+def _check_csv_name(place: str, line: str, name: str) -> None:
+    """Raises _Malformed where a name that does not stand between double quotes shows another format."""
+    quoted = '"' + name.replace('"', '""') + '"'
+    if quoted not in line and (_NOT_A_NAME.search(name) or _COLORS_IN_NAME.search(name)):
+        raise _Malformed(
+            f"{place}: expected fields with commas between them, found {line!r}; an odd name stands between "
+            "double quotes"
+        )
+
+
 def _header(place: str, fields: list[str]) -> tuple[str, ...] | None:
     """The columns that a header names; None where the first row is a class already."""
     columns = tuple(_FULL_NAMES.get(field.lower(), field.lower()) for field in fields)
-    if any(_NUMBER.fullmatch(field) for field in fields) or (len(fields) == 1 and columns != ("name",)):
+    if len(fields) == 1 and columns != ("name",):
+        _check_first(place, fields[0])
+        return None
+    if any(_NUMBER.fullmatch(field) for field in fields):
         return None
     colors = set(columns) & set("rgb")
     if (

@@ -15,7 +15,7 @@ from fcn_deploy.errors import UsageError
 _MIB = 1 << 20
 
 
-class Flavor(str, Enum):
+class FlavorChoice(str, Enum):
     """The flavors of TensorRT."""
 
     AUTO = "auto"
@@ -50,8 +50,8 @@ def build_engine(
         ),
     ] = None,
     flavor: Annotated[
-        Flavor, typer.Option(help="auto: TensorRT where it and a GPU are there, else RTX.")
-    ] = Flavor.AUTO,
+        FlavorChoice, typer.Option(help="auto: TensorRT where it and a GPU are there, else RTX.")
+    ] = FlavorChoice.AUTO,
     compute_capability: Annotated[
         list[str] | None,
         typer.Option(

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from fcn_deploy.spec import ModelSpec
 
 _DIGEST = {
-    True: "matches: contents and description are as they were written",
+    True: "matches: graph, weights and description are as they were written",
     False: "does not match: the file was changed after it was written; export it again",
     None: "",
 }

@@ -38,7 +38,7 @@ class SinkOptions:
 
 
 @dataclass(frozen=True)
-class Output:
+class OutputOption:
     """One option of ``run`` that asks for a sink."""
 
     name: str
@@ -122,15 +122,15 @@ def _show(_: bool, options: SinkOptions) -> Sink:
 
 
 OUTPUTS = (
-    Output(
+    OutputOption(
         "overlay",
         Path,
         "PATH",
         "Labels drawn over frames: a video (.mp4, .mkv, ...), a picture or a folder.",
         _overlay,
     ),
-    Output("masks", Path, "FOLDER", "Label maps as PNG.", _masks, is_folder=True),
-    Output(
+    OutputOption("masks", Path, "FOLDER", "Label maps as PNG.", _masks, is_folder=True),
+    OutputOption(
         "confidence",
         Path,
         "FOLDER",
@@ -139,9 +139,11 @@ OUTPUTS = (
         is_folder=True,
         needs="confidence",
     ),
-    Output("raw", Path, "PATH", "Label maps as a stream of binary PGM; - is stdout.", _raw),
-    Output("serve", str, "[HOST:]PORT", "Preview in a browser; without HOST on this machine only.", _serve),
-    Output("show", bool, None, "Open a window; q or Esc ends.", _show),
+    OutputOption("raw", Path, "PATH", "Label maps as a stream of binary PGM; - is stdout.", _raw),
+    OutputOption(
+        "serve", str, "[HOST:]PORT", "Preview in a browser; without HOST on this machine only.", _serve
+    ),
+    OutputOption("show", bool, None, "Open a window; q or Esc ends.", _show),
 )
 """The options of ``run`` that ask for a sink; deliveries go to the sinks in this order."""
 

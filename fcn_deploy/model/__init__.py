@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+CHECKPOINT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+"""Files that are read as checkpoints."""
+
 
 def bundled_path() -> Path:
     """The weights inside the package: fcn8s-lite for CamVid's 11 classes."""

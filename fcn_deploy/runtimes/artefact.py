@@ -52,9 +52,10 @@ def describe(path: str | os.PathLike[str]) -> Description:
 
 
 def check_digest(path: str | os.PathLike[str]) -> bool | None:
-    """Whether an artefact and its description are those that were written together.
+    """Whether an artefact's graph, weights and description are those that were written together.
 
-    It finds what was changed by accident or by another tool. Whoever changes both can write a new digest.
+    It finds what was changed by accident or by another tool. Other metadata of the file are not covered.
+    Whoever changes all of it can write a new digest.
 
     Returns:
         None where there is no digest to compare with: an engine's hash is in its sidecar, and version 0.1

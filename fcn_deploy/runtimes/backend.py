@@ -104,8 +104,11 @@ class Backend(ABC, Generic[Options]):
         """What provenance calls an artefact: 64 hexadecimal digits, the same for the same weights."""
 
     def content(self, location: Location) -> str | None:
-        """SHA-256 of everything in an artefact but its description, which its digest is held against;
-        None where the hash is kept elsewhere, as in the sidecar of an engine."""
+        """SHA-256 of an artefact's graph and weights, which its digest covers together with its description.
+
+        The digest covers no other metadata. None where the hash is kept elsewhere, as in the sidecar of an
+        engine.
+        """
         return None
 
     @abstractmethod

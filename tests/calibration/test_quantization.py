@@ -13,7 +13,7 @@ import fcn_deploy
 from fcn_deploy.calibration import budget, sensitivity
 from fcn_deploy.calibration import quantization as quantizing
 from fcn_deploy.calibration.recipe import Recipe, layer_costs, open_fp32
-from fcn_deploy.calibration.result import Agreement
+from fcn_deploy.calibration.result import LabelAgreement
 from fcn_deploy.calibration.sensitivity import LayerCost, Sensitivity
 from fcn_deploy.calibration.table import CalibrationTable, calibrate, order_warning
 from fcn_deploy.data.calibration import CalibrationFrames
@@ -88,7 +88,7 @@ def test_a_table_alone_leaves_the_agreement_open(narrow, street, tmp_path) -> No
 
 def test_few_equal_labels_are_a_warning(narrow, street, tmp_path, monkeypatch) -> None:
     for share, warned in ((0.96, True), (0.98, False)):
-        monkeypatch.setattr(quantizing, "compare_labels", lambda *_, s=share: Agreement(8, s, s))
+        monkeypatch.setattr(quantizing, "compare_labels", lambda *_, s=share: LabelAgreement(8, s, s))
         result = fcn_deploy.quantize(narrow(), tmp_path / "x.onnx", calib=street, target="cpu")
         assert any(told.startswith("only 96.00% of labels") for told in result.warnings) == warned
 

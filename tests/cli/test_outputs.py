@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from fcn_deploy.camera import Delivery, IterableSource, Sink
 from fcn_deploy.cli import outputs
-from fcn_deploy.cli.outputs import OUTPUTS, Output, Outputs, SinkOptions, output_options
+from fcn_deploy.cli.outputs import OUTPUTS, OutputOption, Outputs, SinkOptions, output_options
 from fcn_deploy.errors import UsageError
 
 
@@ -33,7 +33,7 @@ def test_a_row_gives_a_command_the_option_and_the_sink(monkeypatch: pytest.Monke
     def opened(path: Path, options: SinkOptions) -> Sink:
         return Counter(path, options.cameras)
 
-    row = Output("count", Path, "FILE", "How many frames there were.", opened)
+    row = OutputOption("count", Path, "FILE", "How many frames there were.", opened)
     monkeypatch.setattr(outputs, "OUTPUTS", (*OUTPUTS, row))
     sinks: list[Sink] = []
 

@@ -32,7 +32,7 @@ _TROUBLE = ("connecting", "reconnecting")
 
 
 @dataclass(frozen=True)
-class Percentiles:
+class TimingPercentiles:
     """Percentiles and maximum of a time, in seconds."""
 
     p50: float
@@ -83,9 +83,9 @@ class Statistics:
     inferences: int
     """Results of the model; fewer than frames where several cameras share one."""
     cameras: tuple[CameraStatistics, ...]
-    age: Percentiles | None
+    age: TimingPercentiles | None
     """Seconds from capture to delivery; None before the first frame."""
-    stages: dict[str, Percentiles]
+    stages: dict[str, TimingPercentiles]
     """Seconds by stage: ``capture``, ``wait``, ``infer``, ``collect``, ``deliver``."""
 
     @property
@@ -198,7 +198,7 @@ def _escaped(text: str) -> str:
     return text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
 
 
-def _quantiles(times: Percentiles) -> Iterable[tuple[str, float]]:
+def _quantiles(times: TimingPercentiles) -> Iterable[tuple[str, float]]:
     return (("0.5", times.p50), ("0.9", times.p90), ("0.99", times.p99), ("1", times.max))
 
 
@@ -277,8 +277,8 @@ def _rate(recent: list[float], now: float) -> float:
     return (len(recent) - 1) / (now - recent[0] if since_last > mean_gap else recent[-1] - recent[0])
 
 
-def _percentiles(last: list[float], largest: float) -> Percentiles | None:
+def _percentiles(last: list[float], largest: float) -> TimingPercentiles | None:
     if not last:
         return None
     p50, p90, p99 = np.percentile(last, (50, 90, 99)).tolist()
-    return Percentiles(p50, p90, p99, largest)
+    return TimingPercentiles(p50, p90, p99, largest)

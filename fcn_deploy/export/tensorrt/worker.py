@@ -40,7 +40,7 @@ from fcn_deploy.runtimes.tensorrt.sidecar import NOT_CHECKED, TENSORRT, TENSORRT
 
 
 @dataclass(frozen=True)
-class _Flavor:
+class _ChosenFlavor:
     """The TensorRT that builds, and the GPU that it has."""
 
     trt: Any
@@ -80,7 +80,7 @@ def build(request: BuildRequest, reporter: Reporter) -> Built:
     return Built(flavor.name, flavor.trt.__version__, flavor.gpu, free, checked, log.summary())
 
 
-def _choose(flavor: str, settings: BuildSettings) -> _Flavor:
+def _choose(flavor: str, settings: BuildSettings) -> _ChosenFlavor:
     """The TensorRT to build with. TensorRT needs a GPU, TensorRT-RTX does not."""
     gpu = describe_gpu()
     problem = gpu_problem() if gpu is None else None
@@ -93,10 +93,10 @@ def _choose(flavor: str, settings: BuildSettings) -> _Flavor:
             f"TensorRT builds on the GPU that it builds for, and {problem}; build on the device itself, or "
             "for GeForce and RTX GPUs with --flavor rtx, which needs none"
         )
-    return _Flavor(trt, name, gpu)
+    return _ChosenFlavor(trt, name, gpu)
 
 
-def _check_flavor(flavor: _Flavor, request: BuildRequest) -> None:
+def _check_flavor(flavor: _ChosenFlavor, request: BuildRequest) -> None:
     """Refuse what only the other flavor has."""
     settings = request.settings
     if flavor.name == TENSORRT:
@@ -143,7 +143,7 @@ def _compare_memory(memory: dict[str, Any], free: int | None, reporter: Reporter
         )
 
 
-def _build(flavor: _Flavor, request: BuildRequest, log: LogCapture, reporter: Reporter) -> Any:
+def _build(flavor: _ChosenFlavor, request: BuildRequest, log: LogCapture, reporter: Reporter) -> Any:
     """The serialized engine, in TensorRT's own memory."""
     keeps_timings = flavor.name == TENSORRT
     reporter.step("parsing")
@@ -164,7 +164,7 @@ def _build(flavor: _Flavor, request: BuildRequest, log: LogCapture, reporter: Re
     return engine
 
 
-def _check(flavor: _Flavor, engine: Any, wanted: str, reporter: Reporter) -> dict[str, Any]:
+def _check(flavor: _ChosenFlavor, engine: Any, wanted: str, reporter: Reporter) -> dict[str, Any]:
     """What the device reports about the engine: the precision achieved, and whether the engine is valid."""
     if flavor.gpu is None:
         return {"achieved": NOT_CHECKED}

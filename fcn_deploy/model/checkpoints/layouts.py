@@ -16,11 +16,11 @@ from torch import Tensor
 
 from fcn_deploy.errors import ModelError, UsageError
 from fcn_deploy.files import input_file, md5_of, sha256_of
-from fcn_deploy.model import bundled_path
+from fcn_deploy.model import CHECKPOINT_SUFFIXES, bundled_path
 from fcn_deploy.model.checkpoints.describe import CheckpointInfo, classes_in_metadata
 from fcn_deploy.model.checkpoints.fitting import build, first, sized
 from fcn_deploy.model.checkpoints.random import he_normal
-from fcn_deploy.model.checkpoints.read import SUFFIXES, StoredWeights, read
+from fcn_deploy.model.checkpoints.read import StoredWeights, read
 from fcn_deploy.model.fcn8s import VARIANTS, FCN8s, find_variant
 from fcn_deploy.spec import CAFFE_MEAN_BGR, METADATA_KEY, ModelSpec
 
@@ -60,8 +60,8 @@ def load_checkpoint(
     if trained_on not in ("bgr", "rgb"):
         raise UsageError(f"trained_on must be bgr or rgb, not {trained_on!r}")
     path = bundled_path() if str(source) == "bundled" else input_file(source, "checkpoint")
-    if path.suffix not in SUFFIXES:
-        raise UsageError(f"{path} is not a checkpoint: expected one of {', '.join(SUFFIXES)}")
+    if path.suffix not in CHECKPOINT_SUFFIXES:
+        raise UsageError(f"{path} is not a checkpoint: expected one of {', '.join(CHECKPOINT_SUFFIXES)}")
     stored = read(path)
     # Unknown keys are compared with the public layout's, so that the message lists the differences.
     layout = next((known for known in LAYOUTS if known.recognises(stored)), PUBLIC)

@@ -6,7 +6,9 @@ and safetensors hold none.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,8 +22,10 @@ from fcn_deploy.errors import ModelError
 
 _WRAPPERS = ("model_state_dict", "state_dict", "model")
 """Keys under which a checkpoint may hold its state_dict; the first one found is used."""
-
-SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+_AVERAGE = re.compile(r"ema|avg|average|shadow", re.IGNORECASE)
+"""In the names of weights that were averaged over the steps of training."""
+_DEPTH = 4
+"""How many levels of a checkpoint are searched for other weights."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,7 @@ def _unwrap(path: Path, loaded: Any) -> tuple[dict[str, Tensor], tuple[str, ...]
         )
     if key is None:
         return dict(taken), ()
-    others = [repr(name) for name, found in _state_dicts(loaded) if name != key and _same_kind(found, taken)]
+    others = [repr(place) for place in _other_weights(loaded, taken, {id(taken)})]
     return dict(taken), (_choice(key, others),) if others else ()
 
 
@@ -114,22 +118,47 @@ def _is_state_dict(found: object) -> bool:
     )
 
 
-def _state_dicts(loaded: Mapping[Any, Any]) -> Iterator[tuple[str, Mapping[str, Tensor]]]:
-    """The state_dicts at the top level and one below (``ema.shadow``); optimizers have none."""
-    for name, value in loaded.items():
-        if not isinstance(value, Mapping) or str(name).startswith("optim"):
+def _other_weights(
+    loaded: object, taken: Mapping[str, Tensor], seen: set[int], above: tuple[str, ...] = ()
+) -> Iterator[str]:
+    """Where a checkpoint holds other weights of the same network: ``ema.shadow``. Optimizers have none.
+
+    They have the same keys; or, under a name that says that they are averages, the same shapes.
+
+    Args:
+        seen: ids of what is left out. Each object is looked at once: a hostile file may hold it often.
+        above: names from the top down to ``loaded``.
+    """
+    for name, value in _items(loaded):
+        if name.startswith("optim") or id(value) in seen:
             continue
-        if _is_state_dict(value):
-            yield str(name), value
-        else:
-            yield from ((f"{name}.{key}", below) for key, below in value.items() if _is_state_dict(below))
+        seen.add(id(value))
+        place = ".".join((*above, name))
+        tensors = {key: below for key, below in _items(value) if isinstance(below, Tensor)}
+        if _same_keys(tensors, taken) or (_AVERAGE.search(place) and _same_shapes(tensors, taken)):
+            yield place
+        elif len(above) + 1 < _DEPTH:
+            yield from _other_weights(value, taken, seen, (*above, name))
 
 
-def _same_kind(found: Mapping[str, Tensor], taken: Mapping[str, Tensor]) -> bool:
-    """Whether it is another set of weights of the same network: most keys and shapes are the same."""
+def _items(value: object) -> Iterable[tuple[str, object]]:
+    """Names and values of a mapping, positions and values of a list; nothing of anything else."""
+    if isinstance(value, Mapping):
+        return ((str(key), below) for key, below in value.items())
+    return ((str(i), below) for i, below in enumerate(value)) if isinstance(value, (list, tuple)) else ()
+
+
+def _same_keys(found: Mapping[str, Tensor], taken: Mapping[str, Tensor]) -> bool:
+    """Whether most keys and their shapes are the same."""
     other = _bare(found)
     same = sum(key in other and other[key].shape == value.shape for key, value in _bare(taken).items())
     return same > len(taken) / 2
+
+
+def _same_shapes(found: Mapping[str, Tensor], taken: Mapping[str, Tensor]) -> bool:
+    """Whether most shapes are the same, whatever the keys."""
+    common = Counter(value.shape for value in found.values()) & Counter(v.shape for v in taken.values())
+    return common.total() > len(taken) / 2
 
 
 def _bare(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

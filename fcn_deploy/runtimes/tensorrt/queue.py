@@ -14,7 +14,7 @@ from fcn_deploy.runtimes.tensorrt import loading
 from fcn_deploy.runtimes.tensorrt.loading import ContextFactory
 from fcn_deploy.runtimes.tensorrt.profiles import Profile, Size
 from fcn_deploy.runtimes.tensorrt.results import ResultMemory
-from fcn_deploy.runtimes.tensorrt.slots import Output, Slot
+from fcn_deploy.runtimes.tensorrt.slots import EngineOutput, Slot
 
 GRAPHS = 16
 """CUDA graphs kept, by frame size and slot."""
@@ -46,7 +46,7 @@ class EngineQueue:
         device: Device,
         engine: Any,
         factory: ContextFactory,
-        outputs: tuple[Output, ...],
+        outputs: tuple[EngineOutput, ...],
     ) -> None:
         self.profile: Profile | None = None
         """The one that was used last."""

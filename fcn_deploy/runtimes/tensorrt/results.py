@@ -10,7 +10,7 @@ from typing import Any, final
 
 from fcn_deploy.runtimes.cuda import Device, DeviceArray, DeviceSegmentation
 from fcn_deploy.runtimes.tensorrt.profiles import Size
-from fcn_deploy.runtimes.tensorrt.slots import Output
+from fcn_deploy.runtimes.tensorrt.slots import EngineOutput
 from fcn_deploy.spec import ModelSpec
 
 
@@ -22,7 +22,7 @@ class ResultMemory:
         InferenceError: there is not enough memory; what was allocated until then is freed.
     """
 
-    def __init__(self, device: Device, outputs: tuple[Output, ...], pixels: int) -> None:
+    def __init__(self, device: Device, outputs: tuple[EngineOutput, ...], pixels: int) -> None:
         self._outputs = outputs
         with ExitStack() as stack:
             self.ready = device.event()

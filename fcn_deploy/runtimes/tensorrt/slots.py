@@ -29,7 +29,7 @@ STAGES = ("copy_in", "compute", "copy_out")
 
 
 @dataclass(frozen=True)
-class Output:
+class EngineOutput:
     """One output of the deploy graph."""
 
     name: str
@@ -52,9 +52,9 @@ class Output:
         return math.prod(self.shape((1, 1, pixels))) * self.dtype.itemsize
 
 
-def outputs_of(names: tuple[str, ...], classes: int) -> tuple[Output, ...]:
+def outputs_of(names: tuple[str, ...], classes: int) -> tuple[EngineOutput, ...]:
     """The outputs of a deploy graph, in this order."""
-    return tuple(Output(name, DEPLOY.outputs[name], classes) for name in names)
+    return tuple(EngineOutput(name, DEPLOY.outputs[name], classes) for name in names)
 
 
 @final
@@ -71,7 +71,7 @@ class Slot:
         InferenceError: there is not enough memory; what was allocated until then is freed.
     """
 
-    def __init__(self, device: Device, number: int, outputs: tuple[Output, ...], pixels: int) -> None:
+    def __init__(self, device: Device, number: int, outputs: tuple[EngineOutput, ...], pixels: int) -> None:
         self.number = number
         self._outputs = outputs
         with ExitStack() as stack:
@@ -141,7 +141,7 @@ class Slot:
         """Free everything."""
         self._allocations.close()
 
-    def _result(self, output: Output, shape: tuple[int, ...]) -> NDArray[Any]:
+    def _result(self, output: EngineOutput, shape: tuple[int, ...]) -> NDArray[Any]:
         length = math.prod(shape) * output.dtype.itemsize
         result: NDArray[Any] = self._host_out[output.name].array[:length].view(output.dtype)
         return result.reshape(shape).copy()

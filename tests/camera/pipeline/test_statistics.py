@@ -20,8 +20,8 @@ from fcn_deploy.camera.pipeline.statistics import (
     WINDOW,
     CameraStatistics,
     Meter,
-    Percentiles,
     Statistics,
+    TimingPercentiles,
 )
 
 PHASES = ("connecting", "streaming", "reconnecting", "ended")
@@ -64,7 +64,7 @@ def now(*cameras: CameraStatistics, **values: Any) -> Statistics:
 
 
 times = st.floats(0, 1e5)
-spreads = st.lists(times, min_size=4, max_size=4).map(lambda four: Percentiles(*sorted(four)))
+spreads = st.lists(times, min_size=4, max_size=4).map(lambda four: TimingPercentiles(*sorted(four)))
 
 
 @st.composite
@@ -125,7 +125,7 @@ def test_percentiles_are_of_the_last_frames_and_the_maximum_of_all() -> None:
     meter.stage("infer", 9.0)
     for _ in range(WINDOW):
         meter.stage("infer", 0.5)
-    assert meter.read(()).stages["infer"] == Percentiles(0.5, 0.5, 0.5, 9.0)
+    assert meter.read(()).stages["infer"] == TimingPercentiles(0.5, 0.5, 0.5, 9.0)
 
 
 def test_statistics_before_the_first_frame() -> None:
@@ -278,8 +278,8 @@ def test_the_log_line_has_counts_rate_age_and_model_time() -> None:
         now(
             camera(captured=130, delivered=120, dropped=7, failed=1),
             frames_per_second=29.97,
-            age=Percentiles(0.0421, 0.06, 0.081, 0.2),
-            stages={"infer": Percentiles(0.033, 0.04, 0.05, 0.1)},
+            age=TimingPercentiles(0.0421, 0.06, 0.081, 0.2),
+            stages={"infer": TimingPercentiles(0.033, 0.04, 0.05, 0.1)},
         )
     )
     assert "120 delivered (30.0/s)" in line

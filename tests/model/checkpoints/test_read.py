@@ -186,8 +186,31 @@ def model_and(**others: Any) -> dict[str, Any]:
             {"teacher": tiny_state(seed=1), "model_ema": tiny_state(seed=2), "swa": tiny_state(seed=3)},
             "'teacher', 'model_ema' and 'swa' hold other sets of weights, which were not used",
         ),
+        (
+            {"ema": {"decay": 0.999, "num_updates": 5, "shadow_params": list(tiny_state(seed=1).values())}},
+            "'ema.shadow_params' holds another set of weights, which was not used",
+        ),
+        (
+            {"callbacks": {"EMA": {"state": tiny_state(seed=1)}, "Stopping": {"best": torch.ones(1)}}},
+            "'callbacks.EMA.state' holds another set of weights, which was not used",
+        ),
+        (
+            {"trainer": {"ModelAverage": {f"net.{k}": v for k, v in tiny_state(seed=1).items()}}},
+            "'trainer.ModelAverage' holds another set of weights, which was not used",
+        ),
+        (
+            {"averages": [{"beta": 0.9, "weights": tiny_state(seed=1)}]},
+            "'averages.0.weights' holds another set of weights, which was not used",
+        ),
+        (
+            {"ema": {"decay": 0.999, **tiny_state(seed=1)}},
+            "'ema' holds another set of weights, which was not used",
+        ),
     ],
-    ids=["ema", "wrapped keys", "nested", "three"],
+    ids=[
+        *("ema", "wrapped keys", "nested", "three", "torch-ema", "a callback", "keys of its own"),
+        *("in a list", "beside numbers"),
+    ],
 )
 def test_other_sets_of_weights_are_named_and_not_used(others, told: str, tmp_path: Path) -> None:
     path = saved(tmp_path / "mine.pth", model_and(**others))
@@ -205,14 +228,31 @@ def test_other_sets_of_weights_are_named_and_not_used(others, told: str, tmp_pat
         {"ema": {}},
         {"ema": {"decay": 0.999}},
         {"other": tiny_state(channels=2, fc=3, classes=5)},
+        {"avg": {"loss": torch.ones(()), "iou": torch.ones(())}, "running_average": [torch.ones(1)]},
+        {"semantic": {"head": {"weight": torch.ones(3, 3)}}},
+        {"params": list(tiny_state(seed=1).values())},
+        {"trainer": {"optimizers": [{"exp_avg": tiny_state(seed=1)}]}},
+        {"history": {"a": {"b": {"c": {"ema": tiny_state(seed=1)}}}}},
     ],
-    ids=["nothing", "loss", "another network", "empty", "no tensors", "other shapes"],
+    ids=[
+        *("nothing", "loss", "another network", "empty", "no tensors", "other shapes", "averages of metrics"),
+        *("another head", "a list without a name", "an optimizer below", "too deep"),
+    ],
 )
 def test_what_is_no_other_set_of_these_weights_is_not_mentioned(others, tmp_path: Path) -> None:
     path = saved(tmp_path / "mine.pth", model_and(**others))
     model, info = load_checkpoint(path, variant="fcn8s")
     assert_holds(model, tiny_state())
     assert len(info.assumptions) == 1 and info.assumptions[0].startswith("variant fcn8s")
+
+
+def test_a_file_that_holds_one_list_often_is_read_once(tmp_path: Path) -> None:
+    nested: list[Any] = [1]
+    for _ in range(4):
+        nested = [nested] * 1000
+    path = saved(tmp_path / "mine.pth", model_and(history=nested))
+    model, _ = load_checkpoint(path, variant="fcn8s")
+    assert_holds(model, tiny_state())
 
 
 def test_two_known_wrappers_say_which_one_was_taken(tmp_path: Path) -> None:

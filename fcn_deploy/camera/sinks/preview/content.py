@@ -22,7 +22,7 @@ _MAX_WIDTH = 1280
 
 
 @dataclass
-class _Camera:
+class _CameraContent:
     """The newest delivery of one camera, and the newest picture of it."""
 
     overlay: Overlay
@@ -59,7 +59,7 @@ class PreviewContent:
         Overlay(alpha)  # checks alpha
         self.statistics = statistics
         self._alpha, self._interval = alpha, 1 / fps
-        self._cameras: dict[int, _Camera] = {}
+        self._cameras: dict[int, _CameraContent] = {}
         self._changed = threading.Condition()
         self._closed = False
 
@@ -68,7 +68,7 @@ class PreviewContent:
         with self._changed:
             camera = self._cameras.get(delivery.frame.camera)
             if camera is None:
-                camera = self._cameras[delivery.frame.camera] = _Camera(Overlay(self._alpha))
+                camera = self._cameras[delivery.frame.camera] = _CameraContent(Overlay(self._alpha))
             camera.delivery, camera.number = delivery, camera.number + 1
             self._changed.notify_all()
 
@@ -138,7 +138,7 @@ class PreviewContent:
         found = self._cameras.get(camera)
         return found is not None and found.number > after
 
-    def _encode(self, camera: _Camera) -> None:
+    def _encode(self, camera: _CameraContent) -> None:
         """Draw and encode the newest frame. The caller holds the camera's drawing lock."""
         with self._changed:
             delivery, number = camera.delivery, camera.number
