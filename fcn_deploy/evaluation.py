@@ -21,7 +21,7 @@ from fcn_deploy.metrics import ConfusionMatrix
 from fcn_deploy.results import Result, Rows
 from fcn_deploy.runtimes.artefact import read_spec
 from fcn_deploy.runtimes.base import Segmentation
-from fcn_deploy.runtimes.location import locate
+from fcn_deploy.runtimes.location import locate, shown
 from fcn_deploy.runtimes.onnx_format import is_onnx_file
 from fcn_deploy.runtimes.registry import load
 from fcn_deploy.spec import ModelSpec
@@ -67,7 +67,8 @@ class Evaluation(Result):
     """How well an artefact labels frames. Fractions are from 0 to 1."""
 
     artefact: str
-    """Its path as it was given; empty for a model that was already open."""
+    """Its path as it was given, or its URL without user, password and query; empty for a model that was
+    already open."""
     backend: str
     """What ran it."""
     spec: ModelSpec
@@ -203,7 +204,7 @@ def evaluate(
         ):
             found = _evaluate(model, data, ignore_label, keep_worst, progress)
         suffix = "" if opened == artefact else ", fp16 simulated"
-        return replace(found, artefact=str(artefact), backend=found.backend + suffix)
+        return replace(found, artefact=shown(artefact), backend=found.backend + suffix)
     if not hasattr(artefact, "infer"):
         raise UsageError(f"evaluate takes one file, or what load returned, not a {type(artefact).__name__}")
     if backend or device or options or simulate_fp16:

@@ -17,7 +17,15 @@ from typing import Any, TypeVar
 
 from fcn_deploy.bench.machine import busy_warning, describe_machine, versions
 from fcn_deploy.bench.measurement import RowMeasurement
-from fcn_deploy.bench.plan import check_binding, check_numbers, check_sizes, open_specs, pair
+from fcn_deploy.bench.plan import (
+    check_backend_options,
+    check_binding,
+    check_numbers,
+    check_sizes,
+    measured_backends,
+    open_specs,
+    pair,
+)
 from fcn_deploy.bench.prepare import (
     BenchSettings,
     Case,
@@ -53,6 +61,7 @@ def benchmark(
     frames: str | Path | None = None,
     timeout: float = 300.0,
     progress: Callable[[str], None] | None = None,
+    **options: Any,
 ) -> BenchmarkResult:
     """Measure artefacts against each other, with the agreement of their labels beside the speed.
 
@@ -73,6 +82,8 @@ def benchmark(
         frames: an image, a folder of images or a video; None uses the synthetic street clip.
         timeout: seconds to wait for a response of a row's process before the row fails.
         progress: called with the name of each step as it begins.
+        options: other options of backends, as :func:`fcn_deploy.load` takes them and JSON can hold them; each
+            artefact gets those that its backend has.
 
     Returns:
         One row for each artefact, backend, size and batch. A row that fails says why, and the others are
@@ -80,8 +91,8 @@ def benchmark(
         against the first row of the same size and batch.
 
     Raises:
-        UsageError: an argument is out of range, a file cannot be read, a backend is unknown, or
-            none of them reads any artefact.
+        UsageError: an argument is out of range, a file cannot be read, a backend is unknown,
+            none of them reads any artefact, or no backend that is measured has an option.
         ModelError: an artefact is damaged.
     """
     check_numbers(sizes, batches, threads, rounds, seconds, timeout)
@@ -89,6 +100,8 @@ def benchmark(
     found = open_specs([artefacts] if isinstance(artefacts, (str, Path)) else artefacts)
     check_sizes(found, sizes)
     pairs, warnings = pair(found, backends)
+    given = {name: value for name, value in options.items() if value is not None}
+    check_backend_options(measured_backends(pairs), given)
     references = {artefact.path: reference_of(artefact, reference, found) for artefact, _ in pairs}
     first_reference = references[pairs[0][0].path]
     machine = describe_machine()
@@ -100,7 +113,7 @@ def benchmark(
     with TemporaryDirectory(prefix="fcn-deploy-bench-") as folder:
         settings = BenchSettings(
             threads=wanted,
-            cuda_binding=cuda_binding,
+            options={"cuda_binding": cuda_binding, **given},
             rounds=rounds,
             seconds=seconds,
             timeout=timeout,
@@ -124,7 +137,7 @@ def benchmark(
                 rows += _measure(settings, group, clip)
     return BenchmarkResult(
         rows=tuple(rows),
-        method=_in_words(settings),
+        method=_in_words(settings, given),
         machine=machine,
         versions=versions(),
         threads=wanted,
@@ -174,8 +187,9 @@ def with_ratios(rows: list[Row]) -> list[Row]:
     ]
 
 
-def _in_words(settings: BenchSettings) -> dict[str, Any]:
+def _in_words(settings: BenchSettings, options: dict[str, Any]) -> dict[str, Any]:
     """The method as sentences, and the numbers in them."""
+    given = ", ".join(f"{name}={value}" for name, value in options.items())
     idle = (
         "The processes of rows that wait are stopped by the system (SIGSTOP), so their threads neither spin "
         "nor compute; while a row is timed, ONNX Runtime's threads spin, as they do by default."
@@ -213,7 +227,9 @@ def _in_words(settings: BenchSettings) -> dict[str, Any]:
             "Agreement is the share of equal labels on the frames timed, against the plain PyTorch module "
             "in float32 with numpy preprocessing, which ran in a process that had ended before the timing "
             "began.",
+            *([f"Options of backends: {given}."] if given else []),
         ],
+        "options": options,
         "rounds": settings.rounds,
         "seconds": settings.seconds,
         "warm_up_seconds": WARM_UP_SECONDS,

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from fcn_deploy.errors import UsageError
 from fcn_deploy.runtimes.artefact import read_spec
+from fcn_deploy.runtimes.backend import Backend
 from fcn_deploy.runtimes.cuda import BINDINGS
 from fcn_deploy.runtimes.location import Location, locate, short_name
-from fcn_deploy.runtimes.registry import backend_for, check_name, readers
+from fcn_deploy.runtimes.registry import backend_for, check_name, check_options, readers
 from fcn_deploy.runtimes.registry import backends as all_backends
 from fcn_deploy.spec import ModelSpec
 
@@ -120,3 +123,19 @@ def pair(
     if not pairs:
         raise UsageError(f"no row is left to measure: {'; '.join(warnings)}")
     return pairs, warnings
+
+
+def measured_backends(pairs: Iterable[tuple[Artefact, str]]) -> list[Backend[Any]]:
+    """The backends of these pairs, each once."""
+    return [all_backends()[name] for name in dict.fromkeys(name for _, name in pairs)]
+
+
+def check_backend_options(chosen: Sequence[Backend[Any]], options: Mapping[str, Any]) -> None:
+    """Raises UsageError where no backend has an option, or one that has it refuses its value."""
+    check_options(chosen, options)
+    try:
+        json.dumps(options)
+    except (TypeError, ValueError) as exc:
+        raise UsageError(f"options of a benchmark go to other processes as JSON: {exc}") from exc
+    for backend in chosen:
+        backend.options(**backend.own_options(options))

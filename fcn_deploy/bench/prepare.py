@@ -37,7 +37,8 @@ class BenchSettings:
     """What holds for the whole benchmark; see :func:`~fcn_deploy.bench.method.benchmark`."""
 
     threads: int
-    cuda_binding: str | None
+    options: dict[str, Any]
+    """Of backends; each row gets those that its backend has."""
     rounds: int
     seconds: float
     timeout: float
@@ -123,7 +124,7 @@ def artefact_row(
         "kind": "artefact",
         "path": str(artefact.path),
         "backend": backend,
-        "cuda_binding": settings.cuda_binding,
+        "options": settings.options,
     }
     reference = comparable(labels, artefact.spec.num_classes)
     return RowMeasurement(row, {**subject, **_conditions(settings)}, reference, settings.timeout)

@@ -52,9 +52,9 @@ def open_bench_subject(kind: str, **fields: Any) -> BenchSubject:
 
 
 def open_artefact(
-    path: str, backend: str, threads: int, spinning: bool, cuda_binding: str | None = None
+    path: str, backend: str, threads: int, spinning: bool, options: dict[str, Any] | None = None
 ) -> ArtefactSubject:
-    """Open an artefact on a backend.
+    """Open an artefact on a backend, with those of ``options`` that it has.
 
     Raises:
         FcnDeployError: the backend cannot run here, or refuses the file.
@@ -63,9 +63,9 @@ def open_artefact(
     chosen = backend_for(location, backend)
     if reason := unavailable(chosen):
         raise BackendUnavailable(f"the {chosen.name} backend cannot run here: {reason}")
-    conditions = {"threads": threads, "spinning": spinning, "cuda_binding": cuda_binding}
-    options = chosen.options(**chosen.own_options(conditions))
-    return ArtefactSubject(chosen.open(location, options))
+    conditions = {"threads": threads, "spinning": spinning, **(options or {})}
+    asked = chosen.options(**chosen.own_options(conditions))
+    return ArtefactSubject(chosen.open(location, asked))
 
 
 @final

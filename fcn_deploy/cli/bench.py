@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -34,6 +34,7 @@ def bench(
     ] = None,
     threads: options.Threads = None,
     cuda_binding: options.CudaBinding = None,
+    option: options.BackendOption = None,
     rounds: Annotated[int, typer.Option(min=1, metavar="N", help="How often each row is timed.")] = 10,
     seconds: Annotated[
         float, typer.Option(metavar="S", help="Timed seconds of each row, over all rounds.")
@@ -69,26 +70,26 @@ def bench(
     from fcn_deploy.bench.pictures import draw_pictures
     from fcn_deploy.bench.report import write_html
 
+    opened = _options(artefacts, backend, option or [], threads=threads, cuda_binding=cuda_binding)
     with console.steps() as step:
         found = benchmark(
             artefacts,
             backends=backend or None,
             sizes=sizes,
             batches=batch or [1],
-            threads=threads,
-            cuda_binding=cuda_binding,
             rounds=rounds,
             seconds=seconds,
             reference=reference,
             typical=typical,
             frames=frames,
             progress=step,
+            **opened,
         )
         step("writing the report")
         if json_file:
             console.write_json(found.to_dict(), json_file)
         if report:
-            write_html(found, report, draw_pictures(artefacts, sizes[0], frames, cuda_binding=cuda_binding))
+            write_html(found, report, draw_pictures(artefacts, sizes[0], frames, **opened))
     out = console.Printer(to_stderr=options.is_stdout(json_file))
     _show(found, out)
     for place in (json_file, report):
@@ -96,6 +97,17 @@ def bench(
             out.say(f"Wrote {place}")
     if found.failed:
         raise typer.Exit(1)
+
+
+def _options(artefacts: list[str], names: list[str] | None, texts: list[str], **typed: Any) -> dict[str, Any]:
+    """As :func:`~fcn_deploy.cli.backend_options.options_for`, for all backends that are measured."""
+    if not texts:
+        return typed
+    from fcn_deploy.bench.plan import measured_backends, open_specs, pair
+    from fcn_deploy.cli.backend_options import read_options, with_typed
+
+    pairs, _ = pair(open_specs(artefacts), names or None)
+    return with_typed(read_options(texts, measured_backends(pairs)), typed)
 
 
 def _show(found: BenchmarkResult, out: console.Printer) -> None:

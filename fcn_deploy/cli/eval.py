@@ -31,6 +31,7 @@ def evaluate(
     allow_fallback: options.AllowFallback = None,
     cuda_binding: options.CudaBinding = None,
     expect_sha256: options.ExpectSha256 = None,
+    option: options.BackendOption = None,
     ignore_label: Annotated[
         int | None,
         typer.Option(
@@ -62,14 +63,26 @@ def evaluate(
     if (worst is None) != (worst_out is None):
         raise UsageError("--worst N and --worst-out FILE belong together; give both or none")
     options.check_json(json_file)
-    for option, place in (("--confusion", confusion), ("--worst-out", worst_out)):
+    for name, place in (("--confusion", confusion), ("--worst-out", worst_out)):
         if place:
-            options.check_output(option, place, options.PICTURES)
+            options.check_output(name, place, options.PICTURES)
+    from fcn_deploy.cli.backend_options import options_for
     from fcn_deploy.evaluation import evaluate as score
     from fcn_deploy.runtimes.location import short_name
 
     found = []
     for index, artefact in enumerate(artefacts):
+        opened = options_for(
+            artefact,
+            backend,
+            option or (),
+            device=device,
+            provider=provider,
+            threads=threads,
+            allow_fallback=allow_fallback,
+            cuda_binding=cuda_binding,
+            expect_sha256=expect_sha256,
+        )
         with console.progress(short_name(artefact)) as advance:
             found.append(
                 score(
@@ -79,13 +92,8 @@ def evaluate(
                     keep_worst=worst if worst and index == 0 else 0,
                     simulate_fp16=simulate_fp16,
                     backend=backend,
-                    device=device,
                     progress=lambda _, total: advance(total),
-                    provider=provider,
-                    threads=threads,
-                    allow_fallback=allow_fallback,
-                    cuda_binding=cuda_binding,
-                    expect_sha256=expect_sha256,
+                    **opened,
                 )
             )
     _draw(found[0], confusion, worst_out)

@@ -24,14 +24,14 @@ def inspect(artefact: options.Artefact, as_json: options.Json = False) -> None:
     """Show an artefact's description, contents, provenance and evidence."""
     from fcn_deploy.files import sha256_of
     from fcn_deploy.runtimes import artefact as about
-    from fcn_deploy.runtimes.location import locate
+    from fcn_deploy.runtimes.location import locate, shown
 
     location = locate(artefact)
     spec = about.read_spec(artefact)
     contents = about.describe(artefact)
     is_file = isinstance(location, Path)
     facts = {
-        "file": artefact,
+        "file": shown(artefact),
         "bytes": Path(location).stat().st_size if is_file else None,
         "sha256": sha256_of(location) if is_file else None,
         "identity": about.identity(artefact),

@@ -56,6 +56,15 @@ AllowFallback = Annotated[
         "--allow-fallback", help="Use the CPU where the device asked for cannot run.", show_default=False
     ),
 ]
+BackendOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--option",
+        metavar="NAME=VALUE",
+        help="Any option of the backend, by its name in Python; repeat it for several.",
+        show_default=False,
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]
 JsonFile = Annotated[
     Path | None,

@@ -130,6 +130,7 @@ def run(
     allow_fallback: options.AllowFallback = None,
     cuda_binding: options.CudaBinding = None,
     expect_sha256: options.ExpectSha256 = None,
+    option: options.BackendOption = None,
     as_json: options.Json = False,
 ) -> None:
     """Label the frames of images, videos and cameras.
@@ -139,6 +140,7 @@ def run(
     """
     outputs.check(sources, as_json)
     from fcn_deploy.camera import Pipeline, SourceOptions, open_source
+    from fcn_deploy.cli.backend_options import options_for
     from fcn_deploy.runtimes.registry import load
 
     asked = SourceOptions(
@@ -156,12 +158,17 @@ def run(
         load(
             artefact,
             backend=backend,
-            device=device,
-            provider=provider,
-            threads=threads,
-            allow_fallback=allow_fallback,
-            cuda_binding=cuda_binding,
-            expect_sha256=expect_sha256,
+            **options_for(
+                artefact,
+                backend,
+                option or (),
+                device=device,
+                provider=provider,
+                threads=threads,
+                allow_fallback=allow_fallback,
+                cuda_binding=cuda_binding,
+                expect_sha256=expect_sha256,
+            ),
         ) as segmenter,
     ):
         outputs.check_artefact(artefact, segmenter.spec)
@@ -267,9 +274,11 @@ def _report(
 def _facts(
     artefact: str, cameras: list[Source], segmenter: Segmenter, done: _Done, outputs: Outputs
 ) -> dict[str, Any]:
+    from fcn_deploy.runtimes.location import shown
+
     now = done.statistics
     return {
-        "artefact": artefact,
+        "artefact": shown(artefact),
         "sources": [{"name": camera.name, **camera.state.properties} for camera in cameras],
         "backend": segmenter.backend,
         "device": segmenter.device,

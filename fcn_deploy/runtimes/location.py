@@ -39,6 +39,12 @@ def scheme_of(location: Location) -> str:
     return match[1].lower() if match else ""
 
 
+def shown(path: str | os.PathLike[str]) -> str:
+    """What results and JSON show: a file as it was given, or a URL without user, password and query."""
+    text = os.fspath(path)
+    return short_name(text) if scheme_of(text) else text
+
+
 def short_name(location: Location) -> str:
     """What tables and messages show: a bare file name, or a URL without user, password and query."""
     if isinstance(location, Path):

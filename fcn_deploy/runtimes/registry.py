@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import EntryPoint, distributions
 from pathlib import Path
 from types import MappingProxyType
@@ -55,7 +55,7 @@ def load(
     location = locate(path)
     chosen = backend_for(location, backend)
     given = {name: value for name, value in {"device": device, **options}.items() if value is not None}
-    _check_options(chosen, location, given)
+    check_options([chosen], given, f", which reads {short_name(location)},")
     asked = chosen.options(**given)
     if reason := unavailable(chosen):
         alternative = f"; {chosen.alternative}" if chosen.alternative else ""
@@ -118,6 +118,27 @@ def check_name(name: str) -> None:
     if reason := dict(problems()).get(name):
         raise UsageError(f"the backend {name} cannot be used: {reason}")
     raise UsageError(f"unknown backend {name!r}; choose one of {', '.join(backends())}")
+
+
+def check_options(chosen: Sequence[Backend[Any]], names: Iterable[str], which: str = "") -> None:
+    """Raises UsageError where none of these backends has an option; says whose it is.
+
+    Args:
+        chosen: the backends that are used.
+        names: of the options that are given.
+        which: stands behind the names of the backends in the message.
+    """
+    known = list(dict.fromkeys(name for one in chosen for name in one.option_names()))
+    used = list(dict.fromkeys(one.name for one in chosen))
+    who = f"the {' and '.join(used)} backend{'s' * (len(used) > 1)}"
+    have = "has" if len(used) == 1 else "have"
+    for name in sorted(set(names) - set(known)):
+        owners = [one.name for one in backends().values() if name in one.option_names()]
+        if not owners:
+            raise UsageError(f"unknown option {name!r}; {who} {have} {', '.join(known)}")
+        raise UsageError(
+            f"{who}{which} {have} no option {name}; it is for {' and '.join(owners)}, leave it out"
+        )
 
 
 def unavailable(backend: Backend[Any]) -> str | None:
@@ -189,20 +210,6 @@ def _installed() -> list[tuple[str, EntryPoint]]:
                 found.setdefault(package.metadata["Name"], entries)  # as for imports, the first on the path
     pairs = [(package, entry) for package, entries in found.items() for entry in entries]
     return sorted(pairs, key=lambda pair: (pair[1].name, pair[0]))
-
-
-def _check_options(backend: Backend[Any], location: Location, given: Mapping[str, Any]) -> None:
-    """Raises UsageError where an option is not one of the backend's; says whose it is."""
-    for name in sorted(set(given) - set(backend.option_names())):
-        owners = [one.name for one in backends().values() if name in one.option_names()]
-        if not owners:
-            raise UsageError(
-                f"unknown option {name!r}; the {backend.name} backend has {', '.join(backend.option_names())}"
-            )
-        raise UsageError(
-            f"the {backend.name} backend, which reads {short_name(location)}, has no option {name}; it is "
-            f"for {' and '.join(owners)}, leave it out"
-        )
 
 
 def _no_reader(location: Location) -> str:

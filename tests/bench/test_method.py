@@ -145,6 +145,16 @@ def test_sizes_and_batches_are_swept(actors: Callable[..., BenchmarkResult]) -> 
     assert json.loads(json.dumps(report.to_dict(), allow_nan=False))["rows"][3]["batch"] == 3
 
 
+def test_options_reach_the_backends_that_have_them(make_onnx) -> None:
+    pytest.importorskip("openvino")
+    options = {"optimization": "basic", "spinning": False}
+    found = benchmark(make_onnx(), **{**QUICK, "backends": ["onnxruntime", "openvino"], **options})
+    assert [row.failure for row in found.rows] == [None, None]
+    assert found.rows[0].details["spinning"] is False
+    assert found.to_dict()["method"]["options"] == options
+    assert "Options of backends: optimization=basic, spinning=False." in found.method["text"]
+
+
 def test_the_same_name_twice_is_told_apart(make_onnx) -> None:
     one, two = make_onnx("one/fast.onnx"), make_onnx("two/fast.onnx")
     names = [artefact.name for artefact in open_specs([one, one])]
@@ -274,6 +284,8 @@ def test_a_reference_that_fails_is_told(make_onnx, tmp_path: Path) -> None:
         ({"sizes": ((5000, 5),)}, r"tiny\.onnx accepts frames up to 4096x4096, not 5000x5"),
         ({"reference": "missing.pth"}, "does not exist"),
         ({"frames": "missing"}, "does not exist"),
+        ({"spin": True}, "unknown option 'spin'; the onnxruntime backend has device, "),
+        ({"optimization": "much"}, "optimization"),
     ],
 )
 def test_wrong_use_is_refused_before_anything_runs(make_onnx, options: dict, told: str) -> None:

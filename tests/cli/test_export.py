@@ -83,7 +83,8 @@ def test_a_checkpoint_with_averaged_weights_says_which_were_taken(
     cli, checkpoint: Path, tmp_path: Path
 ) -> None:
     state = torch.load(checkpoint, weights_only=True)
-    torch.save({"model": state, "ema": state}, checkpoint)
+    average = {key: value + 1 for key, value in state.items()}
+    torch.save({"model": state, "ema": average}, checkpoint)
     words = ("--weights", checkpoint, "--variant", "fcn8s-same", "-o", tmp_path / "m.safetensors")
     told = "took the weights under 'model'; 'ema' holds another set of weights, which was not used"
     assert f"assumed: {told}" in cli("export", *words).stdout

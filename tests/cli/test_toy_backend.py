@@ -26,6 +26,7 @@ from fcn_deploy.spec import Architecture, ModelSpec
 ROOT = Path(fcn_deploy.__file__).parents[1]
 MODULE = (Path(__file__).parent / "toy_backend.py").read_text()
 URL = "toy://someone:secret@host/street"
+SHOWN = "toy://host/street"
 SPEC = ModelSpec(
     classes=("blue", "green", "red"),
     architecture=Architecture("fcn8s-lite"),
@@ -33,6 +34,12 @@ SPEC = ModelSpec(
     max_height=64,
     max_width=64,
 )
+
+
+def shown(artefact: str) -> str:
+    """What is shown of it: no user, password or query of a URL."""
+    return SHOWN if artefact == URL else artefact
+
 
 Install = Callable[..., Path]
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -89,35 +96,47 @@ def run(site: Path, tmp_path: Path) -> Run:
 
 def test_inspect(run: Run, artefact: str, toy: Path) -> None:
     facts = json.loads(run("inspect", artefact, "--json").stdout)
-    assert facts["file"] == artefact
+    assert facts["file"] == shown(artefact)
     assert facts["contents"] == {"cells": 3}
     assert facts["spec"]["classes"] == ["blue", "green", "red"]
     assert len(facts["identity"]) == 64
     is_file = artefact == str(toy)
     assert (facts["bytes"] == toy.stat().st_size) == (facts["sha256"] is not None) == is_file
     words = run("inspect", artefact).stdout
-    assert words.startswith(artefact)
+    assert words.startswith(shown(artefact)) and "secret" not in words
     assert "cells" in words
 
 
 def test_run(run: Run, artefact: str, image: Path, tmp_path: Path) -> None:
-    found = json.loads(run("run", artefact, image, "--masks", tmp_path / "masks", "--json").stdout)
-    assert (found["artefact"], found["backend"], found["frames"]) == (artefact, "toy", 1)
+    words = ("run", artefact, image, "--masks", tmp_path / "masks", "--json")
+    found = json.loads(run(*words).stdout)
+    assert (found["artefact"], found["backend"], found["frames"]) == (shown(artefact), "toy", 1)
     (mask,) = (tmp_path / "masks").iterdir()
-    np.testing.assert_array_equal(np.asarray(Image.open(mask)), 2 - np.asarray(Image.open(image)).argmax(2))
+    expected = 2 - np.asarray(Image.open(image)).argmax(2)
+    np.testing.assert_array_equal(np.asarray(Image.open(mask)), expected)
+    run(*words, "--option", "shift=1")
+    np.testing.assert_array_equal(np.asarray(Image.open(mask)), (expected + 1) % 3)
 
 
 def test_eval(run: Run, artefact: str, labelled: Path) -> None:
     done = run("eval", artefact, "--backend", "toy", "--data", labelled, "--json", "scores.json")
     assert "street" in done.stdout and "(toy)" in done.stdout and "secret" not in done.stdout
+    (scores,) = json.loads((labelled.parent / "scores.json").read_text())["results"]
+    assert scores["artefact"] == shown(artefact) and scores["mean_iu"] == 1
+    run("eval", artefact, "--data", labelled, "--json", "scores.json", "--option", "shift=2")
+    (scores,) = json.loads((labelled.parent / "scores.json").read_text())["results"]
+    assert scores["mean_iu"] == 0
 
 
 def test_bench(run: Run, artefact: str, tmp_path: Path) -> None:
     short = ["--size", "16x20", "--rounds", "1", "--seconds", "0.05", "--threads", "1"]
+    short += ["--option", "shift=1"]
     run("bench", artefact, *short, "--json", "bench.json", "--report", "bench.html")
-    (row,) = json.loads((tmp_path / "bench.json").read_text())["rows"]
+    found = json.loads((tmp_path / "bench.json").read_text())
+    (row,) = found["rows"]
     assert row["failure"] is None
-    assert (row["backend"], row["details"]) == ("toy", {"toy": "1.0", "shift": 0})
+    assert (row["backend"], row["details"]) == ("toy", {"toy": "1.0", "shift": 1})
+    assert found["method"]["options"] == {"shift": 1}
     assert row["name"] == ("street.toy · toy" if artefact.endswith(".toy") else "toy://host/street · toy")
     assert "secret" not in (tmp_path / "bench.html").read_text()
     assert "data:image/png" in (tmp_path / "bench.html").read_text()
@@ -143,6 +162,13 @@ def test_a_wrong_use_is_one_sentence(run: Run, toy: Path, image: Path, site: Pat
         (
             (toy, image, "--backend", "openvino"),
             "openvino backend reads .onnx, not street.toy; choose toy",
+        ),
+        ((toy, image, "--option", "shift"), "--option shift: expected NAME=VALUE"),
+        ((toy, image, "--option", "shift=a"), "--option shift=a: expected a whole number"),
+        ((toy, image, "--option", "shift=3"), "shift must be 0, 1 or 2, not 3"),
+        (
+            (toy, image, "--option", "gain=1"),
+            "unknown option 'gain'; the toy backend has device, threads, shift",
         ),
         (("toy://host/none", image), "there is no none on host"),
         (("toi://host/street", image), "or a URL beginning with toy://"),
@@ -185,6 +211,20 @@ def test_options_of_its_own(site: Path, toy: Path, look_again: Callable[[Path], 
         fcn_deploy.load(URL, gain=1)
     with pytest.raises(BackendUnavailable, match="the toy runs on the CPU only"):
         fcn_deploy.load(URL, device="cuda")
+
+
+def test_options_of_its_own_in_a_benchmark(
+    site: Path, artefact: str, look_again: Callable[[Path], None]
+) -> None:
+    look_again(site)
+    for options, told in (
+        ({"shift": 3}, "shift must be 0, 1 or 2, not 3"),
+        ({"gain": 1}, "unknown option 'gain'; the toy backend has device, threads, shift"),
+        ({"provider": "cpu"}, "the toy backend has no option provider; it is for onnxruntime"),
+        ({"shift": Path("1")}, "options of a benchmark"),
+    ):
+        with pytest.raises(UsageError, match=told):
+            fcn_deploy.benchmark(artefact, sizes=((16, 20),), **options)
 
 
 def test_spec_and_identity_are_its_own(site: Path, toy: Path, look_again: Callable[[Path], None]) -> None:

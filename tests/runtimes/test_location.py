@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fcn_deploy.errors import UsageError
-from fcn_deploy.runtimes.location import locate, scheme_of, short_name
+from fcn_deploy.runtimes.location import locate, scheme_of, short_name, shown
 
 
 def test_a_url_stays_as_it_was_given() -> None:
@@ -47,3 +47,8 @@ def test_other_colons_are_no_scheme(path: str) -> None:
 )
 def test_the_short_name_has_no_folder_and_no_secret(location: Path | str, name: str) -> None:
     assert short_name(location) == name
+
+
+def test_what_is_shown_has_the_folder_of_a_file_and_no_secret() -> None:
+    assert shown(Path("models/street.onnx")) == shown("models/street.onnx") == str(Path("models/street.onnx"))
+    assert shown("toy://user:secret@host:80/street?token=1#x") == "toy://host:80/street"
