@@ -15,6 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
+from fcn_deploy.arguments import as_names, as_size
 from fcn_deploy.bench.machine import busy_warning, describe_machine, versions
 from fcn_deploy.bench.measurement import RowMeasurement
 from fcn_deploy.bench.plan import (
@@ -49,7 +50,7 @@ WARM_UP_SECONDS = 20.0
 def benchmark(
     artefacts: str | Path | Sequence[str | Path],
     *,
-    backends: Sequence[str] | None = None,
+    backends: str | Sequence[str] | None = None,
     sizes: Sequence[tuple[int, int]] = ((360, 480),),
     batches: Sequence[int] = (1,),
     threads: int | None = None,
@@ -95,6 +96,8 @@ def benchmark(
             none of them reads any artefact, or no backend that is measured has an option.
         ModelError: an artefact is damaged.
     """
+    backends = None if backends is None else as_names(backends)
+    sizes = [as_size("a size", size) for size in sizes]
     check_numbers(sizes, batches, threads, rounds, seconds, timeout)
     check_binding(cuda_binding)
     found = open_specs([artefacts] if isinstance(artefacts, (str, Path)) else artefacts)
