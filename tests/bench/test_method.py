@@ -269,9 +269,9 @@ def test_a_reference_that_fails_is_told(make_onnx, tmp_path: Path) -> None:
     ("options", "told"),
     [
         ({"sizes": ()}, "sizes is empty"),
-        ({"sizes": ((0, 5),)}, "a size is"),
-        ({"sizes": ((5,),)}, "a size is"),
-        ({"sizes": ((5, -5),)}, "a size is"),
+        ({"sizes": ((0, 5),)}, "a size must be"),
+        ({"sizes": ((5,),)}, "a size must be"),
+        ({"sizes": ((5, -5),)}, "a size must be"),
         ({"batches": ()}, "batches is empty"),
         ({"batches": (1, -1)}, "batch must be at least 1, not -1"),
         ({"threads": 0}, "threads must be"),
