@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fcn_deploy.arguments import as_integer
 from fcn_deploy.errors import UsageError
 from fcn_deploy.runtimes.artefact import read_spec
 from fcn_deploy.runtimes.backend import Backend
@@ -40,13 +41,9 @@ def check_numbers(
     for what, values in (("sizes", sizes), ("batches", batches)):
         if not values:
             raise UsageError(f"{what} is empty; give at least one")
-    for size in sizes:
-        if len(size) != 2 or min(size) < 1:
-            raise UsageError(f"a size is (height, width), each at least 1, not {tuple(size)}")
-    whole = {"batch": min(batches), "rounds": rounds, "threads": 1 if threads is None else threads}
-    for name, value in whole.items():
-        if value < 1:
-            raise UsageError(f"{name} must be at least 1, not {value}")
+    whole = {"rounds": rounds, "threads": 1 if threads is None else threads}
+    for name, value in (*whole.items(), *(("batch", batch) for batch in batches)):
+        as_integer(name, value, 1)
     for name, duration in (("seconds", seconds), ("timeout", timeout)):
         if not 0 < duration < float("inf"):
             raise UsageError(f"{name} must be above 0, not {duration}")

@@ -273,7 +273,7 @@ def test_a_reference_that_fails_is_told(make_onnx, tmp_path: Path) -> None:
         ({"sizes": ((5,),)}, "a size must be"),
         ({"sizes": ((5, -5),)}, "a size must be"),
         ({"batches": ()}, "batches is empty"),
-        ({"batches": (1, -1)}, "batch must be at least 1, not -1"),
+        ({"batches": (1, -1)}, "batch must be a whole number of at least 1, not -1"),
         ({"threads": 0}, "threads must be"),
         ({"rounds": 0}, "rounds must be"),
         ({"seconds": 0}, "seconds must be above 0"),
