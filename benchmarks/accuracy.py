@@ -18,7 +18,8 @@ from pathlib import Path
 
 import fcn_deploy
 from fcn_deploy.calibration.ranges import METHODS
-from fcn_deploy.classes import ClassSet, named_classes
+from fcn_deploy.classes import ClassSet
+from fcn_deploy.classes.reading import named_classes
 from fcn_deploy.export.onnx import export_onnx
 from fcn_deploy.model.checkpoints.describe import describe
 from fcn_deploy.model.checkpoints.layouts import load_checkpoint

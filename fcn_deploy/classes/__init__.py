@@ -1,4 +1,8 @@
-"""Class names and colours: built-in sets, defaults, and files that a user has."""
+"""Class names and colours: built-in sets and defaults.
+
+Files that a user has are read by :mod:`fcn_deploy.classes.reading`, which is imported where one is read: every
+import of the package comes through here.
+"""
 
 from fcn_deploy.classes.builtin import (
     BUILTIN_CLASSES,
@@ -11,7 +15,6 @@ from fcn_deploy.classes.builtin import (
     neutral_names,
     voc_palette,
 )
-from fcn_deploy.classes.reading import named_classes, read_classes
 
 __all__ = [
     "BUILTIN_CLASSES",
@@ -21,8 +24,6 @@ __all__ = [
     "ClassSet",
     "Color",
     "default_palette",
-    "named_classes",
     "neutral_names",
-    "read_classes",
     "voc_palette",
 ]

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fcn_deploy.arguments import as_integer, as_names, as_size
-from fcn_deploy.classes import ClassSet, named_classes
+from fcn_deploy.classes import ClassSet
+from fcn_deploy.classes.reading import named_classes
 from fcn_deploy.contract import OUTPUTS
 from fcn_deploy.describe import describe, megabytes, triple
 from fcn_deploy.errors import UsageError

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fcn_deploy.classes import BUILTIN_CLASSES, ClassSet, named_classes, read_classes
+from fcn_deploy.classes import BUILTIN_CLASSES, ClassSet
+from fcn_deploy.classes.reading import named_classes, read_classes
 from fcn_deploy.errors import UsageError
 
 ROAD = (("road", "traffic light", "sky"), ((128, 64, 128), (250, 170, 30), (70, 130, 180)))
