@@ -1,7 +1,7 @@
 """Class names and colours: built-in sets and defaults.
 
-Files that a user has are read by :mod:`fcn_deploy.classes.reading`, which is imported where one is read: every
-import of the package comes through here.
+Files that a user has are read by :mod:`fcn_deploy.classes.reading`, which is imported where one is read:
+every import of the package comes through here.
 """
 
 from fcn_deploy.classes.builtin import (
