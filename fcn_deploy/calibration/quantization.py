@@ -22,10 +22,11 @@ from fcn_deploy.calibration.table import PERCENTILE, CalibrationTable, calibrate
 from fcn_deploy.data.calibration import MAX_FRAMES, CalibrationFrames
 from fcn_deploy.data.folders import LabelledFolder
 from fcn_deploy.errors import UsageError
-from fcn_deploy.export.graph.files import identity, write_model
+from fcn_deploy.export.graph.files import write_model
 from fcn_deploy.export.graph.session import open_session
 from fcn_deploy.files import check_output, sha256_of
 from fcn_deploy.metrics import label_agreement
+from fcn_deploy.runtimes.artefact import identity
 from fcn_deploy.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -270,7 +271,7 @@ def _describe(
         precision=recipe.precision,
         # What was verified about the parent is the parent's.
         evidence={("parent_parity" if k == "parity" else k): v for k, v in fp32.spec.evidence.items()},
-    ).with_parent(kind="onnx", name=fp32.path.name, sha256=identity(fp32.model))
+    ).with_parent(kind="onnx", name=fp32.path.name, sha256=identity(fp32.path))
     evidence = {
         "target": recipe.target,
         "method": recipe.method,

@@ -22,6 +22,7 @@ from fcn_deploy.errors import CalibrationError, ModelError, UsageError
 from fcn_deploy.export.graph.files import identity, read_model, write_model
 from fcn_deploy.export.precision import to_fp16
 from fcn_deploy.files import sha256_of
+from fcn_deploy.runtimes import artefact
 
 
 def test_the_artefact_says_what_was_done_and_runs(narrow, street, tmp_path) -> None:
@@ -43,6 +44,18 @@ def test_the_artefact_says_what_was_done_and_runs(narrow, street, tmp_path) -> N
     assert "parity" not in spec.evidence and "parent_parity" in spec.evidence
     with fcn_deploy.load(out, device="cpu") as segmenter:
         assert segmenter.infer(np.zeros((31, 45, 3), np.uint8)).labels.shape == (1, 31, 45)
+
+
+def test_the_parent_is_named_as_its_file_is_also_with_weights_beside_it(
+    narrow, street, tmp_path, monkeypatch
+) -> None:
+    for module in ("files", "session"):
+        monkeypatch.setattr(f"fcn_deploy.export.graph.{module}.SINGLE_FILE_LIMIT", 1000)
+    parent = tmp_path / "parent.onnx"
+    write_model(*read_model(narrow()), parent)
+    assert len(list(tmp_path.iterdir())) == 2, "the graph and its weights"
+    result = fcn_deploy.quantize(parent, tmp_path / "int8.onnx", calib=street, target="cpu")
+    assert result.spec.provenance[0]["sha256"] == artefact.identity(parent)
 
 
 @pytest.mark.parametrize(
