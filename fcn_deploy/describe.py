@@ -2,10 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 from fcn_deploy.results import Rows
 from fcn_deploy.spec import ModelSpec
+
+
+class WrittenFile(Protocol):
+    """A file that a verb wrote: what the results of ``export``, ``quantize`` and ``build_engine`` share."""
+
+    @property
+    def path(self) -> Path: ...
+    @property
+    def bytes(self) -> int: ...
+    @property
+    def sha256(self) -> str: ...
+    @property
+    def seconds(self) -> float: ...
+
+
+def file_row(written: WrittenFile) -> tuple[str, str]:
+    """The file, its size and the time it took, as one row for a terminal."""
+    return ("file", f"{written.path} ({megabytes(written.bytes)}, {written.seconds:.1f} s)")
+
+
+def file_facts(written: WrittenFile) -> dict[str, Any]:
+    """``file``, ``bytes``, ``sha256`` and ``seconds``, as JSON begins with them."""
+    return {
+        "file": str(written.path),
+        "bytes": written.bytes,
+        "sha256": written.sha256,
+        "seconds": round(written.seconds, 2),
+    }
 
 
 def describe(spec: ModelSpec) -> Rows:

@@ -9,7 +9,7 @@ from typing import Any
 
 from fcn_deploy.calibration.budget import BudgetReport
 from fcn_deploy.calibration.sensitivity import Sensitivity
-from fcn_deploy.describe import describe, megabytes
+from fcn_deploy.describe import describe, file_facts, file_row
 from fcn_deploy.results import Result, Rows
 from fcn_deploy.spec import ModelSpec
 
@@ -50,9 +50,8 @@ class QuantizationResult(Result):
     """How a budget of mean IU was kept; None without one."""
 
     def summary(self) -> Rows:
-        file = f"{self.path} ({megabytes(self.bytes)}, {self.seconds:.1f} s)"
         return [
-            ("file", file),
+            file_row(self),
             *describe(self.spec),
             *(("warning", sentence) for sentence in self.warnings),
         ]
@@ -60,9 +59,6 @@ class QuantizationResult(Result):
     def to_dict(self) -> dict[str, Any]:
         """As ``fcn-deploy quantize --json`` prints it: only what JSON knows."""
         return {
-            "file": str(self.path),
-            "bytes": self.bytes,
-            "sha256": self.sha256,
-            "seconds": round(self.seconds, 2),
+            **file_facts(self),
             "spec": json.loads(self.spec.to_json()),
         }

@@ -13,7 +13,7 @@ from fcn_deploy.arguments import as_integer, as_names, as_size
 from fcn_deploy.classes import ClassSet
 from fcn_deploy.classes.reading import named_classes
 from fcn_deploy.contract import OUTPUTS
-from fcn_deploy.describe import describe, megabytes, triple
+from fcn_deploy.describe import describe, file_facts, file_row, triple
 from fcn_deploy.errors import UsageError
 from fcn_deploy.files import check_output, sha256_of
 from fcn_deploy.lazy import require
@@ -46,16 +46,12 @@ class ExportResult(Result):
     """A sentence for each value in the description that was assumed, not stated."""
 
     def summary(self) -> Rows:
-        file = f"{self.path} ({megabytes(self.bytes)}, {self.seconds:.1f} s)"
-        return [("file", file), *describe(self.spec), *(("assumed", text) for text in self.assumptions)]
+        return [file_row(self), *describe(self.spec), *(("assumed", text) for text in self.assumptions)]
 
     def to_dict(self) -> dict[str, Any]:
         """``file``, ``bytes``, ``sha256``, ``seconds``, ``assumed``, ``spec``."""
         return {
-            "file": str(self.path),
-            "bytes": self.bytes,
-            "sha256": self.sha256,
-            "seconds": round(self.seconds, 2),
+            **file_facts(self),
             "assumed": list(self.assumptions),
             "spec": json.loads(self.spec.to_json()),
         }

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fcn_deploy.describe import evidence_rows, megabytes
+from fcn_deploy.describe import evidence_rows, file_facts, file_row, megabytes
 from fcn_deploy.results import Result, Rows
 from fcn_deploy.runtimes.tensorrt.sidecar import EngineTarget, Sidecar
 
@@ -41,10 +41,7 @@ class EngineResult(Result):
     def to_dict(self) -> dict[str, Any]:
         """For JSON: ``file``, ``bytes``, ``sha256``, ``seconds`` and all of the ``sidecar``."""
         return {
-            "file": str(self.path),
-            "bytes": self.bytes,
-            "sha256": self.sha256,
-            "seconds": round(self.seconds, 2),
+            **file_facts(self),
             "sidecar": json.loads(self.sidecar.to_json()),
         }
 
@@ -54,7 +51,7 @@ class EngineResult(Result):
         layers = ", ".join(f"{count} {kind}" for kind, count in sorted(declared["layers"].items()))
         needed = megabytes(memory["weights"] + memory["activations"])
         return [
-            ("file", f"{self.path} ({megabytes(self.bytes)}, {self.seconds:.1f} s)"),
+            file_row(self),
             ("built by", sidecar.built_by),
             ("runs on", _target_words(sidecar.target)),
             ("profiles", ", ".join(map(str, sidecar.profiles))),
