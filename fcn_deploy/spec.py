@@ -85,7 +85,15 @@ class ModelSpec:
     """Label value of pixels that are left out of training and scoring (11 for CamVid)."""
     max_height: int = 4096
     max_width: int = 4096
-    """The largest frame that is accepted; the smallest is 1x1."""
+    """The largest frame that is accepted."""
+    min_height: int = 1
+    min_width: int = 1
+    """The smallest frame that is accepted; above 1 where the network itself fails on smaller ones."""
+    fixed_shape: tuple[int | None, int | None, int | None] = (None, None, None)
+    """Batch, height and width where the graph takes one length only; None for a length that varies."""
+    threshold: float | None = None
+    """Of a network with one channel of logits: class 1 is where its sigmoid is above this probability; None
+    where the largest of several logits decides."""
     size_multiple: int = 1
     """Frames are padded inside the graph to a multiple of this many pixels; 1 where any size is taken as
     it is."""
@@ -139,6 +147,24 @@ class ModelSpec:
             (self.max_height, self.max_width),
         )
         _check(
+            1 <= self.min_height <= self.max_height and 1 <= self.min_width <= self.max_width,
+            "min_height and min_width",
+            "from 1 to max_height and max_width",
+            (self.min_height, self.min_width),
+        )
+        _check(
+            len(self.fixed_shape) == 3 and all(n is None or n >= 1 for n in self.fixed_shape),
+            "fixed_shape",
+            "batch, height and width, each at least 1 or none",
+            self.fixed_shape,
+        )
+        _check(
+            self.threshold is None or (0 < self.threshold < 1 and n == 2),
+            "threshold",
+            "a probability between 0 and 1, and two classes",
+            self.threshold,
+        )
+        _check(
             self.size_multiple >= 1 and (self.stride is None or self.stride >= 1),
             "size_multiple and stride",
             "at least 1",
@@ -156,7 +182,7 @@ class ModelSpec:
 
     def _check_types(self) -> None:
         """Lists become tuples, so that equal specs compare equal; other types are refused."""
-        for name in ("classes", "palette", "mean", "std", "outputs", "provenance"):
+        for name in ("classes", "palette", "mean", "std", "outputs", "provenance", "fixed_shape"):
             value = getattr(self, name)
             _check(isinstance(value, (list, tuple)), name, "a list", value)
             object.__setattr__(self, name, _frozen(list(value)))
@@ -165,8 +191,13 @@ class ModelSpec:
         _check(colors, "palette", "colours of three numbers from 0 to 255", self.palette)
         for name in ("mean", "std"):
             _check(all(map(_is_number, getattr(self, name))), name, "three numbers", getattr(self, name))
-        for name in ("ignore_label", "max_height", "max_width", "size_multiple"):
+        whole = ("ignore_label", "max_height", "max_width", "min_height", "min_width", "size_multiple")
+        for name in whole:
             _check(_is_int(getattr(self, name)), name, "a whole number", getattr(self, name))
+        lengths = all(length is None or _is_int(length) for length in self.fixed_shape)
+        _check(lengths, "fixed_shape", "whole numbers or none", self.fixed_shape)
+        threshold = self.threshold is None or _is_number(self.threshold)
+        _check(threshold, "threshold", "a number or none", self.threshold)
         _check(self.stride is None or _is_int(self.stride), "stride", "a whole number or none", self.stride)
         for name in ("color_order", "contract", "precision", "note", "digest"):
             _check(isinstance(getattr(self, name), str), name, "text", getattr(self, name))
