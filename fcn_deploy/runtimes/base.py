@@ -182,16 +182,16 @@ def check_frame_shape(shape: tuple[int, ...], spec: ModelSpec) -> None:
         )
     if height < spec.min_height or width < spec.min_width:
         raise SourceError(
-            f"a frame of {height}x{width} is smaller than {spec.min_height}x{spec.min_width}, the smallest that "
-            "this network takes; scale it up, or export with a size multiple, which pads it inside the graph"
+            f"a frame of {height}x{width} is smaller than {spec.min_height}x{spec.min_width}, the smallest "
+            "that this network takes; scale it up, or export with a size multiple, which pads it inside the graph"
         )
     fixed_batch, fixed_height, fixed_width = spec.fixed_shape
     if fixed_batch not in (None, batch):
         raise SourceError(f"this model takes {fixed_batch} frames at a time, found {batch}")
     if (fixed_height or height, fixed_width or width) != (height, width):
         raise SourceError(
-            f"this model takes frames of {fixed_height or 'any height'}x{fixed_width or 'any width'} only, found "
-            f"{height}x{width}; resize them, or export the network with dynamic axes"
+            f"this model takes frames of {fixed_height or 'any height'}x{fixed_width or 'any width'} only, "
+            f"found {height}x{width}; resize them, or export the network with dynamic axes"
         )
 
 
