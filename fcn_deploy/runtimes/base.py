@@ -183,7 +183,7 @@ def check_frame_shape(shape: tuple[int, ...], spec: ModelSpec) -> None:
     if height < spec.min_height or width < spec.min_width:
         raise SourceError(
             f"a frame of {height}x{width} is smaller than {spec.min_height}x{spec.min_width}, the smallest "
-            "that this network takes; scale it up, or export with a size multiple, which pads it inside the graph"
+            "that this network takes; scale it up, or export with a size multiple, which pads it in the graph"
         )
     fixed_batch, fixed_height, fixed_width = spec.fixed_shape
     if fixed_batch not in (None, batch):
