@@ -11,8 +11,9 @@ array            dtype                   shape and meaning
 ``note``         text, optional          what the original is
 ===============  ======================  ==========================================================
 
-Frames of several sizes are in ``frames_0``, ``frames_1`` and so on, each with its ``logits_0`` or ``labels_0``.
-Nothing in the file is unpickled, and the types and shapes of all arrays are checked before any is read.
+Frames of several sizes are in ``frames_0``, ``frames_1`` and so on, each with its ``logits_0`` or
+``labels_0``. Nothing in the file is unpickled, and the types and shapes of all arrays are checked before any
+is read.
 """
 
 from __future__ import annotations
@@ -157,23 +158,23 @@ def _headers(path: Path) -> dict[str, _Header]:
             }
     except _UNREADABLE as exc:
         raise SourceError(
-            f"{path} is no answers file ({exc}); write one with numpy.savez: frames, color_order, and logits or "
-            "labels"
+            f"{path} is no answers file ({exc}); write one with numpy.savez: frames, color_order, and logits "
+            "or labels"
         ) from exc
 
 
 def _header(path: Path, archive: zipfile.ZipFile, part: zipfile.ZipInfo) -> _Header:
     name = part.filename.removesuffix(".npy")
     with archive.open(part) as stream:
-        version = np.lib.format.read_magic(stream)  # type: ignore[arg-type]
+        version = np.lib.format.read_magic(stream)
         if version not in _NPY_VERSIONS:
             raise ValueError(f"{name} is a structured array")
-        shape, _, dtype = _NPY_VERSIONS[version](stream)  # type: ignore[arg-type]
+        shape, _, dtype = _NPY_VERSIONS[version](stream)
         held = part.file_size - stream.tell()
     if dtype.hasobject:
         raise SourceError(
-            f"{path}: {name} holds Python objects, which are not read, as they can run code; save plain arrays "
-            "(frames of several sizes as frames_0, frames_1 and so on)"
+            f"{path}: {name} holds Python objects, which are not read, as they can run code; save plain "
+            "arrays (frames of several sizes as frames_0, frames_1 and so on)"
         )
     # Otherwise a few bytes could claim an array that fills the memory.
     if int(np.prod(shape, dtype=object)) * dtype.itemsize != held:
@@ -190,9 +191,13 @@ def _check_names(path: Path, headers: dict[str, _Header]) -> None:
             )
         grouped = _GROUPED.fullmatch(name)
         if grouped and f"frames{grouped[2] or ''}" not in headers:
-            raise SourceError(f"{path}: {name} has no frames{grouped[2] or ''}, uint8 [N, H, W, 3], beside it")
+            raise SourceError(
+                f"{path}: {name} has no frames{grouped[2] or ''}, uint8 [N, H, W, 3], beside it"
+            )
     if "color_order" not in headers:
-        raise SourceError(f"{path}: color_order is missing; add color_order='rgb' or 'bgr', that of the frames")
+        raise SourceError(
+            f"{path}: color_order is missing; add color_order='rgb' or 'bgr', that of the frames"
+        )
     if not _suffixes(headers):
         raise SourceError(f"{path}: frames is missing, uint8 [N, H, W, 3]")
     for name in _TEXTS:
@@ -211,8 +216,8 @@ def _checked_group(path: Path, headers: dict[str, _Header], suffix: str) -> tupl
     frames = headers["frames" + suffix]
     if frames.dtype != np.uint8 or len(frames.shape) != 4 or frames.shape[3] != 3 or 0 in frames.shape:
         raise SourceError(
-            f"{path}: frames{suffix} must be uint8 [N, H, W, 3], the frames as a camera gives them, before any "
-            f"preparation; found {frames}"
+            f"{path}: frames{suffix} must be uint8 [N, H, W, 3], the frames as a camera gives them, before "
+            f"any preparation; found {frames}"
         )
     count, height, width, _ = frames.shape
     stated = {

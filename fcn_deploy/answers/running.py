@@ -1,4 +1,4 @@
-"""Labels, and logits where they can be had, of what is compared with the original: a graph, or an open model."""
+"""Labels, and logits where they can be had, of what is compared: a graph, or an open model."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The usual mistakes between a training environment and an export: each is tried, and those that fit are named."""
+"""The usual mistakes between training and export: each is tried, and those that fit are named."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,8 +51,8 @@ def reordered(found: Answered, order: NDArray[np.int64]) -> Answered:
     return Answered(order[found.labels].astype(np.uint8), logits)
 
 
-def _distances(found: NDArray[np.floating], original: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Mean difference of each of the artefact's logits from each of the original's, ``[classes, classes]``."""
+def _distances(found: NDArray[np.floating[Any]], original: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Mean difference of each of the artefact's logits from each of the original's, ``[n, n]``."""
     flat = [values.reshape(len(values), -1).astype(np.float64) for values in (found, original)]
     step = max(1, flat[0].shape[1] // _SAMPLED)
     own, other = (values[:, ::step] for values in flat)
@@ -61,8 +62,8 @@ def _distances(found: NDArray[np.floating], original: NDArray[np.float32]) -> ND
 def assign(likeness: NDArray[np.float64]) -> NDArray[np.int64]:
     """One column for each row, all different, with the largest sum.
 
-    The Hungarian method with potentials (Kuhn 1955, Munkres 1957), in the form that grows a shortest augmenting
-    path from each row in turn: O(n^3).
+    The Hungarian method with potentials (Kuhn 1955, Munkres 1957), in the form that grows a shortest
+    augmenting path from each row in turn: O(n^3).
 
     Args:
         likeness: float64 ``[n, n]``.

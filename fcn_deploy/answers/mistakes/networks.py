@@ -1,4 +1,4 @@
-"""Networks to try a mistake with: the artefact's graph with one difference, fed with frames that have fractions."""
+"""Networks to try a mistake with: a graph with one difference, fed with frames that have fractions."""
 
 from __future__ import annotations
 
@@ -14,15 +14,13 @@ from fcn_deploy.contract import INPUT
 from fcn_deploy.data.images import Image
 from fcn_deploy.export.graph.session import open_session
 from fcn_deploy.export.graph.surgery import PROTO_FLOAT, PROTO_HALF, replace_nodes
-from fcn_deploy.lazy import installed, require
+from fcn_deploy.lazy import require
 from fcn_deploy.spec import ModelSpec
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
-    from fcn_deploy.model.fcn8s import FCN8s
-
-_FLOAT_TYPES = {PROTO_FLOAT: np.float32, PROTO_HALF: np.float16}
+_FLOAT_TYPES: dict[int, np.dtype[Any]] = {PROTO_FLOAT: np.dtype(np.float32), PROTO_HALF: np.dtype(np.float16)}
 
 
 class TrialNetwork(Protocol):
@@ -46,8 +44,7 @@ def graph_network(model: ModelProto, spec: ModelSpec) -> Iterator[TrialNetwork]:
 
         def answer(image: Image, frame: NDArray[np.float32]) -> Answered:
             feeds = {INPUT: as_batch(image, spec), name: as_batch(frame.astype(kind), spec)}
-            given = {one.name for one in session.get_inputs()}
-            found = session.run(names, {key: value for key, value in feeds.items() if key in given})
+            found = session.run(names, feeds)
             return Answered(found[0][0], cropped(found[1][0], source[1], image) if source else None)
 
         yield answer
@@ -58,12 +55,12 @@ def can_be_tried(model: ModelProto) -> bool:
     return _cast_of_frame(model) is not None
 
 
-def with_float_frame(model: ModelProto) -> tuple[ModelProto, str, type[np.floating[Any]]]:
+def with_float_frame(model: ModelProto) -> tuple[ModelProto, str, np.dtype[Any]]:
     """A copy in which what the Cast of the image gives is an input, with that input's name and type."""
     onnx = require("onnx", extra="export")
     cast = _cast_of_frame(model)
     assert cast is not None, "asked before, with can_be_tried"
-    kind, name = cast.attribute[0].i, cast.output[0]
+    kind, name = int(cast.attribute[0].i), str(cast.output[0])
     copied: ModelProto = onnx.ModelProto()
     copied.CopyFrom(model)
     kept = [node for node in copied.graph.node if name not in node.output]
@@ -81,17 +78,3 @@ def _cast_of_frame(model: ModelProto) -> NodeProto | None:
     others = {node.op_type for node in model.graph.node if INPUT in node.input} - {"Cast", "Shape"}
     usable = len(casts) == 1 and not others and casts[0].attribute[0].i in _FLOAT_TYPES
     return casts[0] if usable else None
-
-
-def other_variants(model: ModelProto, spec: ModelSpec) -> Iterator[str]:
-    """Names of the variants of FCN-8s that take the same weights and pad otherwise; none without PyTorch."""
-    if not installed("torch"):
-        return
-    from fcn_deploy.model.fcn8s import VARIANTS
-
-    own = VARIANTS.get(spec.architecture.name)
-    for variant in VARIANTS.values() if own else ():
-        pads = (variant.frame_padding, variant.fc6_padding)
-        same_width = variant.fc_channels != 512 or spec.architecture.options.get("fc_channels") == 512
-        if own and pads != (own.frame_padding, own.fc6_padding) and same_width:
-            yield variant.name

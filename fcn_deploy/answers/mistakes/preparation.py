@@ -1,9 +1,9 @@
 """How the original may have prepared its frames: colour order, /255, mean and std.
 
-A deploy graph computes ``u = (x - mean) / std`` for each colour, whatever of it is folded into weights. Where the
-original computes ``u' = (x' - mean') / std'``, with ``x'`` the frame with red and blue exchanged or not, our graph
-sees the original's ``u'`` if it is given the frame ``std * u' + mean`` in place of ``x``. So no preparation
-needs an edit of the graph: only its frame changes, and has fractions then.
+A deploy graph computes ``u = (x - mean) / std`` for each colour, whatever of it is folded into weights. Where
+the original computes ``u' = (x' - mean') / std'``, with ``x'`` the frame with red and blue exchanged or not,
+our graph sees the original's ``u'`` if it is given the frame ``std * u' + mean`` in place of ``x``. So no
+preparation needs an edit of the graph: only its frame changes, and has fractions then.
 """
 
 from __future__ import annotations
@@ -118,7 +118,11 @@ def _statistics(spec: ModelSpec) -> Iterator[tuple[Triple, Triple, str]]:
     yield mean, _times(std, 255), "divides by 255 after the mean is subtracted"
     yield mean, _times(std, 1 / 255), "does not divide by 255 after the mean is subtracted"
     yield _times(mean, 255), _times(std, 255), "divides frames by 255 before the mean is subtracted"
-    yield _times(mean, 1 / 255), _times(std, 1 / 255), "does not divide frames by 255 before the mean is subtracted"
+    yield (
+        _times(mean, 1 / 255),
+        _times(std, 1 / 255),
+        "does not divide frames by 255 before the mean is subtracted",
+    )
     scaled = _times(IMAGENET_MEAN, 255)
     yield CAFFE_MEAN_BGR, ONE, "takes 0..255 minus Caffe's ImageNet mean"
     yield KERAS_MEAN, ONE, "takes 0..255 minus VGG's mean"

@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcn_deploy.answers.running import logits_inside
-from fcn_deploy.contract import INPUT
 from fcn_deploy.export.graph.surgery import PROTO_HALF, crop_offset, element_types
 from fcn_deploy.lazy import require
 
@@ -34,8 +33,8 @@ ATONCE_SCALES = (0.0001, 0.01)
 class StructureEdit:
     """One way in which layers may differ."""
 
-    kind: str
-    """The mistake: ``skip scales``, ``ceil_mode``, ``align_corners`` or ``upsampling``."""
+    kinds: tuple[str, ...]
+    """The mistake: of ``skip scales``, ``ceil_mode``, ``align_corners`` and ``upsampling``."""
     words: str
     """What the original does."""
     repair: str
@@ -46,13 +45,13 @@ class StructureEdit:
 
 def structure_edits(model: ModelProto) -> Iterator[StructureEdit]:
     """Each edit that changes this graph, as a graph of its own."""
-    for kind, words, repair, edit in _EDITS:
+    for kinds, words, repair, edit in _edits():
         graph = copy.deepcopy(model)
         editor = _Editor(graph)
         if edit(editor):
             editor.sort()
             del graph.graph.value_info[:]  # shapes may be others now
-            yield StructureEdit(kind, words, repair, graph)
+            yield StructureEdit(kinds, words, repair, graph)
 
 
 class _Editor:
@@ -82,11 +81,6 @@ class _Editor:
     def constant(self, name: str, value: NDArray[Any]) -> str:
         self.graph.initializer.append(self.onnx.numpy_helper.from_array(value, name))
         return name
-
-    def values(self, name: str) -> NDArray[Any] | None:
-        """A constant's values; None where it is computed."""
-        tensor = self.constants.get(name)
-        return None if tensor is None else self.onnx.numpy_helper.to_array(tensor)
 
     def add(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
         """A new node, somewhere; :meth:`sort` brings it to its place. Its output's name."""
@@ -130,6 +124,19 @@ class _Editor:
                 count += maker.op_type == "Conv"
                 pending += maker.input
         return count
+
+    def network_input(self) -> str | None:
+        """What the first convolution reads: the prepared frames."""
+        return next((node.input[0] for node in self.graph.node if node.op_type == "Conv"), None)
+
+    def factor(self, node: NodeProto) -> int | None:
+        """By how much a Resize enlarges height and width; None where it is no whole number, or computed."""
+        tensor = self.constants.get(node.input[2]) if len(node.input) == 3 else None
+        if tensor is None:
+            return None
+        scales = self.onnx.numpy_helper.to_array(tensor)
+        whole = scales.size == 4 and scales[2] == scales[3] and float(scales[2]).is_integer()
+        return int(scales[2]) if whole else None
 
     def resizes(self) -> list[NodeProto]:
         """Linear resizes of scores, in graph order: those behind the score layers."""
@@ -216,14 +223,11 @@ def _resize_to(editor: _Editor, node: NodeProto, *, last: bool) -> bool:
     if len(node.input) != 3:
         return False  # it has sizes already
     name = node.output[0]
-    if last:
-        like, first = INPUT, 1  # frames are [N, H, W, 3]
-    else:
-        like, first = _added_to(editor, name), 2
-    if not like:
+    like = editor.network_input() if last else _added_to(editor, name)
+    if like is None:
         return False
     own = editor.add("Shape", [node.input[0]], f"{name}.own", start=0, end=2)
-    target = editor.add("Shape", [like], f"{name}.like", start=first, end=first + 2)
+    target = editor.add("Shape", [like], f"{name}.like", start=2, end=4)
     sizes = editor.add("Concat", [own, target], f"{name}.sizes", axis=0)
     source = node.input[0]
     del node.input[:]
@@ -233,7 +237,7 @@ def _resize_to(editor: _Editor, node: NodeProto, *, last: bool) -> bool:
 
 def _added_to(editor: _Editor, tensor: str) -> str | None:
     """The other operand of the sum that these scores go into, cropped or not; None where there is none."""
-    while len(readers := editor.readers.get(tensor, ())) == 1 and readers[0].op_type == "Slice":
+    while len(readers := editor.readers.get(tensor, [])) == 1 and readers[0].op_type == "Slice":
         tensor = readers[0].output[0]
     if len(readers) != 1 or readers[0].op_type != "Add":
         return None
@@ -248,17 +252,14 @@ def _transpose_convolutions(editor: _Editor) -> bool:
         return False
     kinds, changed = element_types(editor.model), False
     for node in resizes:
-        scales = editor.values(node.input[2]) if len(node.input) == 3 else None
-        if scales is None or scales[2] != scales[3] or scales[2] % 2 or kinds.get(node.input[0]) == PROTO_HALF:
+        factor = editor.factor(node)
+        if factor is None or factor % 2 or kinds.get(node.input[0]) == PROTO_HALF:
             continue
-        factor = int(scales[2])
-        kernel = np.repeat(_bilinear(2 * factor)[None, None], weights.dims[0], axis=0)
+        kernel = np.tile(_bilinear(2 * factor), (weights.dims[0], 1, 1, 1))
         node.op_type = "ConvTranspose"
         node.input[1] = editor.constant(f"{node.output[0]}.kernel", kernel)
         del node.input[2:], node.attribute[:]
-        editor.change(
-            node, group=int(weights.dims[0]), strides=[factor, factor], pads=[factor // 2] * 4
-        )
+        editor.change(node, group=int(weights.dims[0]), strides=[factor, factor], pads=[factor // 2] * 4)
         changed = True
     return changed
 
@@ -277,49 +278,35 @@ def _pool_floor_and_resize(editor: _Editor, *, mode: bytes) -> bool:
 Edit = Callable[[_Editor], bool]
 """Changes the graph in place; whether it did."""
 
-_OWN_MODULE = "--model FILE.py:FACTORY with the original's own module, which keeps it"
-_SCALED = "multiply its skips by 0.0001 (pool3) and 0.01 (pool4)"
-_SKIPS: list[tuple[str, str, str, Edit]] = [
-    ("skip scales", f"does {_SCALED}", "--variant fcn8s-atonce", partial(_scale_skips, inverse=False)),
-    ("skip scales", f"does not {_SCALED}", "--variant fcn8s", partial(_scale_skips, inverse=True)),
-]
-_POOLING: list[tuple[str, str, str, Edit]] = [
-    ("ceil_mode", "rounds down in pooling (ceil_mode=False)", _OWN_MODULE, _pool_floor),
-    ("ceil_mode", "rounds up in pooling (ceil_mode=True)", _OWN_MODULE, _pool_ceil),
-    (
-        "ceil_mode",
-        "rounds down in pooling (ceil_mode=False) and resizes scores to the size that they are to have",
-        _OWN_MODULE,
-        partial(_pool_floor_and_resize, mode=b"half_pixel"),
-    ),
-    (
-        "ceil_mode and align_corners",
-        "rounds down in pooling (ceil_mode=False) and resizes scores with align_corners=True",
-        _OWN_MODULE,
-        partial(_pool_floor_and_resize, mode=b"align_corners"),
-    ),
-]
+_OWN_MODULE = "--model FILE.py:FACTORY, which takes the original's own layers"
+_SCALED = "its skips by 0.0001 (pool3) and 0.01 (pool4)"
+_SIZED = "to the size that they are to have"
 _MODES = (
-    (b"align_corners", True, "align_corners", "with align_corners=True to the size that they are to have"),
+    (b"align_corners", True, "align_corners", f"with align_corners=True {_SIZED}"),
     (b"align_corners", False, "align_corners", "with align_corners=True by a factor"),
-    (b"half_pixel", True, "upsampling", "to the size that they are to have, not by a factor"),
+    (b"half_pixel", True, "upsampling", f"{_SIZED}, not by a factor"),
     (b"half_pixel", False, "align_corners", "with align_corners=False"),
     (b"asymmetric", False, "upsampling", "from the corner of each pixel, not its centre"),
 )
-_RESIZING: list[tuple[str, str, str, Edit]] = [
-    (
-        kind,
-        f"resizes {'the logits' if last_only else 'all scores'} {words}",
-        _OWN_MODULE,
-        partial(_resample, mode=mode, to_size=to_size, last_only=last_only),
-    )
-    for last_only in (False, True)
-    for mode, to_size, kind, words in _MODES
-]
-_TRANSPOSED: tuple[str, str, str, Edit] = (
-    "upsampling",
-    "upsamples scores with transposed convolutions, not with a resize",
-    "--learned-upscore",
-    _transpose_convolutions,
-)
-_EDITS = [*_SKIPS, *_POOLING, *_RESIZING, _TRANSPOSED]
+
+
+def _edits() -> Iterator[tuple[tuple[str, ...], str, str, Edit]]:
+    """Kinds, what the original does, the repair, and the edit that makes the graph do the same."""
+    skips = ("skip scales",)
+    yield skips, f"multiplies {_SCALED}", "--variant fcn8s-atonce", partial(_scale_skips, inverse=False)
+    yield skips, f"does not multiply {_SCALED}", "--variant fcn8s", partial(_scale_skips, inverse=True)
+    down = "rounds down in pooling (ceil_mode=False)"
+    yield ("ceil_mode",), down, _OWN_MODULE, _pool_floor
+    yield ("ceil_mode",), "rounds up in pooling (ceil_mode=True)", _OWN_MODULE, _pool_ceil
+    resized = partial(_pool_floor_and_resize, mode=b"half_pixel")
+    yield ("ceil_mode",), f"{down} and resizes scores {_SIZED}", _OWN_MODULE, resized
+    corners = partial(_pool_floor_and_resize, mode=b"align_corners")
+    both = f"{down} and resizes scores with align_corners=True"
+    yield ("ceil_mode", "align_corners"), both, _OWN_MODULE, corners
+    for last_only in (False, True):
+        for mode, to_size, kind, how in _MODES:
+            words = f"resizes {'the logits' if last_only else 'all scores'} {how}"
+            edit = partial(_resample, mode=mode, to_size=to_size, last_only=last_only)
+            yield (kind,), words, _OWN_MODULE, edit
+    transposed = "upsamples scores with transposed convolutions, not with a resize"
+    yield ("upsampling",), transposed, "--learned-upscore", _transpose_convolutions
