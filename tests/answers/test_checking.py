@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +81,20 @@ def test_other_names_of_classes_are_a_warning(bundled_file: Path, write_answers)
     found = fcn_deploy.check_answers(bundled_file, originals.path)
     assert found.warnings == ("class 3 is 'street' in answers.npz and 'road' in this artefact",)
     assert found.passed
+
+
+def test_the_snippet_of_the_docs_names_the_mistake(
+    swapped_file: Path,
+    write_answers,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write_answers()
+    swapped_file.rename(tmp_path / "model.onnx")
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(Path(__file__).parents[2] / "docs" / "snippets" / "check_answers.py"))
+    assert "exchanges red and blue -> --trained-on rgb" in capsys.readouterr().out
 
 
 def test_limits_can_be_given(swapped_file: Path, write_answers) -> None:

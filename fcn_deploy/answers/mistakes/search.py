@@ -2,9 +2,9 @@
 
 Each mistake is undone on a copy: another preparation of the frames, an edited graph, another variant, another
 order of the classes. First each alone on one frame; where none fits, the nearest preparations together with
-each other difference. What brings the frame within the limits is tried on up to three more. A mistake is named
-where all of these frames are within the limits with it, no other one comes nearer, and no part of it is enough.
-The search ends early where logits are equal but for rounding.
+each other difference. What brings the frame within the limits is tried on up to three more. A mistake is
+named where all of these frames are within the limits with it, no other one comes nearer, and no part of it is
+enough. The search ends early where logits are equal but for rounding.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,7 @@ from fcn_deploy.answers.comparison import (
 )
 from fcn_deploy.answers.file import OriginalAnswer, OriginalAnswers
 from fcn_deploy.answers.mistakes.class_order import class_order, reordered
+from fcn_deploy.answers.mistakes.explanation import Explanation, Mistake
 from fcn_deploy.answers.mistakes.networks import TrialNetwork, can_be_tried, graph_network
 from fcn_deploy.answers.mistakes.preparation import Preparation, preparations
 from fcn_deploy.answers.mistakes.structure import structure_edits
@@ -46,44 +47,6 @@ _FRAMES = 4
 _PAIRED = 3
 """Preparations, those that came nearest alone, that are tried together with each other difference. While the
 preparation is wrong the others hardly show, so none of those is left out."""
-
-
-@dataclass(frozen=True)
-class Mistake:
-    """A difference between the original and the export, and how near the artefact comes without it."""
-
-    kinds: tuple[str, ...]
-    """In short: of ``color order``, ``/255``, ``mean``, ``std``, ``skip scales``, ``ceil_mode``,
-    ``align_corners``, ``upsampling``, ``variant`` and ``class order``."""
-    words: str
-    """What the original does and the artefact does not."""
-    repair: str
-    """The options to export it with."""
-    agreement: float
-    """Share of equal labels of the worst frame tried, 0 to 1."""
-    logit_error: float | None
-    """The largest of the frames tried."""
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "kinds": list(self.kinds),
-            "original": self.words,
-            "repair": self.repair,
-            "agreement": self.agreement,
-            "logit_error": self.logit_error,
-        }
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """What the search found."""
-
-    mistakes: tuple[Mistake, ...]
-    """Those that explain it, all equally well; empty where none does."""
-    closest: Mistake | None
-    """Where none does: the one that came nearest, if any came nearer than the artefact as it is."""
-    tried: int
-    """How many mistakes and pairs were tried."""
 
 
 def explain(
