@@ -39,7 +39,8 @@ def load_checkpoint(
     variant: str | None = None,
     num_classes: int | None = None,
     learned_upscore: bool | None = None,
-    trained_on: str = "bgr",
+    trained_on: str | None = None,
+    key: str | None = None,
 ) -> tuple[Network, CheckpointInfo]:
     """Load a checkpoint of any known layout.
 
@@ -50,9 +51,10 @@ def load_checkpoint(
             layers get. None uses the number in the file.
         learned_upscore: True keeps the upscore weights of the file as transposed convolutions,
             False requires fixed bilinear ones; None decides by the weights.
-        trained_on: channel order of the frames that it was trained on, ``bgr`` or ``rgb``, where the
-            layout does not define it. For ``rgb`` the input channels of the first convolution are
+        trained_on: channel order of the frames that it was trained on, ``bgr`` or ``rgb``; None uses what the
+            layout says, else ``bgr``. For ``rgb`` the input channels of an FCN-8s' first convolution are
             reversed, because FCN8s always reads B, G, R.
+        key: which weights, where the file holds several: such as ``ema.shadow``.
 
     Returns:
         The float32 model in evaluation mode, and where it came from.
@@ -61,16 +63,22 @@ def load_checkpoint(
         UsageError: the file cannot be read, or the variant is neither given nor known.
         ModelError: the file is damaged, or its weights do not fit; keys are listed.
     """
-    if trained_on not in ("bgr", "rgb"):
+    if trained_on not in (None, "bgr", "rgb"):
         raise UsageError(f"trained_on must be bgr or rgb, not {trained_on!r}")
     path = bundled_path() if str(source) == "bundled" else input_file(source, "checkpoint")
     if path.suffix not in CHECKPOINT_SUFFIXES:
         raise UsageError(f"{path} is not a checkpoint: expected one of {', '.join(CHECKPOINT_SUFFIXES)}")
-    stored = read(path)
+    stored = read(path, key)
     # Unknown keys are compared with the public layout's, so that the message lists the differences.
     layout = next((known for known in LAYOUTS if known.recognises(stored)), PUBLIC)
-    trained_on = layout.trained_on or trained_on
-    found = layout.open(stored, Stated(variant, num_classes, learned_upscore, trained_on))
+    if layout.trained_on and trained_on not in (None, layout.trained_on):
+        raise UsageError(
+            f"{path} is of a layout that is trained on {layout.trained_on}; leave out --trained-on"
+        )
+    order = layout.trained_on or trained_on or "bgr"
+    found = layout.open(stored, Stated(variant, num_classes, learned_upscore, order))
+    if found.spec is not None and order == "rgb":
+        raise UsageError(f"{path} has a description with its colour order; leave out --trained-on")
     model = found.network
     classes, unused = classes_in_metadata(stored.metadata, model.num_classes)
     spec = found.spec and found.spec.replace(architecture=model.architecture)
@@ -83,7 +91,8 @@ def load_checkpoint(
         classes=classes,
         mean=spec.mean if spec else layout.mean,
         std=spec.std if spec else layout.std,
-        trained_on=trained_on,
+        trained_on=order,
+        turned=order == "rgb" and layout.trained_on is None,
         note=spec.note if spec else layout.note,
         assumptions=(*stored.assumptions, *found.assumptions, *layout.assumptions, *unused),
     )
@@ -209,6 +218,8 @@ def _same_variant(path: Path, given: str | None, known: str, by: str) -> None:
 # torchvision's VGG16 classifier
 
 
+ON_IMAGENET = "trained on R, G, B with torchvision's statistics"
+
 TORCHVISION_MEAN_BGR = (255 * 0.406, 255 * 0.456, 255 * 0.485)
 
 TORCHVISION_STD_BGR = (255 * 0.225, 255 * 0.224, 255 * 0.229)
@@ -285,8 +296,6 @@ def _torchvision(stored: StoredWeights, stated: Stated) -> Opened:
     return Opened(network, "keys", assumptions=tuple(assumptions))
 
 
-_ON_IMAGENET = "trained on R, G, B with torchvision's statistics"
-
 PUBLIC = Layout(recognises=lambda stored: "conv1_1.weight" in stored.state, open=_public)
 
 LAYOUTS = (
@@ -299,7 +308,7 @@ LAYOUTS = (
         mean=TORCHVISION_MEAN_BGR,
         std=TORCHVISION_STD_BGR,
         note="score layers untrained: a start for training, labels mean nothing",
-        assumptions=(_ON_IMAGENET,),
+        assumptions=(ON_IMAGENET,),
     ),
     Layout(
         recognises=lambda stored: name_of(stored.state) is not None,
@@ -307,7 +316,7 @@ LAYOUTS = (
         trained_on="rgb",
         mean=TORCHVISION_MEAN_BGR,
         std=TORCHVISION_STD_BGR,
-        assumptions=(_ON_IMAGENET,),
+        assumptions=(ON_IMAGENET,),
     ),
     PUBLIC,
 )

@@ -41,7 +41,7 @@ class StoredWeights:
     """Which set of weights was used, where the file holds several."""
 
 
-def read(path: Path) -> StoredWeights:
+def read(path: Path, key: str | None = None) -> StoredWeights:
     """The weights of a file.
 
     Raises:
