@@ -51,7 +51,7 @@ def container_of(path: Path) -> str:
         return _zip_kind(path)
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= _LARGEST_TABLE:
         return SAFETENSORS
-    if other := _other_kind(head, path):
+    if other := _other_kind(head, path.name):
         raise ModelError(f"{path} {other}")
     if head.startswith(b"\x80"):
         return LEGACY
@@ -61,7 +61,7 @@ def container_of(path: Path) -> str:
     )
 
 
-def _other_kind(head: bytes, path: Path) -> str | None:
+def _other_kind(head: bytes, file: str) -> str | None:
     """What a file is that is no checkpoint, as the end of a sentence."""
     for signature, told in _SIGNATURES:
         if head.startswith(signature):
@@ -77,15 +77,15 @@ def _other_kind(head: bytes, path: Path) -> str | None:
     if head[:1] == b"\n" and b"Convolution" in head:
         return "is a Caffe model; convert it to PyTorch first"
     if head[_TAR_MAGIC] == b"ustar":
-        return _tar_kind(head, path)
+        return _tar_kind(head, file)
     return None
 
 
-def _tar_kind(head: bytes, path: Path) -> str:
+def _tar_kind(head: bytes, file: str) -> str:
     if head.startswith((b"sys_info\0", b"pickle\0", b"storages\0", b"tensors\0")):
         return (
-            "is in the tar format of PyTorch before 0.2, which cannot be read without running its code; where "
-            f'you trust it, save it again: torch.save(torch.load("{path.name}", weights_only=False), "new.pth")'
+            "is in the tar format of PyTorch before 0.2, which is not read here; where you trust it, save it "
+            f'again: torch.save(torch.load("{file}", weights_only=False), "new.pth")'
         )
     return "is a tar archive; unpack it and give the file inside"
 

@@ -103,9 +103,9 @@ class _Reader:
                 tensor = self._tensor(value)
                 if tensor is None:
                     raise ModelError(
-                        f"{self._path} holds a whole `{printable(name)}` whose {printable(prefix + key)} is no "
-                        "plain tensor (it may be quantised or sparse); save its weights as float32, by "
-                        "torch.save(model.state_dict(), ...), where it was made"
+                        f"{self._path} holds a whole `{printable(name)}` whose {printable(prefix + key)} is "
+                        "no plain tensor (it may be quantised or sparse); save its weights as float32 where "
+                        'it was made: torch.save(model.float().state_dict(), "weights.pth")'
                     )
                 state[f"{prefix}{key}"] = tensor
         return name, state

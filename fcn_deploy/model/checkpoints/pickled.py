@@ -118,10 +118,10 @@ def _require_known_names(path: Path, archive: Archive) -> None:
     foreign = [name for name in archive.pickled.names if name not in _DATA]
     if foreign and not any(map(is_module, archive.pickled.calls)):
         raise ModelError(
-            f"{path} was not loaded: it holds {_listed(foreign)}, and a pickle that names classes or functions "
-            f"can run any code; where you trust it, save its weights alone: import torch; checkpoint = "
-            f'torch.load("{path.name}", weights_only=False); torch.save(checkpoint["model"], "weights.pth"), '
-            "with the key that your training script used"
+            f"{path} was not loaded: it holds {_listed(foreign)}, and a pickle that names classes or "
+            "functions can run any code; where you trust it, save its weights alone: import torch; "
+            f'checkpoint = torch.load("{path.name}", weights_only=False); '
+            'torch.save(checkpoint["model"], "weights.pth"), with the key that your training script used'
         )
 
 

@@ -79,8 +79,8 @@ def find(path: Path, loaded: Any, key: str | None) -> tuple[dict[str, Tensor], t
         taken = min(state_dicts, key=_rank)
         said = _choice(taken, sets)
     if isinstance(taken.found, PickledModule):
-        whole = f"a whole `{printable(taken.found.class_name)}` was saved; its tensors were taken, none of its code"
-        said = (*said, whole)
+        name = printable(taken.found.class_name)
+        said = (*said, f"a whole `{name}` was saved; its tensors were taken, none of its code")
     return dict(taken.tensors), said
 
 
@@ -140,8 +140,8 @@ def _chosen(path: Path, sets: list[_Set], key: str) -> tuple[_Set, tuple[str, ..
         raise ModelError(f"{path} holds no weights under {key!r}; {held}")
     if not isinstance(taken.found, Mapping):
         raise ModelError(
-            f"{path}: {key!r} is a list of tensors without names, so they cannot be told apart; load them into "
-            "the network where it was trained, and save its state_dict()"
+            f"{path}: {key!r} is a list of tensors without names, so they cannot be told apart; load them "
+            "into the network where it was trained, and save its state_dict()"
         )
     others = [name for name in taken.found if name not in taken.tensors]
     left = f"; left out {', '.join(printable(str(name)) for name in others[:_SHOWN])}, which are no tensors"
