@@ -66,6 +66,21 @@ def legacy_file(path: Path, body: bytes, storages: dict[str, bytes] | None = Non
 CONTAINERS: dict[str, Callable[..., Path]] = {"zip": zip_file, "legacy": legacy_file}
 
 
+def tensor(
+    count: bytes, offset: bytes, size: bytes, stride: bytes, kind: str = "FloatStorage", key: str = "0"
+) -> bytes:
+    """The opcodes of a tensor on a storage, with whatever numbers."""
+    storage = b"(" + text("storage") + named(f"torch.{kind}") + text(key) + text("cpu") + count + b"tQ"
+    return called(named("torch._utils._rebuild_tensor_v2"), storage, offset, size, stride, b"\x89", b"N")
+
+
+def module_with(weight: bytes, more: bytes = b"", name: str = "train.Net", modules: bytes = b"}") -> bytes:
+    """The opcodes of a torch.nn.Module with one parameter; ``more``: keys and values of its other fields."""
+    parameters = text("_parameters") + b"}" + text("weight") + weight + b"s"
+    fields = parameters + text("_buffers") + b"}" + text("_modules") + modules
+    return named(name) + b")\x81}(" + fields + more + b"ub"
+
+
 def hostile_classes(canary: Path) -> ModuleType:
     """Classes that make the canary in the method that one opcode calls."""
 

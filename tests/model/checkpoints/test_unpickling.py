@@ -19,11 +19,12 @@ from hostile_pickles import (
     CONTAINERS,
     EXTENSION,
     MODULE,
-    called,
     hostile,
     hostile_classes,
+    module_with,
     named,
     program,
+    tensor,
     text,
     zip_file,
 )
@@ -80,7 +81,14 @@ def test_nothing_of_it_runs_where_it_is_read_as_data(kind: str, pickles, canary:
     def watch(frame: Any, event: str, arg: Any) -> None:
         if event == "call":
             ran.add(Path(frame.f_code.co_filename).name)
-        elif event == "c_call" and arg.__name__ in ("eval", "exec", "__import__", "mkdir", "loads", "getattr"):
+        elif event == "c_call" and arg.__name__ in (
+            "eval",
+            "exec",
+            "__import__",
+            "mkdir",
+            "loads",
+            "getattr",
+        ):
             ran.add(arg.__name__)
 
     "".encode("raw-unicode-escape")  # so that no codec has to be imported below
@@ -112,25 +120,11 @@ def test_nothing_of_it_runs_as_a_part_of_a_module_that_is_taken(
     kind, pickles, canary, tmp_path: Path
 ) -> None:
     """A whole module with a weight, and with the hostile object as an attribute of its own."""
-    protocol, hostile_part = pickles[kind][:2], pickles[kind][2:-1]
+    protocol, part = pickles[kind][:2], pickles[kind][2:-1]
     if kind == "REDUCE, protocol 0":
-        protocol, hostile_part = b"\x80\x02", pickles[kind][:-1]
-    storage = b"(" + text("storage") + named("torch.FloatStorage") + text("0") + text("cpu") + b"K\x04tQ"
-    weight = called(
-        named("torch._utils._rebuild_tensor_v2"), storage, b"K\x00", b"K\x04\x85", b"K\x01\x85", b"\x89", b"N"
-    )
-    fields = (
-        text("_parameters")
-        + b"}"
-        + text("weight")
-        + weight
-        + b"s"
-        + text("_buffers")
-        + b"}"
-        + text("_modules")
-        + b"}"
-    )
-    body = protocol + named("train.Net") + b")\x81}(" + fields + text("hook") + hostile_part + b"ub."
+        protocol, part = b"\x80\x02", pickles[kind][:-1]
+    weight = tensor(b"K\x04", b"K\x00", b"K\x04\x85", b"K\x01\x85")
+    body = protocol + module_with(weight, text("hook") + part) + b"."
     path = zip_file(tmp_path / "module.pth", body, {"0": struct.pack("<4f", 1, 2, 3, 4)})
     if kind.startswith("EXT"):
         with pytest.raises(ModelError, match="opcode EXT"):
