@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fcn_deploy.errors import ModelError, UsageError
 from fcn_deploy.files import input_file, md5_of, sha256_of
-from fcn_deploy.model import CHECKPOINT_SUFFIXES, bundled_path
+from fcn_deploy.model import bundled_path
 from fcn_deploy.model.checkpoints.describe import CheckpointInfo, classes_in_metadata
 from fcn_deploy.model.checkpoints.fitting import build, sized
 from fcn_deploy.model.checkpoints.keys import first
@@ -54,7 +54,8 @@ def load_checkpoint(
         trained_on: channel order of the frames that it was trained on, ``bgr`` or ``rgb``; None uses what the
             layout says, else ``bgr``. For ``rgb`` the input channels of an FCN-8s' first convolution are
             reversed, because FCN8s always reads B, G, R.
-        key: which weights, where the file holds several: such as ``ema.shadow``.
+        key: which set of weights, where the file holds several, as
+            :func:`fcn_deploy.model.checkpoints.read.read` takes it.
 
     Returns:
         The float32 model in evaluation mode, and where it came from.
@@ -66,8 +67,6 @@ def load_checkpoint(
     if trained_on not in (None, "bgr", "rgb"):
         raise UsageError(f"trained_on must be bgr or rgb, not {trained_on!r}")
     path = bundled_path() if str(source) == "bundled" else input_file(source, "checkpoint")
-    if path.suffix not in CHECKPOINT_SUFFIXES:
-        raise UsageError(f"{path} is not a checkpoint: expected one of {', '.join(CHECKPOINT_SUFFIXES)}")
     stored = read(path, key)
     # Unknown keys are compared with the public layout's, so that the message lists the differences.
     layout = next((known for known in LAYOUTS if known.recognises(stored)), PUBLIC)
@@ -83,7 +82,7 @@ def load_checkpoint(
     classes, unused = classes_in_metadata(stored.metadata, model.num_classes)
     spec = found.spec and found.spec.replace(architecture=model.architecture)
     return model, CheckpointInfo(
-        kind=layout.kind or ("safetensors" if path.suffix == ".safetensors" else "checkpoint"),
+        kind=layout.kind or stored.container,
         name="bundled" if str(source) == "bundled" else path.name,
         sha256=sha256_of(path),
         known_by=found.known_by,
