@@ -93,8 +93,12 @@ def export(
         ),
     ] = None,
     trained_on: Annotated[
-        options.ColorOrder, typer.Option(help="Channel order of the frames that it was trained on.")
-    ] = options.ColorOrder.BGR,
+        options.ColorOrder | None,
+        typer.Option(
+            help="Channel order of the frames that it was trained on, where its layout does not tell.",
+            show_default=False,
+        ),
+    ] = None,
     learned_upscore: Annotated[
         bool, typer.Option("--learned-upscore", help="Keep upscores as transposed convolutions.")
     ] = False,
@@ -128,7 +132,7 @@ def export(
             mean=None if mean is None else options.parse_channels(mean, "--mean"),
             std=None if std is None else options.parse_channels(std, "--std"),
             color_order=color.value if color else None,
-            trained_on=trained_on.value,
+            trained_on=trained_on.value if trained_on else None,
             outputs=None if outputs is None else [name.strip() for name in outputs.split(",")],
             max_size=None if max_size is None else options.parse_size(max_size, "--max-size"),
             learned_upscore=learned_upscore,

@@ -68,7 +68,7 @@ def export_model(
     mean: tuple[float, float, float] | None = None,
     std: tuple[float, float, float] | None = None,
     color_order: str | None = None,
-    trained_on: str = "bgr",
+    trained_on: str | None = None,
     outputs: str | Sequence[str] | None = None,
     max_size: tuple[int, int] | None = None,
     note: str | None = None,
@@ -95,7 +95,8 @@ def export_model(
         mean: subtracted from frames of 0..255; in the order B, G, R.
         std: divided by after the mean; in the order B, G, R.
         color_order: ``bgr`` or ``rgb``, of the frames handed to the artefact.
-        trained_on: ``bgr`` or ``rgb``, of the frames that the checkpoint was trained on.
+        trained_on: ``bgr`` or ``rgb``, of the frames that the checkpoint was trained on; None uses what is
+            known of its layout, or ``bgr``.
         outputs: ``labels`` (always there), and on request ``confidence`` and ``logits``.
         max_size: height and width of the largest frame that is accepted.
         note: shown wherever the model is named.
@@ -181,13 +182,13 @@ def _refuse_source(
     checkpoint: str | Path | Network,
     random_only: dict[str, int | None],
     from_file_only: dict[str, bool],
-    trained_on: str,
+    trained_on: str | None,
 ) -> None:
     """Refuse what does not go with where the weights come from, before any heavy package is imported."""
-    if trained_on not in ("bgr", "rgb"):
+    if trained_on not in (None, "bgr", "rgb"):
         raise UsageError(f"trained_on must be bgr or rgb, not {trained_on!r}")
     in_memory = not isinstance(checkpoint, (str, Path))
-    if trained_on == "rgb" and (in_memory or checkpoint == "random"):
+    if trained_on is not None and (in_memory or checkpoint == "random"):
         raise UsageError("--trained-on is for checkpoint files; leave it out")
     for option, given in from_file_only.items():
         if given and in_memory:
@@ -227,7 +228,7 @@ def _load(
     num_classes: int | None,
     named: ClassSet | None,
     learned_upscore: bool,
-    trained_on: str,
+    trained_on: str | None,
     random_only: dict[str, int | None],
 ) -> tuple[Network, CheckpointInfo]:
     require("torch", extra="export")
@@ -268,7 +269,7 @@ def _describe(
     checkpoint: str | Path | Network,
     model: FCN8s,
     info: CheckpointInfo,
-    trained_on: str,
+    trained_on: str | None,
     stated: dict[str, Any],
 ) -> tuple[ModelSpec, tuple[str, ...]]:
     """The description, and a sentence for each value in it that was assumed."""
@@ -276,10 +277,10 @@ def _describe(
 
     spec = spec_of(model, info, **stated)
     parent, *ancestors = spec.provenance
-    if trained_on == "rgb":
+    if trained_on is not None:
         if info.spec is not None:
             raise UsageError(f"{checkpoint} has a description with its colour order; leave out --trained-on")
-        parent = {**parent, "trained_on": "rgb"}
+        parent = {**parent, "trained_on": trained_on}
     spec = spec.replace(
         provenance=(parent, *ancestors),
         architecture=model.architecture,
