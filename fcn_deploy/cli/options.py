@@ -88,6 +88,8 @@ class VariantChoice(str, Enum):
     ATONCE = "fcn8s-atonce"
     SAME = "fcn8s-same"
     LITE = "fcn8s-lite"
+    LECTURE = "fcn8s-lecture"
+    LECTURE_NORELU = "fcn8s-lecture-norelu"
 
 
 class Precision(str, Enum):
