@@ -100,6 +100,7 @@ class UserNetwork(Network):
     @property
     def architecture(self) -> Architecture:
         stated = {
+            "channel_order": self.channel_order,
             "factory": self.options.factory,
             "logits_stride": self.options.logits_stride,
             "align_corners": self.options.align_corners or None,
