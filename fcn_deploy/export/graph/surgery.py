@@ -100,10 +100,18 @@ def pad_pooling(model: ModelProto) -> None:
         node.attribute.extend(onnx.helper.make_attribute(k, v) for k, v in attributes.items())
 
 
+def deciding_node(model: ModelProto) -> NodeProto | None:
+    """The ArgMax that the labels come from; None where the network itself gives labels, not scores."""
+    makers = {name: node for node in model.graph.node for name in node.output}
+    node = makers.get("labels")
+    while node is not None and node.op_type in ("Cast", "Slice", "Identity"):
+        node = makers.get(node.input[0])
+    return node if node is not None and node.op_type == "ArgMax" else None
+
+
 def crop_offset(model: ModelProto) -> int:
     """Rows and columns that the deploy graph crops at the labels' start; 0 where it crops the logits."""
-    onnx = require("onnx", extra="export")
-    inside = find_node(model, "ArgMax").output[0]
+    deciding = deciding_node(model)
+    inside = None if deciding is None else deciding.output[0]
     starts = [n.input[1] for n in model.graph.node if n.op_type == "Slice" and n.input[0] == inside]
-    values = {t.name: t for t in model.graph.initializer if t.name in starts}
-    return int(onnx.numpy_helper.to_array(values[starts[0]])[0]) if starts else 0
+    return int(constants_of(model.graph)[starts[0]][0]) if starts else 0
