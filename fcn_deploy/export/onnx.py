@@ -1,4 +1,4 @@
-"""FCN8s -> one ONNX file with dynamic batch, height and width, checked before it is written."""
+"""A network -> one ONNX file with dynamic batch, height and width, checked before it is written."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from fcn_deploy.export.graph.naming import tidy
 from fcn_deploy.export.graph.surgery import find_node, pad_pooling
 from fcn_deploy.export.parity import check_parity
 from fcn_deploy.lazy import require
-from fcn_deploy.model.deploy import DeployModel, Rewrites, reference_logits
-from fcn_deploy.model.fcn8s import FCN8s
+from fcn_deploy.model.deploy import DeployModel, reference_logits
+from fcn_deploy.model.network import Network, Rewrites
 from fcn_deploy.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ express. The graph itself has no such limit; parity is checked from 1x1 up.
 
 
 def export_onnx(
-    model: FCN8s,
+    model: Network,
     spec: ModelSpec,
     path: str | Path,
     *,
@@ -58,7 +58,7 @@ def export_onnx(
         model: the network, in float32.
         spec: its description; ``spec.outputs`` says which outputs the graph has.
         path: where the ONNX file goes.
-        precision: ``fp32``, or ``fp16`` with float16 weights and activations from conv1_1 on.
+        precision: ``fp32``, or ``fp16`` with float16 weights and activations from the first convolution on.
         calib: images or a video for the range check of fp16; None uses the synthetic clip.
         keep_fp32: leave layers that overflow fp16 in fp32 instead of failing.
         rewrites: which faster forms to use.
