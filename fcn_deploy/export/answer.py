@@ -282,5 +282,6 @@ def _are_probabilities(array: NDArray[Any], axis: int | None, kind: str, sigmoid
     values = array.astype(np.float32)
     if values.min() < 0 or values.max() > 1:
         return False
-    sums: NDArray[np.float32] = values.sum(axis) if kind == "scores" else np.zeros(1, np.float32)
-    return sigmoid or bool(np.abs(sums - 1).max() < _SUM_TOLERANCE)
+    if sigmoid or kind == "channel":
+        return sigmoid
+    return float(np.abs(values.sum(axis) - 1).max()) < _SUM_TOLERANCE

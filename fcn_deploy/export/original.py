@@ -6,16 +6,17 @@ local functions, whose bodies are put in place of their calls.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fcn_deploy.errors import ModelError, UsageError
+from fcn_deploy.errors import ModelError, UsageError, first_line
 from fcn_deploy.export.graph.files import SINGLE_FILE_LIMIT, weight_bytes
 from fcn_deploy.export.graph.foreign import check_operators, inlined
 from fcn_deploy.export.graph.session import open_session
@@ -23,7 +24,6 @@ from fcn_deploy.export.graph.surgery import PROTO_FLOAT, PROTO_HALF
 from fcn_deploy.export.parity import Frames, SizeRefused
 from fcn_deploy.files import input_file, sha256_of
 from fcn_deploy.lazy import require
-from fcn_deploy.runtimes.base import first_line
 from fcn_deploy.runtimes.onnx_file import check_external_data
 from fcn_deploy.spec import METADATA_KEY
 
@@ -46,14 +46,6 @@ class Preparation:
     channel_order: str
     """``bgr`` or ``rgb``: what the network reads."""
 
-    def of_bytes(self) -> tuple[Triple, Triple]:
-        """Mean and std for frames of 0..255, in the order B, G, R: as a ModelSpec has them."""
-        step = 1 if self.channel_order == "bgr" else -1
-        mean, std = (
-            tuple(value / self.scale for value in values[::step]) for values in (self.mean, self.std)
-        )
-        return cast("Triple", mean), cast("Triple", std)
-
     def apply(self, images: Frames, color_order: str) -> NDArray[np.float32]:
         """Prepared frames, by numpy, as training code does it.
 
@@ -68,6 +60,48 @@ class Preparation:
         mean, std = np.array(self.mean, np.float32), np.array(self.std, np.float32)
         prepared: NDArray[np.float32] = (ordered.astype(np.float32) * np.float32(self.scale) - mean) / std
         return prepared
+
+
+def stated_preparation(
+    mean: Sequence[float], std: Sequence[float], scale: float | None, trained_on: str
+) -> Preparation:
+    """How frames were prepared.
+
+    Raises:
+        UsageError: a number cannot be used, or mean and scale are of different units, such as 0.485 of frames
+            of 0 to 255: nothing would fail, and the labels would be wrong.
+    """
+    order = channel_order("trained_on", trained_on)
+    for name, values in (("mean", mean), ("std", std)):
+        if len(values) != 3 or not all(math.isfinite(value) for value in values):
+            raise UsageError(f"{name} is three numbers, one a channel, not {values!r}")
+    if not all(value > 0 for value in std):
+        raise UsageError(f"std is three numbers above 0, not {std!r}")
+    means = (float(mean[0]), float(mean[1]), float(mean[2]))
+    stds = (float(std[0]), float(std[1]), float(std[2]))
+    largest = max(map(abs, means))
+    if scale is None and 0 < largest <= 1:
+        raise UsageError(
+            f"mean {_listed(means)} is of frames of 0 to 1, and frames come as 0 to 255; add "
+            "--scale 1/255 (or --scale 1, if it really is subtracted from 0 to 255)"
+        )
+    if scale is not None and scale <= 0.01 and largest > 2:
+        raise UsageError(
+            f"mean {_listed(means)} is of frames of 0 to 255, and --scale {scale:.4g} makes 0 to 1 of "
+            "them first; leave out --scale, or divide mean and std by 255"
+        )
+    return Preparation(means, stds, 1.0 if scale is None else float(scale), order)
+
+
+def channel_order(name: str, value: str) -> str:
+    """``bgr`` or ``rgb``. Raises UsageError."""
+    if value not in ("bgr", "rgb"):
+        raise UsageError(f"{name} must be bgr or rgb, not {value!r}")
+    return value
+
+
+def _listed(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:g}" for value in values)
 
 
 @dataclass(frozen=True)
@@ -144,7 +178,7 @@ def _check_weights(model: ModelProto, name: str) -> None:
             onnx = require("onnx", extra="export")
             if np.isnan(onnx.numpy_helper.to_array(tensor)).any():
                 raise ModelError(
-                    f"{tensor.name} of {name} holds NaN; its training had probably diverged, take an older one"
+                    f"{tensor.name} of {name} holds NaN; its training probably diverged, take an older one"
                 )
 
 

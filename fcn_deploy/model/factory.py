@@ -15,8 +15,7 @@ from typing import Any, cast
 
 from torch import nn
 
-from fcn_deploy.errors import ModelError, UsageError
-from fcn_deploy.runtimes.base import first_line
+from fcn_deploy.errors import ModelError, UsageError, first_line
 
 
 def build_module(factory: str) -> nn.Module:

@@ -11,9 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fcn_deploy.errors import ModelError, UsageError
+from fcn_deploy.errors import ModelError, UsageError, first_line
 from fcn_deploy.model.network import Network, dtype_of
-from fcn_deploy.runtimes.base import first_line
 from fcn_deploy.spec import Architecture
 
 _PROBED = 192

@@ -6,7 +6,6 @@ The operators in front and behind are those of the deploy graph of :mod:`fcn_dep
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from fcn_deploy.lazy import require
 from fcn_deploy.spec import ModelSpec
 
 if TYPE_CHECKING:
-    from onnx import GraphProto, ModelProto, NodeProto
+    from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
     from fcn_deploy.export.answer import Answer
     from fcn_deploy.export.original import InputPort
@@ -42,46 +41,47 @@ def surround(model: ModelProto, port: InputPort, answer: Answer, spec: ModelSpec
         swap: whether the network reads the reverse of the frames' channel order.
     """
     graph = model.graph
-    before, after = _Before(model, port, spec, swap), _After(model, answer, spec)
-    front, back = before.build(), after.build()
-    made = {name for node in (*front, *back) for name in (*node.output, node.name)}
-    made |= {tensor.name for part in (before, after) for tensor in part.tensors}
-    make_room(graph, {INPUT, _PREPARED, _ANSWER, *made})
+    ours = _Nodes(opset_of(model))
+    front = _Before(ours, port, spec, swap).build()
+    back = _After(ours, answer, spec, graph.output[0].type.tensor_type.elem_type).build()
+    make_room(graph, {INPUT, _PREPARED, _ANSWER, *ours.names()})
     rename(graph, {graph.input[0].name: _PREPARED, graph.output[0].name: _ANSWER})
     body = list(graph.node)
     if port.channels_last:
         front, body = _without_transposes(front, body)
-    _declare(graph, spec)
+    declare(graph, spec)
     del graph.node[:]
     graph.node.extend([*front, *body, *back])
-    graph.initializer.extend([*before.tensors, *after.tensors])
+    graph.initializer.extend(ours.tensors.values())
     if not port.half:
         fold_preparation(model)
 
 
-class _Part:
-    """Nodes and constants that are made one after another; a node is named after its output."""
+class _Nodes:
+    """Nodes and constants by name, each made once; a node is named after its output."""
 
-    prefix: str
-
-    def __init__(self, model: ModelProto, spec: ModelSpec) -> None:
+    def __init__(self, opset: int) -> None:
         self.onnx = require("onnx", extra="export")
-        self.opset, self.spec = opset_of(model), spec
-        self.nodes: list[NodeProto] = []
-        self.tensors: list[Any] = []
+        self.opset = opset
+        self.nodes: dict[str, NodeProto] = {}
+        self.tensors: dict[str, TensorProto] = {}
+
+    def names(self) -> set[str]:
+        return {*self.nodes, *self.tensors}
 
     def node(self, kind: str, inputs: Sequence[str], name: str, **attributes: Any) -> str:
-        """Append a node; the name of its output, which the prefix is put in front of."""
-        output = name if name in (_PREPARED, *DEPLOY.outputs) else f"{self.prefix}.{name}"
-        self.nodes.append(self.onnx.helper.make_node(kind, inputs, [output], output, **attributes))
-        return output
+        """Append a node; the name of its output."""
+        if name not in self.nodes:
+            self.nodes[name] = self.onnx.helper.make_node(kind, inputs, [name], name, **attributes)
+        return name
 
     def constant(self, value: NDArray[Any], name: str) -> str:
         """Append an initializer; its name."""
-        self.tensors.append(self.onnx.numpy_helper.from_array(value, f"{self.prefix}.{name}"))
-        return str(self.tensors[-1].name)
+        self.tensors[name] = self.onnx.numpy_helper.from_array(value, name)
+        return name
 
     def integers(self, name: str, *values: int) -> str:
+        """A constant int64 ``[len(values)]``."""
         return self.constant(np.array(values, np.int64), name)
 
     def length_of(self, tensor: str, axes: Sequence[int], name: str) -> str:
@@ -91,49 +91,49 @@ class _Part:
         whole = self.node("Shape", [tensor], f"{name}.shape")
         return self.node("Gather", [whole, self.integers(f"{name}.axes", *axes)], name, axis=0)
 
-    def frame_size(self) -> str:
+    def frame_size(self, spec: ModelSpec) -> str:
         """Height and width of the frame, int64 ``[2]``."""
-        _, height, width = self.spec.fixed_shape
+        _, height, width = spec.fixed_shape
         if height is not None and width is not None:
-            return self.integers("size", height, width)
-        return self.length_of(INPUT, (1, 2), "size")
+            return self.integers("frame.size", height, width)
+        return self.length_of(INPUT, (1, 2), "frame.size")
 
-    def padded_size(self, size: str) -> str:
+    def padded_size(self, spec: ModelSpec) -> str:
         """Height and width raised to the size multiple, int64 ``[2]``."""
-        multiple = self.spec.size_multiple
+        size, multiple = self.frame_size(spec), spec.size_multiple
         if multiple == 1:
             return size
-        more = self.node("Add", [size, self.integers("multiple.less_one", multiple - 1)], "size.more")
-        unit = self.integers("multiple", multiple)
-        blocks = self.node("Div", [more, unit], "size.blocks")
-        return self.node("Mul", [blocks, unit], "size.padded")
+        more = self.node("Add", [size, self.integers("frame.less_one", multiple - 1)], "frame.more")
+        unit = self.integers("frame.multiple", multiple)
+        blocks = self.node("Div", [more, unit], "frame.blocks")
+        return self.node("Mul", [blocks, unit], "frame.padded")
 
 
-class _Before(_Part):
+class _Before:
     """From uint8 frames to what the network reads."""
 
-    prefix = "prepare"
-
-    def __init__(self, model: ModelProto, port: InputPort, spec: ModelSpec, swap: bool) -> None:
-        super().__init__(model, spec)
-        self.port, self.swap = port, swap
+    def __init__(self, nodes: _Nodes, port: InputPort, spec: ModelSpec, swap: bool) -> None:
+        self.nodes, self.port, self.spec, self.swap = nodes, port, spec, swap
 
     def build(self) -> list[NodeProto]:
         # TensorRT takes a uint8 input through Cast only.
-        last = self.node("Cast", [INPUT], "float", to=PROTO_FLOAT)
-        last = self.node("Transpose", [last], "planes", perm=_TO_PLANES)
+        add = self.nodes
+        last = add.node("Cast", [INPUT], "prepare.float", to=PROTO_FLOAT)
+        last = add.node("Transpose", [last], "prepare.planes", perm=_TO_PLANES)
         if self.swap:
-            last = self.node("Gather", [last, self.integers("order", 2, 1, 0)], "swapped", axis=1)
-        last = self._with_channels("Sub", last, self.spec.mean, 0.0, "centred")
-        last = self._with_channels("Div", last, self.spec.std, 1.0, "scaled")
+            order = add.integers("prepare.order", 2, 1, 0)
+            last = add.node("Gather", [last, order], "prepare.swapped", axis=1)
+        last = self._with_channels("Sub", last, self.spec.mean, 0.0, "prepare.centred")
+        last = self._with_channels("Div", last, self.spec.std, 1.0, "prepare.scaled")
         if self.port.half:
-            last = self.node("Cast", [last], "half", to=PROTO_HALF)
+            last = add.node("Cast", [last], "prepare.half", to=PROTO_HALF)
         if self.spec.size_multiple > 1:
             last = self._padded(last)
         if self.port.channels_last:
-            last = self.node("Transpose", [last], "pixels", perm=_TO_PIXELS)
-        self.nodes[-1].output[0] = _PREPARED
-        return self.nodes
+            last = add.node("Transpose", [last], "prepare.pixels", perm=_TO_PIXELS)
+        made = list(add.nodes.values())
+        made[-1].output[0] = _PREPARED
+        return made
 
     def _with_channels(
         self, kind: str, source: str, values: Sequence[float], nothing: float, name: str
@@ -143,158 +143,155 @@ class _Before(_Part):
             return source
         bgr = (self.spec.color_order == "bgr") != self.swap
         ordered = np.array(values if bgr else values[::-1], np.float32).reshape(1, 3, 1, 1)
-        return self.node(kind, [source, self.constant(ordered, f"{name}.by")], name)
+        return self.nodes.node(kind, [source, self.nodes.constant(ordered, f"{name}.by")], name)
 
     def _padded(self, source: str) -> str:
         """Zeros below and to the right, up to the size multiple."""
-        size = self.frame_size()
-        missing = self.node("Sub", [self.padded_size(size), size], "missing")
-        none = self.integers("nothing", *[0] * 6)
-        pads = self.node("Concat", [none, missing], "pads", axis=0)
-        return self.node("Pad", [source, pads], "padded")
+        add = self.nodes
+        sizes = [add.padded_size(self.spec), add.frame_size(self.spec)]
+        missing = add.node("Sub", sizes, "frame.missing")
+        none = add.integers("frame.nothing", *[0] * 6)
+        pads = add.node("Concat", [none, missing], "frame.pads", axis=0)
+        return add.node("Pad", [source, pads], "prepare.padded")
 
 
-class _After(_Part):
+class _After:
     """From what the network gives to labels."""
 
-    prefix = "label"
-
-    def __init__(self, model: ModelProto, answer: Answer, spec: ModelSpec) -> None:
-        super().__init__(model, spec)
-        self.answer = answer
-        self.kind = model.graph.output[0].type.tensor_type.elem_type
-        self.wanted = spec.outputs
+    def __init__(self, nodes: _Nodes, answer: Answer, spec: ModelSpec, kind: int) -> None:
+        self.nodes, self.answer, self.spec, self.kind = nodes, answer, spec, kind
+        self.front = len(nodes.nodes)
+        self.crops = spec.size_multiple > 1
 
     def build(self) -> list[NodeProto]:
-        self.crops = self.spec.size_multiple > 1
-        if self.answer.kind == "map":
-            labels = self._labels_of_map()
-        else:
-            labels = self._labels_of_scores()
-        if self.kind_of_labels != PROTO_FLOAT:
-            labels = self.node("Cast", [labels], "float", to=PROTO_FLOAT)
+        add = self.nodes
+        labels = self._labels_of_map() if self.answer.kind == "map" else self._labels_of_scores()
         # TensorRT makes uint8 only from float.
-        self.node("Cast", [labels], "labels", to=self.onnx.TensorProto.UINT8)
-        return self.nodes
+        add.node("Cast", [labels], "labels", to=add.onnx.TensorProto.UINT8)
+        return list(add.nodes.values())[self.front :]
 
     def _labels_of_scores(self) -> str:
+        """float32 ``[N, H, W]``; makes logits and confidence on the way, where they are wanted."""
+        add, wanted = self.nodes, self.spec.outputs
         scores = self._scores()
-        late = self.crops and "logits" not in self.wanted  # labels are fewer bytes than the scores
-        if "logits" in self.wanted:
-            scores = self._cropped(scores, "logits", (2, 3)) if self.crops else scores
-            if scores != "logits":
-                scores = self.node("Identity", [scores], "logits")
-        winners = self.node("ArgMax", [scores], "winners", axis=1, keepdims=0)
-        self.kind_of_labels = self.onnx.TensorProto.INT64
-        if "confidence" in self.wanted:
-            self._confidence(scores, late)
-        return self._cropped(winners, "cropped", (1, 2)) if late else winners
+        late = self.crops and "logits" not in wanted  # labels are fewer bytes than the scores
+        if "logits" in wanted and self.crops:
+            scores = self._cropped(scores, "logits", (2, 3))
+        elif "logits" in wanted:
+            scores = add.node("Identity", [scores], "logits")
+        winners = add.node("ArgMax", [scores], "label.winners", axis=1, keepdims=0)
+        if "confidence" in wanted:
+            self._confidence(scores, winners, late)
+        labels = self._cropped(winners, "label.cropped", (1, 2)) if late else winners
+        return add.node("Cast", [labels], "label.float", to=PROTO_FLOAT)
 
     def _scores(self) -> str:
         """float32 ``[N, classes, H, W]`` that covers the frame from its first row and column on."""
-        scores = _ANSWER
-        if self.kind == PROTO_HALF:
-            scores = self.node("Cast", [scores], "answer.float", to=PROTO_FLOAT)
+        add, scores = self.nodes, self._in_float()
         if self.answer.axis == 3:
-            scores = self.node("Transpose", [scores], "planes", perm=_TO_PLANES)
+            scores = add.node("Transpose", [scores], "label.planes", perm=_TO_PLANES)
         if self.answer.axis is None:
-            scores = self.node("Unsqueeze", [scores, self.integers("channel", 1)], "planes")
+            scores = add.node("Unsqueeze", [scores, add.integers("label.channel", 1)], "label.planes")
         if self.answer.smaller:
             scores = self._resized(scores)
         if self.answer.kind == "channel":
             # Class 0 has the score of the threshold, so that the larger of the two decides.
-            bound = self.constant(np.array(self.answer.bound, np.float32), "threshold")
-            pads = self.integers("first_channel", 0, 1, *[0] * 6)
-            scores = self.node("Pad", [scores, pads, bound], "both")
+            bound = add.constant(np.array(self.answer.bound, np.float32), "label.threshold")
+            pads = add.integers("label.first_channel", 0, 1, *[0] * 6)
+            scores = add.node("Pad", [scores, pads, bound], "label.both")
         return scores
+
+    def _in_float(self) -> str:
+        if self.kind == PROTO_FLOAT:
+            return _ANSWER
+        return self.nodes.node("Cast", [_ANSWER], "label.answer", to=PROTO_FLOAT)
 
     def _resized(self, scores: str) -> str:
         """Bilinearly to the size of the padded frame."""
-        stride = self.answer.stride
-        assert stride is not None, "a smaller answer has a stated stride"
-        if self.spec.size_multiple % stride == 0 and not self.answer.align_corners:
-            scales = self.constant(np.array([1, 1, stride, stride], np.float32), "scales")
-            return self.node("Resize", [scores, "", scales], "resized", mode="linear")
-        mode = "align_corners" if self.answer.align_corners else "half_pixel"
-        channels = self.integers("channels", 1 if self.answer.channels is None else self.answer.channels)
-        sizes = self._sizes(channels)
-        return self.node(
-            "Resize", [scores, "", "", sizes], "resized", mode="linear", coordinate_transformation_mode=mode
+        add, stride, aligned = self.nodes, self.answer.stride, self.answer.align_corners
+        assert stride is not None, "the stride of a smaller answer is stated"
+        if self.spec.size_multiple % stride == 0 and not aligned:
+            scales = add.constant(np.array([1, 1, stride, stride], np.float32), "label.scales")
+            return add.node("Resize", [scores, "", scales], "label.resized", mode="linear")
+        return add.node(
+            "Resize",
+            [scores, "", "", self._sizes(self.answer.channels or 1)],
+            "label.resized",
+            mode="linear",
+            coordinate_transformation_mode="align_corners" if aligned else "half_pixel",
         )
 
-    def _sizes(self, channels: str) -> str:
-        batch = self.length_of(INPUT, (0,), "batch")
-        padded = self.padded_size(self.frame_size())
-        return self.node("Concat", [batch, channels, padded], "sizes", axis=0)
+    def _sizes(self, channels: int) -> str:
+        """The shape of an answer that covers the padded frame, int64 ``[4]``."""
+        add = self.nodes
+        parts = [add.length_of(INPUT, (0,), "frame.batch"), add.integers("label.channels", channels)]
+        return add.node("Concat", [*parts, add.padded_size(self.spec)], "label.sizes", axis=0)
 
-    def _confidence(self, scores: str, late: bool) -> None:
+    def _confidence(self, scores: str, winners: str, late: bool) -> None:
         """The winner's probability, float32 ``[N, H, W]``."""
-        name = "confidence" if not late else "probability"
+        add = self.nodes
+        name = "label.probability" if late else "confidence"
         if self.answer.kind == "channel":
-            found = self._confidence_of_channel(scores, name)
+            self._confidence_of_channel(scores, winners, name)
         else:
             shares = scores
             if not self.answer.probabilities:
-                shares = self.node("Softmax", [scores], "shares", axis=1)
-            if self.opset >= 18:
-                axis = self.integers("classes", 1)
-                found = self.node("ReduceMax", [shares, axis], name, keepdims=0)
+                shares = add.node("Softmax", [scores], "label.shares", axis=1)
+            if add.opset >= 18:  # the axes became an input
+                add.node("ReduceMax", [shares, add.integers("label.classes", 1)], name, keepdims=0)
             else:
-                found = self.node("ReduceMax", [shares], name, axes=[1], keepdims=0)
+                add.node("ReduceMax", [shares], name, axes=[1], keepdims=0)
         if late:
-            self._cropped(found, "confidence", (1, 2))
+            self._cropped(name, "confidence", (1, 2))
 
-    def _confidence_of_channel(self, scores: str, name: str) -> str:
+    def _confidence_of_channel(self, scores: str, winners: str, name: str) -> None:
         """The second channel's probability where it wins, else what is left to 1."""
-        one = self.integers("one", 1)
-        found = self.node("Gather", [scores, self.integers("second", 1)], "own", axis=1)
+        add = self.nodes
+        second = add.constant(np.array(1, np.int64), "label.second")
+        share = add.node("Gather", [scores, second], "label.own", axis=1)
         if not self.answer.probabilities:
-            found = self.node("Sigmoid", [found], "own.share")
-        rest = self.node("Sub", [self.constant(np.array(1, np.float32), "whole"), found], "own.rest")
-        above = self.node("ArgMax", [scores], "own.winners", axis=1, keepdims=1)
-        wins = self.node("Cast", [above], "own.wins", to=self.onnx.TensorProto.BOOL)
-        both = self.node("Where", [wins, found, rest], "own.either")
-        return self.node("Squeeze", [both, one], name)
+            share = add.node("Sigmoid", [share], "label.share")
+        rest = add.node("Sub", [add.constant(np.array(1, np.float32), "label.whole"), share], "label.rest")
+        wins = add.node("Cast", [winners], "label.wins", to=add.onnx.TensorProto.BOOL)
+        add.node("Where", [wins, share, rest], name)
 
     def _labels_of_map(self) -> str:
         """float32 ``[N, H, W]``."""
-        labels = _ANSWER
-        if self.kind != PROTO_FLOAT:
-            labels = self.node("Cast", [labels], "answer.float", to=PROTO_FLOAT)
+        add, labels, axis = self.nodes, self._in_float(), self.answer.axis
         if self.answer.smaller:
             labels = self._repeated(labels)
-        elif self.answer.axis is not None:
-            labels = self.node("Squeeze", [labels, self.integers("axis", self.answer.axis)], "map")
-        self.kind_of_labels = PROTO_FLOAT
-        return self._cropped(labels, "cropped", (1, 2)) if self.crops else labels
+        elif axis is not None:
+            labels = add.node("Squeeze", [labels, add.integers("label.channel", axis)], "label.map")
+        return self._cropped(labels, "label.cropped", (1, 2)) if self.crops else labels
 
     def _repeated(self, labels: str) -> str:
         """A map at the size of the padded frame: each label is repeated."""
+        add, channel = self.nodes, self.nodes.integers("label.channel", 1)
         if self.answer.axis is None:
-            labels = self.node("Unsqueeze", [labels, self.integers("axis", 1)], "planes")
+            labels = add.node("Unsqueeze", [labels, channel], "label.planes")
         elif self.answer.axis == 3:
-            labels = self.node("Transpose", [labels], "planes", perm=_TO_PLANES)
-        sizes = self._sizes(self.integers("channels", 1))
-        large = self.node(
+            labels = add.node("Transpose", [labels], "label.planes", perm=_TO_PLANES)
+        large = add.node(
             "Resize",
-            [labels, "", "", sizes],
-            "resized",
+            [labels, "", "", self._sizes(1)],
+            "label.resized",
             mode="nearest",
             coordinate_transformation_mode="asymmetric",
             nearest_mode="floor",
         )
-        return self.node("Squeeze", [large, self.integers("channel", 1)], "map")
+        return add.node("Squeeze", [large, channel], "label.map")
 
     def _cropped(self, source: str, name: str, axes: tuple[int, int]) -> str:
         """Without the padding below and to the right."""
-        inputs = [source, self.integers(f"{name}.starts", 0, 0), self.frame_size()]
-        return self.node("Slice", [*inputs, self.integers(f"{name}.axes", *axes)], name)
+        add = self.nodes
+        inputs = [source, add.integers("frame.start", 0, 0), add.frame_size(self.spec)]
+        return add.node("Slice", [*inputs, add.integers(f"{name}.axes", *axes)], name)
 
 
 def _without_transposes(
     front: list[NodeProto], body: list[NodeProto]
 ) -> tuple[list[NodeProto], list[NodeProto]]:
-    """Without the Transpose to ``[N, H, W, 3]`` where the network only takes it back, as converted ones do."""
+    """Without the Transpose to ``[N, H, W, 3]`` where the network begins by taking it back."""
     readers = [node for node in body if _PREPARED in node.input]
     if not all(n.op_type == "Transpose" and attributes_of(n).get("perm") == _TO_PLANES for n in readers):
         return front, body
@@ -307,30 +304,20 @@ def _without_transposes(
     return front[:-1], kept
 
 
-@dataclass(frozen=True)
-class _Axes:
-    """Lengths by axis name, or the name where it varies."""
-
-    lengths: dict[str, int | str]
-
-    def of(self, axes: Sequence[str | int]) -> list[int | str]:
-        return [axis if isinstance(axis, int) else self.lengths[axis] for axis in axes]
-
-
-def _declare(graph: GraphProto, spec: ModelSpec) -> None:
-    """Inputs and outputs as the contract has them."""
+def declare(graph: GraphProto, spec: ModelSpec) -> None:
+    """Give a graph, in place, the inputs and outputs of the contract, with the lengths that are fixed."""
     onnx = require("onnx", extra="export")
     named = ("batch", "height", "width")
     lengths = {name: fixed or name for name, fixed in zip(named, spec.fixed_shape, strict=True)}
-    axes = _Axes({**lengths, "classes": spec.num_classes})
-    for values, tensors in (
-        (graph.input, DEPLOY.inputs),
-        (graph.output, {name: DEPLOY.outputs[name] for name in spec.outputs}),
-    ):
+    lengths["classes"] = spec.num_classes
+    outputs = {name: DEPLOY.outputs[name] for name in spec.outputs}
+    for values, tensors in ((graph.input, DEPLOY.inputs), (graph.output, outputs)):
         del values[:]
         values.extend(
             onnx.helper.make_tensor_value_info(
-                name, onnx.helper.np_dtype_to_tensor_dtype(np.dtype(tensor.dtype)), axes.of(tensor.axes)
+                name,
+                onnx.helper.np_dtype_to_tensor_dtype(np.dtype(tensor.dtype)),
+                [axis if isinstance(axis, int) else lengths[axis] for axis in tensor.axes],
             )
             for name, tensor in tensors.items()
         )
