@@ -249,7 +249,8 @@ def _channel_axis(original: Original, array: NDArray[Any], padded: tuple[int, in
 def _proportional(size: Any, padded: tuple[int, int]) -> bool:
     """Whether rows and columns cover a frame, up to one of them in rounding."""
     (h, w), (height, width) = size, padded
-    return abs(h * width - w * height) <= max(height, width) and h <= height and w <= width
+    covers = abs(h * width - w * height) <= max(height, width)
+    return bool(covers and h <= height and w <= width)
 
 
 def _is_smaller(
@@ -280,8 +281,9 @@ def _are_probabilities(array: NDArray[Any], axis: int | None, kind: str, sigmoid
     if kind == "map":
         return False
     values = array.astype(np.float32)
-    if values.min() < 0 or values.max() > 1:
+    if not (float(values.min()) >= 0 and float(values.max()) <= 1):
         return False
     if sigmoid or kind == "channel":
         return sigmoid
-    return float(np.abs(values.sum(axis) - 1).max()) < _SUM_TOLERANCE
+    sums: NDArray[np.float32] = values.sum(axis)
+    return float(np.abs(sums - 1).max()) < _SUM_TOLERANCE

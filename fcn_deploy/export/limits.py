@@ -35,7 +35,7 @@ class Limits:
         return True
 
     def _smallest(self) -> int:
-        """Rows and columns of the smallest square that it takes; 1 where sizes are refused for another reason."""
+        """Rows and columns of the smallest square that it takes; 1 where that is not why it refuses sizes."""
         beside = any(h <= rows and w <= columns for rows, columns in self.refused for h, w in self.taken)
         if not self.refused or beside:
             return 1

@@ -82,9 +82,8 @@ class _Preparation:
     """The tensor that they begin with, float32 ``[N, 3, H, W]``."""
     steps: list[NodeProto]
     affine: _Affine
-    reader: NodeProto
-    """What reads the last of them: the convolution, or the Pad in front of it."""
     convolution: NodeProto
+    """What reads the last of them, or the Pad behind it."""
     weights: TensorProto
 
 
@@ -119,7 +118,7 @@ def fold_preparation(model: ModelProto) -> bool:
 def _find(graph: GraphProto) -> _Preparation | None:
     readers: dict[str, list[NodeProto]] = defaultdict(list)
     for node in graph.node:
-        for name in names_read(node):
+        for name in names_read(node) if node.op_type != "Shape" else ():  # sizes stay what they are
             readers[name].append(node)
     outputs = {output.name for output in graph.output}
     constants = constants_of(graph)
@@ -140,12 +139,12 @@ def _find(graph: GraphProto) -> _Preparation | None:
     if reader is not None and reader.op_type == "Pad" and _pads_with_zeros(reader, constants):
         convolution = only_reader(reader.output[0])
     usable = np.isfinite(affine.factor).all() and np.isfinite(affine.mean).all()
-    if reader is None or convolution is None or convolution.op_type != "Conv" or not steps or not usable:
+    if convolution is None or convolution.op_type != "Conv" or not steps or not usable:
         return None
     weights = next((t for t in graph.initializer if t.name == convolution.input[1]), None)
     if weights is None or weights.data_type != PROTO_FLOAT or weights.dims[1] != _CHANNELS:
         return None  # grouped, fp16, or INT8 behind DequantizeLinear
-    return _Preparation(planes, steps, affine, reader, convolution, weights)
+    return _Preparation(planes, steps, affine, convolution, weights)
 
 
 def _planes(graph: GraphProto, readers: Mapping[str, list[NodeProto]]) -> str | None:
@@ -216,5 +215,7 @@ def _fold(graph: GraphProto, found: _Preparation, weights: NDArray[np.float32]) 
         place = next(i for i, node in enumerate(kept) if found.planes in node.output) + 1
         named = next((node.name for node in found.steps if node.op_type == "Sub"), "") or f"{source}.sub"
         kept.insert(place, onnx.helper.make_node("Sub", [found.planes, f"{source}.mean"], [source], named))
-    found.reader.input[0] = source
+    for node in kept:
+        for i, read in enumerate(node.input):
+            node.input[i] = source if read in gone else read
     replace_nodes(graph, kept)
