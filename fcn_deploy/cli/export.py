@@ -140,10 +140,11 @@ def export(
             keep_fp32=keep_fp32,
             progress=step,
         )
-    _report(result, as_json)
+    report(result, as_json)
 
 
-def _report(result: ExportResult, as_json: bool) -> None:
+def report(result: ExportResult, as_json: bool) -> None:
+    """Print what was written, and what was assumed."""
     if as_json:
         console.write_json(result.to_dict())
         return

@@ -18,8 +18,8 @@ from fcn_deploy.export.parity import Expected, Frames, SizeRefused
 if TYPE_CHECKING:
     from onnx import NodeProto
 
-_FLOATS = (1, 10, 11, 16)
-"""Element types FLOAT, FLOAT16, DOUBLE and BFLOAT16."""
+_FLOATS, _BOOL = (1, 10, 11, 16), 9
+"""Element types FLOAT, FLOAT16, DOUBLE and BFLOAT16, and BOOL."""
 _SAME_NUMBERS = ("Identity", "Cast", "Squeeze", "Unsqueeze")
 """Operators behind which stand the same numbers."""
 _BETWEEN = (*_SAME_NUMBERS, "Resize", "Upsample", "Slice", "Transpose", "Reshape", "Clip")
@@ -39,7 +39,9 @@ class Source:
     scores_axis: int | None
     """Along which axis it compares them."""
     from_integers: bool
-    """Whether float numbers of the output are made of integers or truth values: they are labels then."""
+    """Whether it holds integers or truth values, or floats made of them: they are labels then."""
+    from_truth: bool
+    """Whether it is made of truth values: there are two classes then."""
     sigmoid: bool
     """Whether they are made by a sigmoid."""
 
@@ -56,14 +58,16 @@ def find_source(original: Original, output: str) -> Source:
     scores, axis = None, None
     if behind is not None and behind.op_type == "ArgMax" and kinds.get(behind.input[0]) in _FLOATS[:2]:
         attributes = attributes_of(behind)
-        axis = attributes.get("axis", 0) % 4
-        if axis in (1, 3) and not attributes.get("select_last_index"):
-            scores = behind.input[0]
+        compared = attributes.get("axis", 0) % 4
+        if compared in (1, 3) and not attributes.get("select_last_index"):
+            scores, axis = behind.input[0], compared
     maker = _walk_back(makers, output, ("Identity", "Squeeze", "Unsqueeze"))
-    made_of = maker is not None and maker.op_type == "Cast" and kinds.get(maker.input[0]) not in _FLOATS
+    made_of = (
+        kinds.get(maker.input[0]) if maker is not None and maker.op_type == "Cast" else kinds.get(output)
+    )
     squashed = _walk_back(makers, output, _BETWEEN)
     sigmoid = squashed is not None and squashed.op_type in ("Sigmoid", "HardSigmoid")
-    return Source(output, scores, axis, made_of, sigmoid)
+    return Source(output, scores, axis, made_of not in _FLOATS, made_of == _BOOL, sigmoid)
 
 
 def _walk_back(makers: dict[str, NodeProto], name: str, through: Collection[str]) -> NodeProto | None:
@@ -85,7 +89,7 @@ class Answer:
     axis: int | None
     """Of the channels; None where there is no such axis."""
     channels: int | None
-    """How many scores there are; None for a map."""
+    """How many classes it tells apart; None for a map that nothing says it of."""
     probabilities: bool
     """Whether they are probabilities; else they are logits."""
     smaller: bool
@@ -199,7 +203,7 @@ def understand(
         UsageError: they are not what the user states.
     """
     name, array, tensor = original.name, found[0], source.output
-    labels = source.from_integers or not np.issubdtype(array.dtype, np.floating)
+    labels = source.from_integers
     axis = _channel_axis(original, array, padded)
     if labels and axis is not None and array.shape[axis] != 1:
         raise ModelError(
@@ -209,10 +213,14 @@ def understand(
     smaller = _is_smaller(original, array, axis, padded, logits_stride)
     if labels and source.scores is not None and not smaller:
         array, axis, tensor, labels = found[1], source.scores_axis, source.scores, False
-    channels = None if labels else 1 if axis is None else array.shape[axis]
-    kind = "map" if channels is None else "channel" if channels == 1 else "scores"
+    channels = 1 if axis is None else array.shape[axis]
+    kind = "map" if labels else "channel" if channels == 1 else "scores"
+    if kind == "map":
+        channels = 2 if source.from_truth else None
+        if source.scores_axis is not None:
+            channels = found[1].shape[source.scores_axis]
     if kind != "channel" and threshold is not None:
-        given = "labels" if channels is None else f"{channels} channels"
+        given = "labels" if kind == "map" else f"{channels} channels"
         raise UsageError(
             f"--threshold is for a network of one channel, and {name} gives {given}; leave it out"
         )

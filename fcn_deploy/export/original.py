@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcn_deploy.errors import ModelError, UsageError, first_line
-from fcn_deploy.export.graph.files import SINGLE_FILE_LIMIT, weight_bytes
 from fcn_deploy.export.graph.foreign import check_operators, inlined
 from fcn_deploy.export.graph.session import open_session
 from fcn_deploy.export.graph.surgery import PROTO_FLOAT, PROTO_HALF
@@ -29,6 +28,9 @@ from fcn_deploy.spec import METADATA_KEY
 
 if TYPE_CHECKING:
     from onnx import ModelProto, TensorProto, ValueInfoProto
+
+_REASON = 160
+"""Characters of ONNX Runtime's message that are kept."""
 
 Triple = tuple[float, float, float]
 Arrays = list[NDArray[Any]]
@@ -157,18 +159,8 @@ def read_original(path: str | Path) -> Original:
         raise ModelError(f"{found} is an artefact of fcn-deploy already; use it as it is: fcn-deploy inspect")
     model = inlined(model, found.name)
     check_operators(model, found.name)
-    _check_valid(model, found.name)
     _check_weights(model, found.name)
     return Original(found, sha256_of(found), model, _input_port(model, found.name))
-
-
-def _check_valid(model: ModelProto, name: str) -> None:
-    onnx = require("onnx", extra="export")
-    try:
-        if weight_bytes(model) <= SINGLE_FILE_LIMIT:
-            onnx.checker.check_model(model)
-    except onnx.checker.ValidationError as exc:
-        raise ModelError(f"{name} is not valid ONNX: {first_line(exc)}; export it again") from exc
 
 
 def _check_weights(model: ModelProto, name: str) -> None:
@@ -333,7 +325,7 @@ def _runner(
         try:
             found: Arrays = session.run(list(tensors), {port.name: fed})
         except Exception as exc:  # whatever ONNX Runtime raises for a size that does not fit
-            raise SizeRefused(first_line(exc)) from exc
+            raise SizeRefused(first_line(exc)[:_REASON]) from exc
         if any(array.size == 0 or not np.isfinite(array).all() for array in found):
             raise SizeRefused("it gives nothing, NaN or infinity")
         return found

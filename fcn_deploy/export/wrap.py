@@ -27,7 +27,6 @@ from fcn_deploy.export.original import (
     choose_output,
     read_original,
     run_original,
-    shape_in_words,
     stated_preparation,
 )
 from fcn_deploy.export.parity import (
@@ -49,7 +48,7 @@ from fcn_deploy.spec import Reference as Origin
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-_SUFFIXES = (".onnx",)
+SUFFIXES = (".onnx",)
 _BINARY = ("background", "foreground")
 """Names of the two classes of a network with one channel."""
 
@@ -145,7 +144,7 @@ def wrap_model(
         MissingDependency: onnx or ONNX Runtime is not installed.
     """
     begun = time.monotonic()
-    target = check_output(path, _SUFFIXES)
+    target = check_output(path, SUFFIXES)
     if Path(model).resolve() == target.resolve():
         raise UsageError(f"{target} is the model itself; name another file to write")
     stated = _Stated(
@@ -234,10 +233,10 @@ class _Wrapping:
                 "none to pad; leave out --size-multiple, or export it with dynamic axes"
             )
         if (height, width) != (None, None):
-            only = shape_in_words((batch, height, width))
-            self._say(f"frames of one size, as the file says: {only} (batch, height, width; ? is any)")
+            only = f"frames of {height or 'any height'}x{width or 'any width'} only"
+            self._say(f"{only}{', one at a time' if batch else ''}: the size is fixed in the file")
         elif batch is not None:
-            self._say("one frame at a time, as the file says")
+            self._say("one frame at a time: the batch is fixed in the file")
 
     def _probe(self, run: Run) -> tuple[list[Any], tuple[int, int]]:
         """The original's tensors for one frame, and the rows and columns that it was given."""
@@ -313,6 +312,7 @@ class _Wrapping:
         """The classes stated, which must be as many as the network has; numbers where none are."""
         name, named, stated = self.original.name, self.stated.named, self.stated.num_classes
         has = 2 if answer.kind == "channel" else answer.channels
+        binary = has == 2 and answer.kind != "scores"
         if has is not None and not 2 <= has <= 255:
             raise ModelError(f"{answer.tensor} of {name} has {has} channels; 2 to 255 classes are expected")
         wanted = len(named.names) if named is not None else stated
@@ -326,8 +326,9 @@ class _Wrapping:
             )
         if named is not None:
             return named
-        self._say(f"{count} classes with numbers for names (--classes)" if answer.kind != "channel" else None)
-        return ClassSet(_BINARY if answer.kind == "channel" else neutral_names(count))
+        names = _BINARY if binary else neutral_names(count)
+        self._say(f"{count} classes, named {names[0]} and so on (--classes)")
+        return ClassSet(names)
 
     def _graph(self, answer: Answer, spec: ModelSpec) -> ModelProto:
         original, preparation = self.original, self.stated.preparation
