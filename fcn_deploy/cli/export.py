@@ -182,7 +182,7 @@ def export(
             ignore_label=ignore_label,
             mean=None if mean is None else options.parse_channels(mean, "--mean"),
             std=None if std is None else options.parse_channels(std, "--std"),
-            scale=None if scale is None else options.parse_scale(scale, "--scale"),
+            scale=None if scale is None else options.parse_factor(scale, "--scale"),
             color_order=color.value if color else None,
             trained_on=trained_on.value if trained_on else None,
             size_multiple=size_multiple,
@@ -200,10 +200,11 @@ def export(
             keep_fp32=keep_fp32,
             progress=step,
         )
-    _report(result, as_json)
+    report(result, as_json)
 
 
-def _report(result: ExportResult, as_json: bool) -> None:
+def report(result: ExportResult, as_json: bool) -> None:
+    """Print what was written, and what was assumed."""
     if as_json:
         console.write_json(result.to_dict())
         return

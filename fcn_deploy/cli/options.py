@@ -119,8 +119,24 @@ def parse_size(text: str, option: str) -> tuple[int, int]:
     return size
 
 
+def parse_factor(text: str, option: str) -> float:
+    """``1/255`` or ``0.0039`` -> a number.
+
+    Raises:
+        UsageError: anything else, or not above 0.
+    """
+    try:
+        above, _, below = text.partition("/")
+        factor = float(above) / float(below or 1)
+    except (ValueError, ZeroDivisionError):
+        factor = 0.0
+    if not 0 < factor < float("inf"):
+        raise UsageError(f"{option} {text}: expected a number above 0 or a fraction, such as 1/255")
+    return factor
+
+
 def parse_channels(text: str, option: str) -> tuple[float, float, float]:
-    """``104.0,116.7,122.7`` -> three numbers, one a channel.
+    """``104.0,116.7,122.7`` -> three numbers, one a channel, in the order given.
 
     Raises:
         UsageError: not three numbers.
@@ -132,19 +148,6 @@ def parse_channels(text: str, option: str) -> tuple[float, float, float]:
             f"{option} {text}: expected three numbers, one a channel, such as 104.007,116.669,122.679"
         ) from None
     return b, g, r
-
-
-def parse_scale(text: str, option: str) -> float:
-    """``1/255`` or ``0.0039`` -> a number.
-
-    Raises:
-        UsageError: anything else.
-    """
-    over, _, under = text.partition("/")
-    try:
-        return float(over) / float(under or 1)
-    except (ValueError, ZeroDivisionError):
-        raise UsageError(f"{option} {text}: expected a number, such as 1/255") from None
 
 
 def check_output(option: str, path: Path, suffixes: tuple[str, ...] = ()) -> None:

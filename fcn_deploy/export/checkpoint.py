@@ -156,7 +156,7 @@ def export_model(
         if value is not None:
             as_integer(name, value, minimum)
     _refuse_output(checkpoint, target, precision, calib, keep_fp32)
-    named = _class_set(classes, num_classes)
+    named = class_set(classes, num_classes)
     request = Request(
         checkpoint=checkpoint,
         model=model,
@@ -179,7 +179,7 @@ def export_model(
         **({} if named is None else {"classes": named.names, "palette": named.palette or None}),
         "ignore_label": ignore_label if ignore_label is not None or named is None else named.ignore_label,
         "color_order": color_order,
-        "outputs": None if outputs is None else _outputs(as_names(outputs)),
+        "outputs": None if outputs is None else output_names(as_names(outputs)),
         **({} if max_size is None else dict(zip(_MAX_SIZE, as_size("max_size", max_size), strict=True))),
         "note": note,
     }
@@ -241,7 +241,8 @@ def _refuse_output(
             raise UsageError(f"{option} is for --precision fp16 and an .onnx file; leave it out")
 
 
-def _outputs(names: Sequence[str]) -> tuple[str, ...]:
+def output_names(names: Sequence[str]) -> tuple[str, ...]:
+    """The outputs wanted, in the contract's order, labels always among them. Raises UsageError."""
     for name in names:
         if name not in OUTPUTS:
             raise UsageError(f"--outputs {name or '(empty)'}: choose from {', '.join(OUTPUTS)}")
@@ -249,7 +250,8 @@ def _outputs(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for name in OUTPUTS if name == "labels" or name in names)
 
 
-def _class_set(classes: str | Path | Sequence[str] | None, count: int | None) -> ClassSet | None:
+def class_set(classes: str | Path | Sequence[str] | None, count: int | None) -> ClassSet | None:
+    """The classes that a user names, as many as ``count`` where both are given. Raises UsageError."""
     if classes is None:
         return None
     if isinstance(classes, (str, Path)):

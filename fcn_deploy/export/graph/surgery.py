@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
 
 from fcn_deploy.errors import ModelError
 from fcn_deploy.lazy import require
 
 if TYPE_CHECKING:
-    from onnx import GraphProto, ModelProto, NodeProto
+    from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto
 
 PROTO_FLOAT, PROTO_HALF = 1, 10
 """onnx.TensorProto.FLOAT and FLOAT16, which need no import."""
 
+_SMALL = 1024
+"""Numbers in a constant that may be a size, an index, or one value a channel."""
 
-def element_types(model: ModelProto) -> dict[str, int]:
-    """Tensor name -> ONNX element type, for all tensors of a graph."""
+
+def inferred_values(model: ModelProto) -> dict[str, ValueInfoProto]:
+    """Tensor name -> type and shape, for the tensors of a graph that shape inference reaches."""
     onnx = require("onnx", extra="export")
     light = onnx.ModelProto()
     light.CopyFrom(model)
@@ -23,16 +30,46 @@ def element_types(model: ModelProto) -> dict[str, int]:
         if len(tensor.raw_data) > 1024:  # shapes need the small ones only
             tensor.ClearField("raw_data")
     inferred = onnx.shape_inference.infer_shapes(light)
-    values = (*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output)
-    kinds = {v.name: v.type.tensor_type.elem_type for v in values}
+    return {v.name: v for v in (*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output)}
+
+
+def element_types(model: ModelProto) -> dict[str, int]:
+    """Tensor name -> ONNX element type, for all tensors of a graph."""
+    kinds = {name: value.type.tensor_type.elem_type for name, value in inferred_values(model).items()}
     return {**kinds, **{t.name: t.data_type for t in model.graph.initializer}}
+
+
+def attributes_of(node: NodeProto) -> dict[str, Any]:
+    """Attribute name -> its value as a Python object; text is bytes."""
+    onnx = require("onnx", extra="export")
+    return {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+
+
+def names_read(node: NodeProto) -> Iterator[str]:
+    """The tensors that a node reads, those that its subgraphs (of If, Loop, Scan) read included."""
+    yield from node.input
+    for attribute in node.attribute:
+        for graph in (*attribute.graphs, *((attribute.g,) if attribute.HasField("g") else ())):
+            for inner in graph.node:
+                yield from names_read(inner)
+            yield from (output.name for output in graph.output)
+
+
+def constants_of(graph: GraphProto) -> dict[str, NDArray[Any]]:
+    """The constants of a graph, initializers or Constant nodes, of up to 1024 numbers."""
+    onnx = require("onnx", extra="export")
+    tensors = [(t.name, t) for t in graph.initializer]
+    for node in graph.node:
+        if node.op_type == "Constant" and (value := attributes_of(node).get("value")) is not None:
+            tensors.append((node.output[0], value))
+    return {name: onnx.numpy_helper.to_array(t) for name, t in tensors if math.prod(t.dims) <= _SMALL}
 
 
 def replace_nodes(graph: GraphProto, nodes: list[NodeProto]) -> None:
     """Give a graph these nodes, in place, and remove the initializers that none of them reads."""
     del graph.node[:]
     graph.node.extend(nodes)
-    read = {name for node in nodes for name in node.input}
+    read = {name for node in nodes for name in names_read(node)}
     for place in reversed(range(len(graph.initializer))):
         if graph.initializer[place].name not in read:
             del graph.initializer[place]
@@ -63,10 +100,18 @@ def pad_pooling(model: ModelProto) -> None:
         node.attribute.extend(onnx.helper.make_attribute(k, v) for k, v in attributes.items())
 
 
+def deciding_node(model: ModelProto) -> NodeProto | None:
+    """The ArgMax that the labels come from; None where the network itself gives labels, not scores."""
+    makers = {name: node for node in model.graph.node for name in node.output}
+    node = makers.get("labels")
+    while node is not None and node.op_type in ("Cast", "Slice", "Identity"):
+        node = makers.get(node.input[0])
+    return node if node is not None and node.op_type == "ArgMax" else None
+
+
 def crop_offset(model: ModelProto) -> int:
     """Rows and columns that the deploy graph crops at the labels' start; 0 where it crops the logits."""
-    onnx = require("onnx", extra="export")
-    inside = find_node(model, "ArgMax").output[0]
+    deciding = deciding_node(model)
+    inside = None if deciding is None else deciding.output[0]
     starts = [n.input[1] for n in model.graph.node if n.op_type == "Slice" and n.input[0] == inside]
-    values = {t.name: t for t in model.graph.initializer if t.name in starts}
-    return int(onnx.numpy_helper.to_array(values[starts[0]])[0]) if starts else 0
+    return int(constants_of(model.graph)[starts[0]][0]) if starts else 0
