@@ -25,8 +25,9 @@ from fcn_deploy.export.graph.session import open_session
 from fcn_deploy.export.onnx import trace
 from fcn_deploy.model.checkpoints.describe import describe
 from fcn_deploy.model.checkpoints.random import random_model
-from fcn_deploy.model.deploy import NO_REWRITES, DeployModel, Rewrites
+from fcn_deploy.model.deploy import DeployModel
 from fcn_deploy.model.fcn8s import FCN8s
+from fcn_deploy.model.network import NO_REWRITES, Rewrites
 from fcn_deploy.spec import ModelSpec
 from fcn_deploy.testing import onnxruntime_session
 

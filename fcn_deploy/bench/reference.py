@@ -23,7 +23,7 @@ from fcn_deploy.runtimes.location import Location
 from fcn_deploy.spec import ModelSpec
 
 if TYPE_CHECKING:
-    from fcn_deploy.model.fcn8s import FCN8s
+    from fcn_deploy.model.network import Network
 
 _GRAPHS = ("onnx", "engine")
 """Kinds of provenance entries that hold the same weights in another form."""
@@ -130,7 +130,7 @@ def label_with_reference(reference: dict[str, Any], frames: str, out: str) -> di
     return {"classes": model.num_classes}
 
 
-def load_reference(reference: BenchReference) -> tuple[FCN8s, ModelSpec]:
+def load_reference(reference: BenchReference) -> tuple[Network, ModelSpec]:
     """The plain float32 module, and the description that says how its frames are prepared.
 
     Raises:

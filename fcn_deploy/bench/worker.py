@@ -25,8 +25,7 @@ from fcn_deploy.bench.machine import memory_mb
 from fcn_deploy.bench.stats import is_steady
 from fcn_deploy.bench.subjects import STAGES, BenchSubject, open_bench_subject
 from fcn_deploy.child import follow_parent, take_stdout
-from fcn_deploy.errors import FcnDeployError
-from fcn_deploy.runtimes.base import first_line
+from fcn_deploy.errors import FcnDeployError, first_line
 
 Frames = NDArray[np.uint8]
 Request = dict[str, Any]

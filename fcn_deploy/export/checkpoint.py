@@ -22,7 +22,7 @@ from fcn_deploy.spec import ModelSpec
 
 if TYPE_CHECKING:
     from fcn_deploy.model.checkpoints import CheckpointInfo
-    from fcn_deploy.model.fcn8s import FCN8s
+    from fcn_deploy.model.network import Network
 
 SUFFIXES = (".onnx", ".safetensors")
 PRECISIONS = ("fp32", "fp16")
@@ -58,7 +58,7 @@ class ExportResult(Result):
 
 
 def export_model(
-    checkpoint: str | Path | FCN8s,
+    checkpoint: str | Path | Network,
     path: str | Path,
     *,
     variant: str | None = None,
@@ -165,7 +165,7 @@ _MAX_SIZE = ("max_height", "max_width")
 
 
 def _refuse_output(
-    checkpoint: str | Path | FCN8s, target: Path, precision: str, calib: str | Path | None, keep_fp32: bool
+    checkpoint: str | Path | Network, target: Path, precision: str, calib: str | Path | None, keep_fp32: bool
 ) -> None:
     """Refuse what does not go with the file to write."""
     if precision not in PRECISIONS:
@@ -178,7 +178,7 @@ def _refuse_output(
 
 
 def _refuse_source(
-    checkpoint: str | Path | FCN8s,
+    checkpoint: str | Path | Network,
     random_only: dict[str, int | None],
     from_file_only: dict[str, bool],
     trained_on: str,
@@ -222,19 +222,19 @@ def _class_set(classes: str | Path | Sequence[str] | None, count: int | None) ->
 
 
 def _load(
-    checkpoint: str | Path | FCN8s,
+    checkpoint: str | Path | Network,
     variant: str | None,
     num_classes: int | None,
     named: ClassSet | None,
     learned_upscore: bool,
     trained_on: str,
     random_only: dict[str, int | None],
-) -> tuple[FCN8s, CheckpointInfo]:
+) -> tuple[Network, CheckpointInfo]:
     require("torch", extra="export")
     from fcn_deploy.model.checkpoints import in_memory, load_checkpoint, random_model
-    from fcn_deploy.model.fcn8s import FCN8s
+    from fcn_deploy.model.network import Network
 
-    if isinstance(checkpoint, FCN8s):
+    if isinstance(checkpoint, Network):
         return checkpoint, in_memory(checkpoint)
     if not isinstance(checkpoint, (str, Path)):
         raise UsageError(
@@ -265,7 +265,7 @@ _OWN_EVIDENCE = ("parity", "fp16_range", "made")
 
 
 def _describe(
-    checkpoint: str | Path | FCN8s,
+    checkpoint: str | Path | Network,
     model: FCN8s,
     info: CheckpointInfo,
     trained_on: str,

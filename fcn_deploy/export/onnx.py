@@ -1,29 +1,26 @@
-"""FCN8s -> one ONNX file with dynamic batch, height and width, checked before it is written."""
+"""A network -> one ONNX file with dynamic batch, height and width, checked before it is written."""
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import time
-import warnings
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
-from fcn_deploy import __version__
 from fcn_deploy.contract import INPUT
 from fcn_deploy.errors import ExportError, UsageError
+from fcn_deploy.export.evidence import made_now
 from fcn_deploy.export.fp16 import convert_to_fp16
 from fcn_deploy.export.graph.files import SINGLE_FILE_LIMIT, weight_bytes, write_model
 from fcn_deploy.export.graph.naming import tidy
 from fcn_deploy.export.graph.surgery import find_node, pad_pooling
 from fcn_deploy.export.parity import check_parity
+from fcn_deploy.export.reference import reference_of
+from fcn_deploy.export.tracing import EXAMPLE, dynamic_axes, quiet
 from fcn_deploy.lazy import require
-from fcn_deploy.model.deploy import DeployModel, Rewrites, reference_logits
-from fcn_deploy.model.fcn8s import FCN8s
+from fcn_deploy.model.deploy import DeployModel
+from fcn_deploy.model.network import Network, Rewrites
 from fcn_deploy.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -32,17 +29,8 @@ if TYPE_CHECKING:
 OPSET = 20
 """The newest that the ONNX Runtime of a JetPack 6 device opens (with IR version 10)."""
 
-_EXAMPLE = (2, 97, 131)
-"""Batch, height and width to trace with: no 0, 1 or multiple of 32, or the exporter fixes them."""
-
-_TRACED_MINIMUM = 64
-"""Smallest height and width for torch.export only: below it, the exporter needs constraints that it cannot
-express. The graph itself has no such limit; parity is checked from 1x1 up.
-"""
-
-
 def export_onnx(
-    model: FCN8s,
+    model: Network,
     spec: ModelSpec,
     path: str | Path,
     *,
@@ -58,7 +46,7 @@ def export_onnx(
         model: the network, in float32.
         spec: its description; ``spec.outputs`` says which outputs the graph has.
         path: where the ONNX file goes.
-        precision: ``fp32``, or ``fp16`` with float16 weights and activations from conv1_1 on.
+        precision: ``fp32``, or ``fp16`` with float16 weights and activations from the first convolution on.
         calib: images or a video for the range check of fp16; None uses the synthetic clip.
         keep_fp32: leave layers that overflow fp16 in fp32 instead of failing.
         rewrites: which faster forms to use.
@@ -82,21 +70,15 @@ def export_onnx(
     deploy = DeployModel(model, spec, rewrites=rewrites).eval()
     graph = trace(deploy)
 
-    network = str(spec.reference or spec.architecture.name)
-    step(f"checking parity with {network}")
-    reference = partial(reference_logits, model, spec)
-    name = f"plain {network} in PyTorch fp32 behind numpy preprocessing"
-    parity = check_parity(graph, reference, spec, name=name, network=network)
+    reference = reference_of(model, spec)
+    step(f"checking parity with {reference.network}")
+    parity = check_parity(graph, reference, spec)
     spec = spec.replace(precision="fp32").with_evidence("parity", parity)
     if precision == "fp16":
-        graph, spec = convert_to_fp16(
-            graph, spec, reference, name=name, network=network, calib=calib, keep_fp32=keep_fp32, step=step
-        )
+        graph, spec = convert_to_fp16(graph, spec, reference, calib=calib, keep_fp32=keep_fp32, step=step)
 
     step("writing")
-    made = {"tool": f"fcn-deploy {__version__}", "torch": str(torch.__version__), "opset": OPSET}
-    made["at"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    spec = spec.with_evidence("made", made)
+    spec = spec.with_evidence("made", made_now(torch=str(torch.__version__), opset=OPSET))
     return write_model(graph, spec, path)
 
 
@@ -107,15 +89,9 @@ def trace(deploy: DeployModel) -> ModelProto:
         ExportError: the exporter or the checker refuses the graph.
     """
     require("onnxscript", extra="export")
-    limit = 1 << 16
-    axes = {
-        0: torch.export.Dim("batch", min=1, max=limit),
-        1: torch.export.Dim("height", min=_TRACED_MINIMUM, max=limit),
-        2: torch.export.Dim("width", min=_TRACED_MINIMUM, max=limit),
-    }
-    example = torch.zeros(*_EXAMPLE, 3, dtype=torch.uint8)
+    example = torch.zeros(*EXAMPLE, 3, dtype=torch.uint8)
     try:
-        with _quiet():
+        with quiet():
             program = torch.onnx.export(
                 deploy,
                 (example,),
@@ -123,7 +99,7 @@ def trace(deploy: DeployModel) -> ModelProto:
                 opset_version=OPSET,
                 input_names=[INPUT],
                 output_names=list(deploy.outputs),
-                dynamic_shapes={INPUT: axes},
+                dynamic_shapes={INPUT: dynamic_axes()},
                 verbose=False,
             )
         if program is None:
@@ -152,21 +128,3 @@ def _check(model: ModelProto) -> None:
         onnx.checker.check_model(model, full_check=weight_bytes(model) <= SINGLE_FILE_LIMIT)
     except onnx.checker.ValidationError as exc:
         raise ExportError(f"the exported graph is not valid ONNX: {exc}") from exc
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Do not show the exporter's log and warnings; its errors are still raised as exceptions."""
-    loggers = [
-        logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "torch._guards")
-    ]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

@@ -1,4 +1,4 @@
-"""DeployModel: uint8 frames in, uint8 labels out, around any FCN8s.
+"""DeployModel: uint8 frames in, uint8 labels out, around any Network.
 
 Everything that has to be the same in training and on the device is part of the graph: colour
 order, mean, scale, padding, upsampling, crop and argmax. The device does not implement any of it.
@@ -11,8 +11,7 @@ Each rewrite can be switched off, and the tests compare each with the plain modu
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -20,37 +19,15 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fcn_deploy.model.fcn8s import FCN8s, crop_like
+from fcn_deploy.model.network import Network, Rewrites, dtype_of
 from fcn_deploy.spec import ModelSpec
-
-_MARGIN = 4
-"""The output of a stride-8 transposed convolution without padding is the resize by 8, shifted by 4 pixels."""
-
-
-@dataclass(frozen=True)
-class Rewrites:
-    """Which equal but faster forms the deploy graph uses."""
-
-    fold_input: bool = True
-    """Colour swap and scale go into the weights of conv1_1; only the mean stays an operator."""
-    resize_upscore8: bool = True
-    """A fixed bilinear transposed convolution becomes a resize of the cells that are kept.
-
-    Replicated edges differ from the transposed convolution's zeros only within 4 pixels of the
-    border, and the crop at 31 keeps at least 27 pixels away from it.
-    """
-    crop_labels: bool = True
-    """The final crop cuts the labels, one byte a pixel, instead of the logits of every class."""
-
-
-NO_REWRITES = Rewrites(fold_input=False, resize_upscore8=False, crop_labels=False)
 
 
 class DeployModel(nn.Module):
     """The deploy graph as a module.
 
     Args:
-        model: any FCN8s; it is copied, not changed.
+        model: any network; it is copied, not changed.
         spec: colour order, mean and scale.
         outputs: ``labels`` and on request ``confidence`` and ``logits``; None uses the spec's.
         rewrites: which faster forms to use.
@@ -58,7 +35,7 @@ class DeployModel(nn.Module):
 
     def __init__(
         self,
-        model: FCN8s,
+        model: Network,
         spec: ModelSpec,
         outputs: tuple[str, ...] | None = None,
         rewrites: Rewrites = Rewrites(),
@@ -67,29 +44,14 @@ class DeployModel(nn.Module):
         self.model = copy.deepcopy(model).eval()
         self.outputs = spec.outputs if outputs is None else outputs
         self.rewrites = rewrites
-        self.swap = spec.color_order == "rgb"
-        mean, std = torch.tensor(spec.mean), torch.tensor(spec.std)
-        if rewrites.fold_input:
-            self._fold_input(std)
-            mean = mean.flip(0) if self.swap else mean
+        self.swap = spec.color_order != model.channel_order
+        """Whether frames come in the reverse of the network's channel order."""
+        mean, std = _in_order(spec.mean, model), _in_order(spec.std, model)
+        self.folded = rewrites.fold_input and self.model.absorb_preparation(std, self.swap)
+        if self.folded and self.swap:
+            mean = mean.flip(0)
         self.register_buffer("mean", mean.reshape(3, 1, 1))
         self.register_buffer("std", std.reshape(3, 1, 1))
-
-        variant = self.model.variant
-        self.resize_cells = rewrites.resize_upscore8 and not variant.resize and not model.learned_upscore
-        self.offset = variant.crops[2]
-        """Where the frame starts in the logits that are not cropped yet."""
-        if self.resize_cells:
-            self.first_cell = (self.offset - _MARGIN) // 8 - 1  # the first that the frame needs
-            self.offset -= _MARGIN + 8 * self.first_cell
-
-    @torch.no_grad()
-    def _fold_input(self, std: Tensor) -> None:
-        """The mean is not folded: the padding is zero after it is subtracted, not before."""
-        weight = self.model.conv1_1.weight
-        weight.div_(std.reshape(1, 3, 1, 1))
-        if self.swap:
-            weight.copy_(weight.flip(1))
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Label frames.
@@ -101,17 +63,21 @@ class DeployModel(nn.Module):
             One tensor for each of ``outputs``: labels uint8 ``[N, H, W]``, confidence float32
             ``[N, H, W]``, logits float32 ``[N, classes, H, W]``.
         """
-        frames = self.normalise(image)
-        scores = self.model.fuse(*self.model.trunk(frames))
-        logits = self.upscore(scores, frames)
+        height, width = image.shape[1:3]
+        frames = self.padded(self.normalise(image)).to(dtype_of(self.model))
+        logits, offset = self.model.logits_to_crop(frames, self.rewrites)
+
+        def crop(result: Tensor) -> Tensor:
+            return result[..., offset : offset + height, offset : offset + width]
+
         late = self.rewrites.crop_labels and "logits" not in self.outputs
         if not late:
-            logits = crop_like(logits, frames, self.offset)
+            logits = crop(logits)
         results = {"labels": logits.argmax(1)}
         if "confidence" in self.outputs:
-            results["confidence"] = F.softmax(logits, dim=1).amax(1)
+            results["confidence"] = confidence(logits, self.model.threshold)
         if late:
-            results = {name: crop_like(result, frames, self.offset) for name, result in results.items()}
+            results = {name: crop(result) for name, result in results.items()}
         # TensorRT makes uint8 only from float, not from the integers of argmax.
         results["labels"] = results["labels"].float().to(torch.uint8)
         results["logits"] = logits
@@ -120,47 +86,74 @@ class DeployModel(nn.Module):
     def normalise(self, image: Tensor) -> Tensor:
         """uint8 ``[N, H, W, 3]`` -> float ``[N, 3, H, W]``; Cast comes first, as TensorRT wants."""
         x = image.float().permute(0, 3, 1, 2)
-        if self.rewrites.fold_input:
+        if self.folded:
             return x - cast(Tensor, self.mean)
         if self.swap:
             x = x.flip(1)
         return (x - cast(Tensor, self.mean)) / cast(Tensor, self.std)
 
-    def upscore(self, scores: Tensor, frames: Tensor) -> Tensor:
-        """Logits that cover the frame from :attr:`offset` on."""
-        if not self.resize_cells:
-            return cast(Tensor, self.model.upscore8(scores))
-        # Interpolating the last pixel reads one more cell, so round up and add one.
+    def padded(self, frames: Tensor) -> Tensor:
+        """Prepared frames with zeros below and to the right, up to the network's size multiple."""
+        multiple = self.model.size_multiple
+        if multiple == 1:
+            return frames
         height, width = frames.shape[-2:]
-        rows = (height + self.offset + 7) // 8 + 1
-        columns = (width + self.offset + 7) // 8 + 1
-        first = self.first_cell
-        cells = scores[..., first : first + rows, first : first + columns]
-        return F.interpolate(cells, scale_factor=8.0, mode="bilinear", align_corners=False)
+        # Written as rows of blocks: so the exporter knows that half of it is a whole number.
+        below = multiple * ((height + multiple - 1) // multiple) - height
+        right = multiple * ((width + multiple - 1) // multiple) - width
+        return F.pad(frames, (0, right, 0, below))
 
 
-def reference_logits(model: FCN8s, spec: ModelSpec, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+def confidence(logits: Tensor, threshold: float | None) -> Tensor:
+    """Probability of the winning class, ``[N, H, W]``.
+
+    Args:
+        logits: ``[N, classes, H, W]``.
+        threshold: as :attr:`Network.threshold`; there are two channels then, of which the second is the
+            network's own.
+    """
+    if threshold is None:
+        return F.softmax(logits, dim=1).amax(1)
+    probability = torch.sigmoid(logits[:, 1])
+    return torch.where(logits[:, 1] > logits[:, 0], probability, 1 - probability)
+
+
+def _in_order(values: tuple[float, float, float], model: Network) -> Tensor:
+    """The spec's B, G, R in the order that the network reads."""
+    return torch.tensor(values if model.channel_order == "bgr" else values[::-1])
+
+
+def reference_logits(model: Network, spec: ModelSpec, images: NDArray[np.uint8]) -> NDArray[np.floating[Any]]:
     """What every artefact is compared with: the plain module behind numpy preprocessing.
 
     Args:
-        model: the network, in float32.
+        model: the network, in float32 or float64.
         spec: colour order, mean and scale.
         images: uint8 ``[N, H, W, 3]`` in the spec's colour order.
 
     Returns:
-        float32 ``[N, classes, H, W]``.
+        ``[N, classes, H, W]`` in the network's type.
     """
-    bgr = images[..., ::-1] if spec.color_order == "rgb" else images
-    normalised = (bgr.astype(np.float32) - np.array(spec.mean, np.float32)) / np.array(spec.std, np.float32)
-    frames = torch.from_numpy(np.ascontiguousarray(normalised.transpose(0, 3, 1, 2)))
+    frames = prepared_frames(model, spec, images).to(dtype_of(model))
     training = model.training
     with torch.inference_mode():
         logits = model.eval()(frames)
     model.train(training)
-    return cast("NDArray[np.float32]", logits.numpy())
+    height, width = images.shape[1:3]
+    return cast("NDArray[np.floating[Any]]", logits[..., :height, :width].numpy())
 
 
-def reference_labels(model: FCN8s, spec: ModelSpec, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def prepared_frames(model: Network, spec: ModelSpec, images: NDArray[np.uint8]) -> Tensor:
+    """Frames as a network reads them, by numpy: float32 ``[N, 3, H, W]``, padded to its size multiple."""
+    bgr = images[..., ::-1] if spec.color_order == "rgb" else images
+    normalised = (bgr.astype(np.float32) - np.array(spec.mean, np.float32)) / np.array(spec.std, np.float32)
+    ordered = normalised if model.channel_order == "bgr" else normalised[..., ::-1]
+    below, right = (-length % model.size_multiple for length in images.shape[1:3])
+    padded = np.pad(ordered, ((0, 0), (0, below), (0, right), (0, 0)))
+    return torch.from_numpy(np.ascontiguousarray(padded.transpose(0, 3, 1, 2)))
+
+
+def reference_labels(model: Network, spec: ModelSpec, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The labels of :func:`reference_logits`, uint8 ``[N, H, W]``."""
     labels: NDArray[np.uint8] = reference_logits(model, spec, images).argmax(1).astype(np.uint8)
     return labels

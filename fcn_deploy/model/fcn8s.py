@@ -29,7 +29,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fcn_deploy.errors import ModelError
+from fcn_deploy.model.network import Network, Rewrites
 from fcn_deploy.spec import Architecture
+
+_MARGIN = 4
+"""The output of a stride-8 transposed convolution without padding is the resize by 8, shifted by 4 pixels."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +124,7 @@ def crop_like(scores: Tensor, like: Tensor, offset: int) -> Tensor:
     return scores[..., offset : offset + height, offset : offset + width]
 
 
-class FCN8s(nn.Module):
+class FCN8s(Network):
     """FCN-8s over normalised frames.
 
     Args:
@@ -256,6 +260,30 @@ class FCN8s(nn.Module):
         scores = self.upscore_pool4(scores)
         skip3 = self.score_pool3(_scaled(pool3, self.variant.pool3_scale))
         return add_skip(scores, skip3, crop3, trim_skip=not self.variant.resize)
+
+    @torch.no_grad()
+    def absorb_preparation(self, std: Tensor, swap: bool) -> bool:
+        """The mean is not folded: the padding is zero after it is subtracted, not before."""
+        weight = self.conv1_1.weight
+        weight.div_(std.reshape(1, 3, 1, 1))
+        if swap:
+            weight.copy_(weight.flip(1))
+        return True
+
+    def logits_to_crop(self, frames: Tensor, rewrites: Rewrites) -> tuple[Tensor, int]:
+        """Fixed bilinear transposed convolutions as a resize of the cells that the frame needs."""
+        scores = self.fuse(*self.trunk(frames))
+        offset = self.variant.crops[2]
+        if not rewrites.resize_upscore8 or self.variant.resize or self.learned_upscore:
+            return self.upscore8(scores), offset
+        first = (offset - _MARGIN) // 8 - 1
+        offset -= _MARGIN + 8 * first
+        # Interpolating the last pixel reads one more cell, so round up and add one.
+        height, width = frames.shape[-2:]
+        rows = (height + offset + 7) // 8 + 1
+        columns = (width + offset + 7) // 8 + 1
+        cells = scores[..., first : first + rows, first : first + columns]
+        return F.interpolate(cells, scale_factor=8.0, mode="bilinear", align_corners=False), offset
 
     def upscore_frame(self, frames: Tensor, scores: Tensor) -> Tensor:
         """Scores at an eighth of the frame -> logits at the frame's height and width."""

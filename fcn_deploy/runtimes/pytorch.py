@@ -95,7 +95,8 @@ class PyTorch(Runtime):
         super().__init__(spec, device)
         self._torch = require("torch", extra="export")
         self._module = module
-        self._computes_in = "fp16" if module.model.conv1_1.weight.dtype == self._torch.float16 else "fp32"
+        half = any(weight.dtype == self._torch.float16 for weight in module.parameters())
+        self._computes_in = "fp16" if half else "fp32"
 
     @classmethod
     def open(cls, path: Path, options: FallbackOptions) -> PyTorch:
@@ -146,7 +147,6 @@ class PyTorch(Runtime):
 def run_in_half(module: Any) -> None:
     """Convert a DeployModel's network to half precision, in place; the mean stays in float32."""
     module.model.half()
-    module.model.conv1_1.register_forward_pre_hook(lambda _, frames: (frames[0].half(),))
 
 
 def usable_device(torch: Any, options: FallbackOptions) -> str:

@@ -16,7 +16,7 @@ from fcn_deploy.export.onnx import export_onnx
 from fcn_deploy.model.checkpoints.describe import describe
 from fcn_deploy.model.checkpoints.random import random_model
 from fcn_deploy.model.deploy import DeployModel, reference_labels, reference_logits
-from fcn_deploy.model.fcn8s import VARIANTS
+from fcn_deploy.model.fcn8s import VARIANTS, FCN8s
 from fcn_deploy.spec import METADATA_KEY, ModelSpec
 from fcn_deploy.testing import onnxruntime_session, openvino_model
 
@@ -126,13 +126,13 @@ def test_a_graph_that_answers_otherwise_is_refused_and_not_written(
 
 def test_a_crop_that_is_one_pixel_off_is_refused(exported, tmp_path, monkeypatch):
     _, model, spec = exported("fcn8s")
-    right = DeployModel.__init__
+    right = FCN8s.logits_to_crop
 
-    def shifted(self, *args, **kwargs):
-        right(self, *args, **kwargs)
-        self.offset += 1
+    def shifted(self, frames, rewrites):
+        logits, offset = right(self, frames, rewrites)
+        return logits, offset + 1
 
-    monkeypatch.setattr(DeployModel, "__init__", shifted)
+    monkeypatch.setattr(FCN8s, "logits_to_crop", shifted)
     with pytest.raises(ParityError):
         export_onnx(model, spec, tmp_path / "wrong.onnx")
 

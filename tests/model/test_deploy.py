@@ -12,14 +12,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fcn_deploy.model.deploy import (
-    NO_REWRITES,
-    DeployModel,
-    Rewrites,
-    reference_labels,
-    reference_logits,
-)
+from fcn_deploy.model.deploy import DeployModel, reference_labels, reference_logits
 from fcn_deploy.model.fcn8s import VARIANTS, FCN8s
+from fcn_deploy.model.network import NO_REWRITES, Rewrites
 from fcn_deploy.spec import CAFFE_MEAN_BGR, ModelSpec
 
 MakeModel = Callable[..., FCN8s]
@@ -219,10 +214,14 @@ def test_comparison_sees_a_planted_bug(planted: str, make_model: MakeModel) -> N
     deploy = DeployModel(model, spec, ALL)
     wanted = reference_logits(model, spec, images)
     assert difference(run(deploy, images)["logits"], wanted) < TOLERANCE
+    right = deploy.model.logits_to_crop
     if planted == "a pixel further":
-        deploy.offset += 1
+        deploy.model.logits_to_crop = lambda *given: (right(*given)[0], right(*given)[1] + 1)
     elif planted == "a cell further":
-        deploy.first_cell += 1
+        deploy.model.logits_to_crop = lambda *given: (
+            right(*given)[0].roll((-8, -8), (2, 3)),
+            right(*given)[1],
+        )
     else:  # folded into the bias of conv1_1, as is exact only where nothing is padded
         with torch.no_grad():
             weight = deploy.model.conv1_1.weight
@@ -307,8 +306,12 @@ def test_reference_of_a_model_in_training_is_that_of_the_trained_one(make_model:
 
 def test_resize_replaces_fixed_bilinear_upscores_alone(make_model: MakeModel) -> None:
     """Learned kernels are no interpolation; the rewrite leaves them to the transposed convolution."""
-    fixed = DeployModel(make_model("fcn8s"), spec_for(make_model("fcn8s")))
-    learned_model = make_model("fcn8s", learned_upscore=True)
-    learned = DeployModel(learned_model, spec_for(learned_model))
-    same = DeployModel(make_model("fcn8s-same"), spec_for(make_model("fcn8s-same")))
-    assert (fixed.resize_cells, learned.resize_cells, same.resize_cells) == (True, False, False)
+
+    def changed(model: FCN8s) -> bool:
+        frames = torch.zeros(1, 3, 40, 40)
+        return model.logits_to_crop(frames, Rewrites())[1] != model.logits_to_crop(frames, NO_REWRITES)[1]
+
+    learned = make_model("fcn8s", learned_upscore=True)
+    assert [changed(model) for model in (make_model("fcn8s"), learned, make_model("fcn8s-same"))] == [
+        *(True, False, False)
+    ]

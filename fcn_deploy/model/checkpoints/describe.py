@@ -8,7 +8,7 @@ from typing import Any
 
 from fcn_deploy.classes import BUILTIN_CLASSES, ClassSet, default_palette, neutral_names
 from fcn_deploy.errors import ModelError
-from fcn_deploy.model.fcn8s import FCN8s
+from fcn_deploy.model.network import Network
 from fcn_deploy.spec import CAFFE_MEAN_BGR, UNLABELLED, ModelSpec, Reference
 
 
@@ -29,6 +29,8 @@ class CheckpointInfo:
     """The classes in the metadata of other safetensors files."""
     mean: tuple[float, float, float] = CAFFE_MEAN_BGR
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    trained_on: str = "bgr"
+    """Channel order of the frames that it was trained on."""
     note: str = ""
     assumptions: tuple[str, ...] = ()
     """Sentences to show: what was assumed because the file does not say it."""
@@ -38,13 +40,13 @@ class CheckpointInfo:
         return {"kind": self.kind, "name": self.name, "sha256": self.sha256}
 
 
-def in_memory(model: FCN8s) -> CheckpointInfo:
+def in_memory(model: Network) -> CheckpointInfo:
     """What is known of a network that was not loaded from a file."""
-    name = f"{type(model).__name__} in memory"
-    return CheckpointInfo("module", name, None, "module")
+    name = f"{model.architecture.name} in memory"
+    return CheckpointInfo("module", name, None, "module", trained_on=model.channel_order)
 
 
-def describe(model: FCN8s, info: CheckpointInfo, **stated: Any) -> ModelSpec:
+def describe(model: Network, info: CheckpointInfo, **stated: Any) -> ModelSpec:
     """The ModelSpec of loaded weights: what the file says, then what was stated, then defaults.
 
     Args:
@@ -67,7 +69,7 @@ def describe(model: FCN8s, info: CheckpointInfo, **stated: Any) -> ModelSpec:
             f"{info.name} has {model.num_classes} classes and {len(names)} names were given; "
             "give one name for each class, in the order of their ids"
         )
-    reference = Reference(model.variant.name, info.known_by, info.sha256)
+    reference = Reference(model.architecture.name, info.known_by, info.sha256)
     known = next((found for found in BUILTIN_CLASSES.values() if found.names == names), ClassSet(names))
     if info.spec is not None:
         if "classes" in given:
@@ -85,6 +87,7 @@ def describe(model: FCN8s, info: CheckpointInfo, **stated: Any) -> ModelSpec:
         architecture=model.architecture,
         stride=model.stride,
         size_multiple=model.size_multiple,
+        threshold=model.threshold,
         reference=reference,
         **{**defaults, **given},
     ).with_parent(**info.link())

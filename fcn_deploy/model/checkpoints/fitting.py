@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fcn_deploy.errors import ModelError
+from fcn_deploy.model.checkpoints.keys import refuse_keys
 from fcn_deploy.model.fcn8s import FCN8s, bilinear_kernel
 
 _SIZING = ("conv1_1.weight", "fc6.weight", "score_fr.weight")
@@ -26,7 +27,7 @@ def build(
     """An FCN8s of the sizes that the weights have, filled with them."""
     shapes = {key: tuple(value.shape) for key, value in state.items()}
     if any(len(shapes.get(key, ())) != 4 for key in _SIZING):
-        refuse_keys(path, state, sized(path, 21, variant, 1, 1), sized=False)
+        refuse_keys(path, state, sized(path, 21, variant, 1, 1).state_dict(), variant, sized=False)
     found = shapes["score_fr.weight"][0]
     if num_classes not in (None, found):
         raise ModelError(f"{path} has {found} classes, and --num-classes says {num_classes}")
@@ -46,7 +47,7 @@ def build(
     state = {**kernels, **state}
     if fixed and not model.learned_upscore:
         state |= kernels  # kernels that were rounded in the file are exact again, as in the deploy graph
-    refuse_keys(path, state, model)
+    refuse_keys(path, state, model.state_dict(), variant)
     if trained_on == "rgb":
         state["conv1_1.weight"] = state["conv1_1.weight"].flip(1)
     model.load_state_dict(state)
@@ -65,33 +66,3 @@ def sized(
 
 def _equal(a: Tensor, b: Tensor) -> bool:
     return a.shape == b.shape and torch.allclose(a, b, atol=1e-4)
-
-
-def refuse_keys(path: Path, state: dict[str, Tensor], model: FCN8s, *, sized: bool = True) -> None:
-    """Raise one ModelError that lists the first few unknown and missing keys, and keys of the wrong shape.
-
-    Where the keys that give the sizes are themselves missing or damaged (``sized`` is false), only
-    the number of dimensions can be compared.
-    """
-    wanted = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    unknown = [key for key in state if key not in wanted]
-    missing = [key for key in wanted if key not in state]
-    wrong_shape = [
-        f"{key} {list(state[key].shape)} instead of {list(wanted[key])}"
-        for key in wanted
-        if key in state
-        and (tuple(state[key].shape) != wanted[key] if sized else state[key].ndim != len(wanted[key]))
-    ]
-    lists = (("unknown", unknown), ("missing", missing), ("of the wrong shape", wrong_shape))
-    problems = [f"{len(keys)} {what}: {first(keys)}" for what, keys in lists if keys]
-    if problems:
-        raise ModelError(f"{path} does not fit {model.variant.name}: {'; '.join(problems)}")
-    for key, value in state.items():
-        if not value.is_floating_point():
-            raise ModelError(f"{path}: {key} holds {value.dtype}; weights must be floating point")
-        if not torch.isfinite(value).all():
-            raise ModelError(f"{path}: {key} holds NaN or infinite values; the training run diverged")
-
-
-def first(keys: list[str], count: int = 4) -> str:
-    return ", ".join(keys[:count]) + (", ..." if len(keys) > count else "")

@@ -1,6 +1,6 @@
 """Known checkpoint layouts as a table: how each is recognised, and what it becomes.
 
-A new layout is one entry of :data:`LAYOUTS` and the function that renames its keys.
+A new layout is one entry of :data:`LAYOUTS` and the function that makes a network of its keys.
 
 A state_dict does not say the variant: the scales of the at-once network and the padding of 100
 are not in it. The variant must be given, or known from the metadata or the file's MD5.
@@ -18,11 +18,15 @@ from fcn_deploy.errors import ModelError, UsageError
 from fcn_deploy.files import input_file, md5_of, sha256_of
 from fcn_deploy.model import CHECKPOINT_SUFFIXES, bundled_path
 from fcn_deploy.model.checkpoints.describe import CheckpointInfo, classes_in_metadata
-from fcn_deploy.model.checkpoints.fitting import build, first, sized
+from fcn_deploy.model.checkpoints.fitting import build, sized
+from fcn_deploy.model.checkpoints.keys import first
+from fcn_deploy.model.checkpoints.networks import rebuild, torchvision_network
 from fcn_deploy.model.checkpoints.random import he_normal
 from fcn_deploy.model.checkpoints.read import StoredWeights, read
-from fcn_deploy.model.fcn8s import VARIANTS, FCN8s, find_variant
-from fcn_deploy.spec import CAFFE_MEAN_BGR, METADATA_KEY, ModelSpec
+from fcn_deploy.model.fcn8s import VARIANTS, find_variant
+from fcn_deploy.model.network import Network
+from fcn_deploy.model.torchvision_models import AUXILIARY, name_of
+from fcn_deploy.spec import CAFFE_MEAN_BGR, METADATA_KEY, Architecture, ModelSpec
 
 Triple = tuple[float, float, float]
 Keys = dict[str, Tensor]
@@ -36,7 +40,7 @@ def load_checkpoint(
     num_classes: int | None = None,
     learned_upscore: bool | None = None,
     trained_on: str = "bgr",
-) -> tuple[FCN8s, CheckpointInfo]:
+) -> tuple[Network, CheckpointInfo]:
     """Load a checkpoint of any known layout.
 
     Args:
@@ -65,10 +69,9 @@ def load_checkpoint(
     stored = read(path)
     # Unknown keys are compared with the public layout's, so that the message lists the differences.
     layout = next((known for known in LAYOUTS if known.recognises(stored)), PUBLIC)
-    found = layout.convert(stored, Stated(variant, num_classes, learned_upscore))
-    model = build(
-        path, found.state, found.variant, num_classes, found.learned_upscore, layout.trained_on or trained_on
-    )
+    trained_on = layout.trained_on or trained_on
+    found = layout.open(stored, Stated(variant, num_classes, learned_upscore, trained_on))
+    model = found.network
     classes, unused = classes_in_metadata(stored.metadata, model.num_classes)
     spec = found.spec and found.spec.replace(architecture=model.architecture)
     return model, CheckpointInfo(
@@ -80,6 +83,7 @@ def load_checkpoint(
         classes=classes,
         mean=spec.mean if spec else layout.mean,
         std=spec.std if spec else layout.std,
+        trained_on=trained_on,
         note=spec.note if spec else layout.note,
         assumptions=(*stored.assumptions, *found.assumptions, *layout.assumptions, *unused),
     )
@@ -92,15 +96,15 @@ class Stated:
     variant: str | None
     num_classes: int | None
     learned_upscore: bool | None
+    trained_on: str = "bgr"
+    """Channel order of the frames; what the layout says, where it says it."""
 
 
 @dataclass(frozen=True)
-class Converted:
-    """A checkpoint with the keys of :mod:`fcn_deploy.model.fcn8s`."""
+class Opened:
+    """The network in a checkpoint."""
 
-    state: Keys
-    variant: str
-    learned_upscore: bool | None
+    network: Network
     known_by: str
     """As :attr:`fcn_deploy.spec.Reference.known_by` says it."""
     spec: ModelSpec | None = None
@@ -114,8 +118,9 @@ class Layout:
 
     recognises: Callable[[StoredWeights], bool]
     """Whether a file has this layout, by its keys or metadata."""
-    convert: Callable[[StoredWeights, Stated], Converted]
-    """Keys -> our keys. Raises ModelError or UsageError where the file is not complete."""
+    open: Callable[[StoredWeights, Stated], Opened]
+    """Keys -> a network. Raises ModelError or UsageError where the file is not complete, or does not fit what
+    was stated."""
     kind: str | None = None
     """:attr:`CheckpointInfo.kind`; None takes it from the kind of file."""
     trained_on: str | None = None
@@ -133,15 +138,21 @@ class Layout:
 # Our own safetensors
 
 
-def _native(stored: StoredWeights, stated: Stated) -> Converted:
+def _native(stored: StoredWeights, stated: Stated) -> Opened:
     spec = ModelSpec.from_json(stored.metadata[METADATA_KEY], str(stored.path))
-    name = spec.architecture.name
+    name, options = spec.architecture.name, dict(spec.architecture.options)
     _same_variant(stored.path, stated.variant, name, "its own description")
-    learned = spec.architecture.options.get("learned_upscore")
+    _same_classes(stored.path, stated.num_classes, spec.num_classes)
     if stated.learned_upscore is not None:
-        learned = stated.learned_upscore
+        options["learned_upscore"] = stated.learned_upscore
     known_by = "description" if spec.reference is None else spec.reference.known_by
-    return Converted(stored.state, name, learned, known_by, spec)
+    asked = spec.replace(architecture=Architecture(name, options))
+    return Opened(rebuild(stored.path, stored.state, asked), known_by, spec)
+
+
+def _same_classes(path: Path, stated: int | None, found: int) -> None:
+    if stated not in (None, found):
+        raise ModelError(f"{path} has {found} classes, and --num-classes says {stated}")
 
 
 # The public conversions of the authors' Caffe weights, and checkpoints trained from them
@@ -154,9 +165,14 @@ KNOWN_MD5 = {
 """The published conversions of the authors' two Caffe models."""
 
 
-def _public(stored: StoredWeights, stated: Stated) -> Converted:
+def _public(stored: StoredWeights, stated: Stated) -> Opened:
     variant, known_by, assumption = _which_variant(stored, stated.variant)
-    return Converted(stored.state, variant, stated.learned_upscore, known_by, assumptions=(assumption,))
+    return Opened(_fcn8s(stored, stored.state, variant, stated), known_by, assumptions=(assumption,))
+
+
+def _fcn8s(stored: StoredWeights, state: Keys, variant: str, stated: Stated) -> Network:
+    """An FCN-8s of these weights, as the user stated it."""
+    return build(stored.path, state, variant, stated.num_classes, stated.learned_upscore, stated.trained_on)
 
 
 def _which_variant(stored: StoredWeights, given: str | None) -> tuple[str, str, str]:
@@ -185,7 +201,8 @@ def _which_variant(stored: StoredWeights, given: str | None) -> tuple[str, str, 
 
 
 def _same_variant(path: Path, given: str | None, known: str, by: str) -> None:
-    if given is not None and find_variant(given).name != known:
+    if given is not None and given != known:
+        find_variant(given)
         raise ModelError(f"{path} is {known} by {by}, and --variant says {given}; leave out --variant")
 
 
@@ -206,7 +223,7 @@ _VGG16_CLASSIFIER = {0: ("fc6", 7), 3: ("fc7", 1)}
 """Linear layer -> our convolution and the size of its kernel."""
 
 
-def _torchvision_vgg16(stored: StoredWeights, stated: Stated) -> Converted:
+def _torchvision_vgg16(stored: StoredWeights, stated: Stated) -> Opened:
     """A VGG16 classifier as the trunk; its score layers are seeded and untrained.
 
     Source: section 4.1 of the paper. A Linear layer over a 512x7x7 map is a 7x7 convolution whose
@@ -228,7 +245,8 @@ def _torchvision_vgg16(stored: StoredWeights, stated: Stated) -> Converted:
     width, fc = (max((1, *trunk[f"{name}.bias"].shape[:1])) for name in ("conv1_1", "fc6"))
     model = sized(stored.path, stated.num_classes, stated.variant, width, fc)
     he_normal(model, 0, only=("score_fr", "score_pool4", "score_pool3"))
-    return Converted({**model.state_dict(), **trunk}, stated.variant, stated.learned_upscore, "stated")
+    state = {**model.state_dict(), **trunk}
+    return Opened(_fcn8s(stored, state, stated.variant, stated), "stated")
 
 
 def _require_vgg16_keys(stored: StoredWeights) -> None:
@@ -248,19 +266,48 @@ def _as_convolution(tensor: Tensor, size: int) -> Tensor:
     return tensor.reshape(len(tensor), tensor.shape[1] // size**2, size, size)
 
 
-PUBLIC = Layout(recognises=lambda stored: "conv1_1.weight" in stored.state, convert=_public)
+# torchvision's segmentation models
+
+
+def _torchvision(stored: StoredWeights, stated: Stated) -> Opened:
+    name = name_of(stored.state)
+    assert name is not None, "the layout was recognised by its keys"
+    if stated.variant is not None or stated.learned_upscore is not None:
+        option = "--variant" if stated.variant is not None else "--learned-upscore"
+        raise UsageError(
+            f"{stored.path} is torchvision's {name} by its keys; {option} is for FCN-8s, leave it out"
+        )
+    network = torchvision_network(stored.path, stored.state, name)
+    _same_classes(stored.path, stated.num_classes, network.num_classes)
+    assumptions = [f"torchvision's {name}, known by its keys"]
+    if any(key.startswith(AUXILIARY) for key in stored.state):
+        assumptions.append("its auxiliary head is for training, and was left out")
+    return Opened(network, "keys", assumptions=tuple(assumptions))
+
+
+_ON_IMAGENET = "trained on R, G, B with torchvision's statistics"
+
+PUBLIC = Layout(recognises=lambda stored: "conv1_1.weight" in stored.state, open=_public)
 
 LAYOUTS = (
-    Layout(recognises=lambda stored: METADATA_KEY in stored.metadata, convert=_native),
+    Layout(recognises=lambda stored: METADATA_KEY in stored.metadata, open=_native),
     Layout(
         recognises=lambda stored: "features.0.weight" in stored.state,
-        convert=_torchvision_vgg16,
+        open=_torchvision_vgg16,
         kind="torchvision",
         trained_on="rgb",
         mean=TORCHVISION_MEAN_BGR,
         std=TORCHVISION_STD_BGR,
         note="score layers untrained: a start for training, labels mean nothing",
-        assumptions=("trained on R, G, B with torchvision's statistics",),
+        assumptions=(_ON_IMAGENET,),
+    ),
+    Layout(
+        recognises=lambda stored: name_of(stored.state) is not None,
+        open=_torchvision,
+        trained_on="rgb",
+        mean=TORCHVISION_MEAN_BGR,
+        std=TORCHVISION_STD_BGR,
+        assumptions=(_ON_IMAGENET,),
     ),
     PUBLIC,
 )

@@ -10,14 +10,14 @@ import torch
 
 from fcn_deploy.errors import ModelError, UsageError
 from fcn_deploy.files import input_file, write_bytes
-from fcn_deploy.model.checkpoints.fitting import build
+from fcn_deploy.model.checkpoints.networks import rebuild
 from fcn_deploy.model.checkpoints.read import read
-from fcn_deploy.model.fcn8s import FCN8s
+from fcn_deploy.model.network import Network
 from fcn_deploy.safetensors_content import content_of
 from fcn_deploy.spec import METADATA_KEY, ModelSpec
 
 
-def load_safetensors(path: str | Path) -> tuple[FCN8s, ModelSpec]:
+def load_safetensors(path: str | Path) -> tuple[Network, ModelSpec]:
     """Load an artefact that :func:`save_safetensors` wrote.
 
     Raises:
@@ -29,15 +29,14 @@ def load_safetensors(path: str | Path) -> tuple[FCN8s, ModelSpec]:
         stored = read(found)
         if METADATA_KEY in stored.metadata:
             spec = ModelSpec.from_json(stored.metadata[METADATA_KEY], str(path))
-            learned = spec.architecture.options.get("learned_upscore")
-            return build(found, stored.state, spec.architecture.name, spec.num_classes, learned, "bgr"), spec
+            return rebuild(found, stored.state, spec), spec
     raise ModelError(
         f"{path} holds weights but no model description; make an artefact of it first: "
         f"fcn-deploy export --weights {path} --variant ... -o model.safetensors"
     )
 
 
-def save_safetensors(model: FCN8s, spec: ModelSpec, path: str | Path, *, dtype: str = "fp32") -> ModelSpec:
+def save_safetensors(model: Network, spec: ModelSpec, path: str | Path, *, dtype: str = "fp32") -> ModelSpec:
     """Write weights and description as one file, atomically.
 
     Args:

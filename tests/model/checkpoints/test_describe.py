@@ -132,7 +132,7 @@ def test_a_network_in_memory_is_its_own_parent(make_model: MakeModel) -> None:
     model = make_model("fcn8s-lite")
     spec = describe(model, in_memory(model))
     assert spec.architecture == model.architecture
-    assert spec.provenance == ({"kind": "module", "name": "FCN8s in memory", "sha256": None},)
+    assert spec.provenance == ({"kind": "module", "name": "fcn8s-lite in memory", "sha256": None},)
     assert (str(spec.reference), spec.reference.known_by) == ("fcn8s-lite", "module")
 
 

@@ -1,0 +1,53 @@
+"""Do the keys and shapes of a file fit a network? Differences are listed in one message."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fcn_deploy.errors import ModelError
+
+
+def refuse_keys(
+    path: Path,
+    state: Mapping[str, Tensor],
+    expected: Mapping[str, Tensor],
+    name: str,
+    *,
+    sized: bool = True,
+) -> None:
+    """Raise one ModelError that lists the first few unknown and missing keys, and keys of the wrong shape.
+
+    Args:
+        path: the file that the weights come from.
+        state: the weights.
+        expected: the network's own, of which only the shapes are looked at.
+        name: of the network.
+        sized: false where the keys that give the sizes are themselves missing or damaged: then only the
+            number of dimensions can be compared.
+    """
+    wanted = {key: tuple(value.shape) for key, value in expected.items()}
+    unknown = [key for key in state if key not in wanted]
+    missing = [key for key in wanted if key not in state]
+    wrong_shape = [
+        f"{key} {list(state[key].shape)} instead of {list(wanted[key])}"
+        for key in wanted
+        if key in state
+        and (tuple(state[key].shape) != wanted[key] if sized else state[key].ndim != len(wanted[key]))
+    ]
+    lists = (("unknown", unknown), ("missing", missing), ("of the wrong shape", wrong_shape))
+    problems = [f"{len(keys)} {what}: {first(keys)}" for what, keys in lists if keys]
+    if problems:
+        raise ModelError(f"{path} does not fit {name}: {'; '.join(problems)}")
+    for key, value in state.items():
+        if not value.is_floating_point():
+            raise ModelError(f"{path}: {key} holds {value.dtype}; weights must be floating point")
+        if not torch.isfinite(value).all():
+            raise ModelError(f"{path}: {key} holds NaN or infinite values; the training run diverged")
+
+
+def first(keys: list[str], count: int = 4) -> str:
+    return ", ".join(keys[:count]) + (", ..." if len(keys) > count else "")
