@@ -219,6 +219,13 @@ class ModelSpec:
         """A copy that also keeps what a check found."""
         return self.replace(evidence={**self.evidence, kind: record})
 
+    def evidence_for_child(self) -> dict[str, Any]:
+        """The evidence as an artefact made from this one keeps it: what was verified about the parent is the
+        parent's, under ``parent_parity`` and ``parent_answers``."""
+        own = ("parity", "answers")
+        kept = {kind: record for kind, record in self.evidence.items() if kind not in own}
+        return {**kept, **{f"parent_{kind}": self.evidence[kind] for kind in own if kind in self.evidence}}
+
     def with_parent(self, **link: Any) -> ModelSpec:
         """A copy whose nearest parent is ``link`` (see :attr:`provenance`)."""
         return self.replace(provenance=(link, *self.provenance))

@@ -71,6 +71,14 @@ BackendOption = Annotated[
         show_default=False,
     ),
 ]
+CheckAgainst = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="ANSWERS.npz",
+        help="Answers of the original network; where the graph differs, nothing is written.",
+        show_default=False,
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]
 JsonFile = Annotated[
     Path | None,
