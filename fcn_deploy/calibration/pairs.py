@@ -59,7 +59,7 @@ def pairs_for(model: ModelProto, layers: Collection[str], target: str) -> Pairs:
         layers: names of convolutions.
         target: ``tensorrt`` or ``cpu``.
     """
-    graph = _Graph(model, layers)
+    graph = _PairedGraph(model, layers)
     return graph.for_cpu() if target == "cpu" else graph.for_tensorrt()
 
 
@@ -72,7 +72,7 @@ def measured_tensors(model: ModelProto) -> list[str]:
     return [name for name in order if name in wanted]
 
 
-class _Graph:
+class _PairedGraph:
     def __init__(self, model: ModelProto, layers: Collection[str]) -> None:
         self.nodes = list(model.graph.node)
         self.made_by, self.read_by = makers(model), readers(model)

@@ -29,7 +29,7 @@ _SUM_TOLERANCE = 5e-3
 
 
 @dataclass(frozen=True)
-class Source:
+class ScoreSource:
     """Where in a graph the answer is read."""
 
     output: str
@@ -50,7 +50,7 @@ class Source:
         return [self.output, *([] if self.scores is None else [self.scores])]
 
 
-def find_source(original: Original, output: str) -> Source:
+def find_source(original: Original, output: str) -> ScoreSource:
     """Follow an output back to what decides it."""
     makers = {name: node for node in original.model.graph.node for name in node.output}
     kinds = element_types(original.model)
@@ -67,7 +67,7 @@ def find_source(original: Original, output: str) -> Source:
     )
     squashed = _walk_back(makers, output, _BETWEEN)
     sigmoid = squashed is not None and squashed.op_type in ("Sigmoid", "HardSigmoid")
-    return Source(output, scores, axis, made_of not in _FLOATS, made_of == _BOOL, sigmoid)
+    return ScoreSource(output, scores, axis, made_of not in _FLOATS, made_of == _BOOL, sigmoid)
 
 
 def _walk_back(makers: dict[str, NodeProto], name: str, through: Collection[str]) -> NodeProto | None:
@@ -179,7 +179,7 @@ def resize_bilinear(
 
 def understand(
     original: Original,
-    source: Source,
+    source: ScoreSource,
     found: list[NDArray[Any]],
     padded: tuple[int, int],
     *,

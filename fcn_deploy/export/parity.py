@@ -76,7 +76,7 @@ class SizeRefused(Exception):
 
 
 @dataclass(frozen=True)
-class Reference:
+class ParityReference:
     """What an artefact is compared with."""
 
     logits: Callable[[Frames], LogitArray | Expected]
@@ -90,7 +90,7 @@ class Reference:
 
 
 def check_parity(
-    graph: ModelProto, reference: Reference, spec: ModelSpec, *, tolerance: float | None = TOLERANCE
+    graph: ModelProto, reference: ParityReference, spec: ModelSpec, *, tolerance: float | None = TOLERANCE
 ) -> dict[str, Any]:
     """As :func:`check_results`, of a deploy graph in ONNX Runtime."""
     against = f"onnxruntime {require('onnxruntime', extra='cpu').__version__} (CPU)"
@@ -100,7 +100,7 @@ def check_parity(
 
 def check_results(
     results: Results,
-    reference: Reference,
+    reference: ParityReference,
     spec: ModelSpec,
     *,
     against: str,

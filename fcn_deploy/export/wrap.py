@@ -33,7 +33,7 @@ from fcn_deploy.export.parity import (
     TOLERANCE,
     Expected,
     Frames,
-    Reference,
+    ParityReference,
     SizeRefused,
     check_parity,
     parity_frames,
@@ -66,7 +66,7 @@ _OLDEST_ONNXRUNTIME = "1.18"
 
 
 @dataclass(frozen=True)
-class _Stated:
+class _WrapFacts:
     """What the user says about the file, checked."""
 
     preparation: Preparation
@@ -147,7 +147,7 @@ def wrap_model(
     target = check_output(path, SUFFIXES)
     if Path(model).resolve() == target.resolve():
         raise UsageError(f"{target} is the model itself; name another file to write")
-    stated = _Stated(
+    stated = _WrapFacts(
         preparation=stated_preparation(mean, std, scale, trained_on),
         color_order=channel_order("color_order", color_order),
         named=class_set(classes, num_classes),
@@ -174,7 +174,7 @@ def wrap_model(
     return ExportResult(target, spec, size, sha256, time.monotonic() - begun, said)
 
 
-def _check_together(stated: _Stated) -> None:
+def _check_together(stated: _WrapFacts) -> None:
     if stated.align_corners and stated.logits_stride is None:
         raise UsageError("--align-corners is about resizing logits; give --logits-stride too")
     if stated.threshold is not None and not 0 < stated.threshold < 1:
@@ -188,7 +188,7 @@ def _check_together(stated: _Stated) -> None:
 class _Wrapping:
     """One call of :func:`wrap_model`: what its steps share."""
 
-    def __init__(self, original: Original, stated: _Stated, step: Callable[[str], None]) -> None:
+    def __init__(self, original: Original, stated: _WrapFacts, step: Callable[[str], None]) -> None:
         self.original, self.stated, self.step = original, stated, step
         self.said: list[str] = []
         """A sentence for each value that was assumed, and each limit of the artefact."""
@@ -362,7 +362,7 @@ class _Wrapping:
             return found
 
         name = self.original.name
-        reference = Reference(expected, f"{name} in ONNX Runtime behind numpy preprocessing", name)
+        reference = ParityReference(expected, f"{name} in ONNX Runtime behind numpy preprocessing", name)
         tolerance = _TOLERANCES[spec.precision]
         parity = check_parity(graph, reference, spec, tolerance=tolerance)
         if tolerance is None and parity["min_agreement"] < _INT8_AGREEMENT:

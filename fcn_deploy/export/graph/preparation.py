@@ -75,7 +75,7 @@ class _Affine:
 
 
 @dataclass(frozen=True)
-class _Preparation:
+class _FoldedSteps:
     """The steps of a graph between the frame's planes and the first convolution."""
 
     planes: str
@@ -115,7 +115,7 @@ def fold_preparation(model: ModelProto) -> bool:
     return True
 
 
-def _find(graph: GraphProto) -> _Preparation | None:
+def _find(graph: GraphProto) -> _FoldedSteps | None:
     readers: dict[str, list[NodeProto]] = defaultdict(list)
     for node in graph.node:
         for name in names_read(node) if node.op_type != "Shape" else ():  # sizes stay what they are
@@ -144,7 +144,7 @@ def _find(graph: GraphProto) -> _Preparation | None:
     weights = next((t for t in graph.initializer if t.name == convolution.input[1]), None)
     if weights is None or weights.data_type != PROTO_FLOAT or weights.dims[1] != _CHANNELS:
         return None  # grouped, fp16, or INT8 behind DequantizeLinear
-    return _Preparation(planes, steps, affine, convolution, weights)
+    return _FoldedSteps(planes, steps, affine, convolution, weights)
 
 
 def _planes(graph: GraphProto, readers: Mapping[str, list[NodeProto]]) -> str | None:
@@ -192,7 +192,7 @@ def _pads_with_zeros(node: NodeProto, constants: Constants) -> bool:
     return bool(mode == b"constant" and value is not None and not np.any(value))
 
 
-def _fold(graph: GraphProto, found: _Preparation, weights: NDArray[np.float32]) -> None:
+def _fold(graph: GraphProto, found: _FoldedSteps, weights: NDArray[np.float32]) -> None:
     onnx = require("onnx", extra="export")
     nodes = list(graph.node)
     shared = sum(found.weights.name in names_read(node) for node in nodes) > 1
