@@ -161,6 +161,7 @@ def export(
         str | None,
         typer.Option(metavar="HxW", help="The largest frame that is accepted.", show_default="4096x4096"),
     ] = None,
+    check_against: options.CheckAgainst = None,
     as_json: options.Json = False,
 ) -> None:
     """Make an artefact of a checkpoint and verify it."""
@@ -198,6 +199,7 @@ def export(
             precision=precision.value,
             calib=calib,
             keep_fp32=keep_fp32,
+            check_against=check_against,
             progress=step,
         )
     report(result, as_json)

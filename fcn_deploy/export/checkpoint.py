@@ -17,7 +17,7 @@ from fcn_deploy.describe import describe, file_facts, file_row, triple
 from fcn_deploy.errors import UsageError
 from fcn_deploy.export.preparation import to_spec
 from fcn_deploy.export.request import Request
-from fcn_deploy.files import check_output, sha256_of
+from fcn_deploy.files import check_output, input_file, sha256_of
 from fcn_deploy.lazy import require
 from fcn_deploy.results import Result, Rows
 from fcn_deploy.spec import ModelSpec
@@ -91,6 +91,7 @@ def export_model(
     precision: str = "fp32",
     calib: str | Path | None = None,
     keep_fp32: bool = False,
+    check_against: str | Path | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> ExportResult:
     """Make an artefact of a checkpoint or a module, and verify it before it is written.
@@ -136,6 +137,8 @@ def export_model(
         precision: ``fp32`` or ``fp16``.
         calib: images or a video for the range check of fp16; None uses the synthetic clip.
         keep_fp32: leave layers that overflow fp16 in fp32 instead of failing.
+        check_against: answers of the original network (``.npz``), as :func:`fcn_deploy.check_answers` takes
+            them; for ``.onnx`` files.
         progress: called with the name of each step as it begins.
 
     Raises:
@@ -143,7 +146,8 @@ def export_model(
             neither given nor known.
         ModelError: the checkpoint is damaged or does not fit, or the module fails or gives something else.
         SourceError: the frames for the range check cannot be used.
-        ParityError: the graph does not give what the network gives; nothing was written.
+        ParityError: the graph does not give what the network gives, or what ``check_against`` says; nothing
+            was written.
         ExportError: the exporter failed, or a layer overflows fp16.
         MissingDependency: PyTorch or onnx is not installed.
     """
@@ -156,6 +160,10 @@ def export_model(
         if value is not None:
             as_integer(name, value, minimum)
     _refuse_output(checkpoint, target, precision, calib, keep_fp32)
+    if check_against is not None:
+        if target.suffix != ".onnx":
+            raise UsageError("--check-against is for an .onnx file; check others with: fcn-deploy check")
+        input_file(check_against, "answers file")
     named = class_set(classes, num_classes)
     request = Request(
         checkpoint=checkpoint,
@@ -193,7 +201,8 @@ def export_model(
     stated |= to_spec(mean, std, scale, info.trained_on)
     described, assumptions = _describe(request, network, info, stated)
     step("writing")
-    written = _write(network, described, target, precision, calib, keep_fp32, step)
+    half = {"calib": calib, "keep_fp32": keep_fp32}
+    written = _write(network, described, target, precision, {**half, "check_against": check_against}, step)
     size, sha256 = target.stat().st_size, sha256_of(target)
     return ExportResult(target, written, size, sha256, time.monotonic() - begun, assumptions)
 
@@ -206,8 +215,7 @@ def _write(
     spec: ModelSpec,
     target: Path,
     precision: str,
-    calib: str | Path | None,
-    keep_fp32: bool,
+    onnx_only: dict[str, Any],
     step: Callable[[str], None],
 ) -> ModelSpec:
     """Write the artefact; returns its description as written."""
@@ -221,9 +229,7 @@ def _write(
         return export_program(network, spec, target, progress=step)
     from fcn_deploy.export.onnx import export_onnx
 
-    return export_onnx(
-        network, spec, target, precision=precision, calib=calib, keep_fp32=keep_fp32, progress=step
-    )
+    return export_onnx(network, spec, target, precision=precision, progress=step, **onnx_only)
 
 
 def _refuse_output(
@@ -263,7 +269,7 @@ def class_set(classes: str | Path | Sequence[str] | None, count: int | None) -> 
     return named
 
 
-_OWN_EVIDENCE = ("parity", "fp16_range", "made")
+_OWN_EVIDENCE = ("parity", "fp16_range", "made", "answers")
 """What export verifies itself: a parent's records of these are not copied."""
 
 
