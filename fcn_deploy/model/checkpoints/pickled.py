@@ -104,7 +104,11 @@ def load_pickled(path: Path, kind: str) -> Any:
 
 
 def _by_torch(path: Path) -> Any:
-    """What torch's own restricted reader makes of a file; None where it refuses it."""
+    """What torch's own restricted reader makes of a file; None where it refuses it.
+
+    torch keeps its list of allowed names for the whole process. Where another thread empties it meanwhile, torch
+    refuses more than it must, and the data that is read already is used.
+    """
     allowed: list[Any] = [(_Skipped, name) for name in _SAFE_TO_SKIP]
     try:
         with torch.serialization.safe_globals([*allowed, (_no_default, "collections.defaultdict")]):

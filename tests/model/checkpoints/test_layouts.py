@@ -56,7 +56,8 @@ def test_safetensors_with_a_variant_in_their_metadata(tmp_path: Path) -> None:
     assert_holds(model, state)
     assert (model.variant.name, model.num_classes, model.fc_channels) == ("fcn8s-same", 11, 4)
     assert info.kind == "safetensors" and info.spec is None
-    assert "fcn8s-same" in info.assumptions[0] and "metadata" in info.assumptions[0]
+    assert "float16" in info.assumptions[0]
+    assert "fcn8s-same" in info.assumptions[1] and "metadata" in info.assumptions[1]
 
 
 def test_safetensors_that_say_nothing_need_a_variant(tmp_path: Path) -> None:
