@@ -10,6 +10,7 @@ import functools
 import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +44,7 @@ class BenchReference:
     """Why it is the reference, in words."""
     spec: str
     """JSON of the description: variant, colour order, mean and scale."""
-    trained_on: str = "bgr"
+    trained_on: str | None = None
 
     def job(self) -> dict[str, Any]:
         """The argument of :func:`label_with_reference`, for JSON."""
@@ -103,7 +104,7 @@ def chain_reference(path: Location, spec: ModelSpec, given: Iterable[Location]) 
                 "it; put it there, or name it as the reference"
             )
         if _is_fp32(found):
-            trained_on = link.get("trained_on", "bgr")
+            trained_on = link.get("trained_on")
             return _reference(
                 str(link["name"]), found, "the checkpoint in its own provenance", spec, trained_on
             )
@@ -145,21 +146,19 @@ def load_reference(reference: BenchReference) -> tuple[Network, ModelSpec]:
     if reference.path is None:
         seed = int(re.sub(r"\D", "", reference.name))
         return random_model(spec.num_classes, name, **options, seed=seed)[0], spec
+    load = partial(load_checkpoint, reference.path, learned_upscore=learned, trained_on=reference.trained_on)
     try:
-        model, _ = load_checkpoint(reference.path, learned_upscore=learned, trained_on=reference.trained_on)
-    except UsageError:  # a bare checkpoint: the variant is in the description only
-        model, _ = load_checkpoint(
-            reference.path,
-            variant=name,
-            num_classes=spec.num_classes,
-            learned_upscore=learned,
-            trained_on=reference.trained_on,
-        )
+        model, _ = load()
+        told = model.architecture.name == name
+    except UsageError:
+        told = False
+    if not told:  # the variant is in the description only
+        model, _ = load(variant=name, num_classes=spec.num_classes)
     return model, spec
 
 
 def _reference(
-    name: str, path: Path | None, why: str, spec: ModelSpec, trained_on: str = "bgr"
+    name: str, path: Path | None, why: str, spec: ModelSpec, trained_on: str | None = None
 ) -> BenchReference:
     # Fields that do not affect the numbers are removed, so that artefacts of one model share one reference.
     bare = spec.replace(
