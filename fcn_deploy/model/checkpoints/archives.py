@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import mmap
+import struct
 import sys
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -23,6 +24,8 @@ from fcn_deploy.model.checkpoints.containers import ZIP
 from fcn_deploy.model.checkpoints.unpickling import MalformedPickle, Name, Persistent, Pickled, parse
 
 _MAGIC = 0x1950A86A20F9469CFC6C
+_DAMAGED = (zipfile.BadZipFile, RuntimeError, EOFError, OSError, ValueError, struct.error)
+"""What zipfile and torch raise for bytes that are not as they should be."""
 _COUNT = 8
 """Bytes of the number of elements before each storage of a legacy file."""
 _STORAGES = {
@@ -89,7 +92,7 @@ def opened(path: Path, kind: str) -> Iterator[Archive]:
                 archive = _Legacy(path, data)
                 _check(archive)
                 yield archive
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError) as exc:
+    except _DAMAGED as exc:
         raise MalformedPickle(type(exc).__name__) from exc
 
 

@@ -7,6 +7,7 @@ TensorFlow, as their own documents give them.
 
 from __future__ import annotations
 
+import struct
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -94,7 +95,7 @@ def _zip_kind(path: Path) -> str:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError) as exc:
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError, struct.error) as exc:
         raise ModelError(
             f"{path} is not a complete PyTorch checkpoint ({type(exc).__name__}); copy it again"
         ) from exc

@@ -2,7 +2,7 @@
 
 The pickle is read as data first, and what it says of storages is checked. Then torch reads the file with
 ``weights_only=True``. What torch refuses, because it is a whole module or of another protocol than torch's
-own, is taken from the data; see decision 11 in docs/explanation/decisions.md.
+own, is taken from the data. Why so: decision 11 in docs/explanation/decisions.md.
 """
 
 from __future__ import annotations
@@ -104,7 +104,11 @@ def load_pickled(path: Path, kind: str) -> Any:
 
 
 def _by_torch(path: Path) -> Any:
-    """What torch's own restricted reader makes of a file; None where it refuses it."""
+    """What torch's own restricted reader makes of a file; None where it refuses it.
+
+    torch keeps its list of allowed names for the whole process. Where another thread empties it meanwhile,
+    torch refuses more than it must, and the data that is read already is used.
+    """
     allowed: list[Any] = [(_Skipped, name) for name in _SAFE_TO_SKIP]
     try:
         with torch.serialization.safe_globals([*allowed, (_no_default, "collections.defaultdict")]):

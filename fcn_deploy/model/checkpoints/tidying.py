@@ -16,7 +16,8 @@ from fcn_deploy.errors import ModelError
 _WRAPPERS = ("module.", "model.", "net.", "_orig_mod.", "network.")
 """What DataParallel, torch.compile, AveragedModel and training frameworks put before every name."""
 _LEFT_OUT = re.compile(
-    r"(?:^|\.)(?P<count>num_batches_tracked)$|^(?P<steps>n_averaged)$|^(?:criterion|criteria|loss\w*)\."
+    r"(?:^|\.)(?P<count>num_batches_tracked)$|^(?P<steps>n_averaged)$"
+    r"|^(?:criterion|criteria|loss|losses|loss_fn|loss_func|loss_function)\."
 )
 """Counters, which inference does not use, and weights of the loss. Anchored after the shared prefix."""
 _LARGEST_GROWTH = 16
@@ -63,7 +64,7 @@ def tidied(path: Path, state: Mapping[str, Tensor], *, own: bool = False) -> Tid
     if left_out:
         counts = Counter(_kind(name) for name in left_out)
         listed = " and ".join(f"{count} {kind}" for kind, count in counts.items())
-        said.append(f"left out {listed}, which labels do not need")
+        said.append(f"left out {listed}, which inference does not need")
     if stored:
         said.append(f"weights are stored as {' and '.join(stored)}; they are used as float32")
     return Tidied(plain, prefix, () if own else tuple(said))
@@ -95,7 +96,7 @@ def _bare(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str, list[str
 
 def _kind(name: str) -> str:
     found = _LEFT_OUT.search(name)
-    return (found and (found["count"] or found["steps"])) or "tensors of the loss"
+    return (found and (found["count"] or found["steps"])) or "of the loss"
 
 
 def _require_plain(path: Path, name: str, tensor: Tensor) -> None:

@@ -24,7 +24,7 @@ _DEEPEST_TUPLE = 100
 ends the process, in torch's own ``weights_only`` reader too (torch 2.14)."""
 _KEYS = (str, int, float, bool, bytes, type(None))
 """Types of dictionary keys that are kept. Hashing these runs no code of others and does not recurse."""
-_PYTHON_2 = {"__builtin__": "builtins", "copy_reg": "copyreg"}
+_PYTHON_2 = {"__builtin__": "builtins", "copy_reg": "copyreg", "exceptions": "builtins"}
 """Modules that protocol 2 writes by their names in Python 2."""
 
 
