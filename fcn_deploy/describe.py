@@ -110,6 +110,9 @@ def evidence_rows(evidence: dict[str, Any]) -> Rows:
             rows += _parity_rows("parity", parity)
         if parity := evidence.get("parent_parity"):
             rows += _parity_rows("fp16 parity" if "fp32" in parity else "fp32 parity", parity)
+        for kind in ("answers", "parent_answers"):
+            if answers := evidence.get(kind):
+                rows.append(("original", _answers(answers, of_parent=kind == "parent_answers")))
         if ranges := evidence.get("fp16_range"):
             rows.append(("fp16 range", _ranges(ranges)))
         if quantised := evidence.get("quantization"):
@@ -130,9 +133,8 @@ def _parity_rows(name: str, record: dict[str, Any]) -> Rows:
 def _parity(record: dict[str, Any]) -> str:
     allowed = f" (allowed {record['tolerance']:g})" if record.get("tolerance") is not None else ""
     error = record["max_relative_error"]
-    words = (
-        f"{len(record['sizes'])} sizes against {record.get('network', 'the plain module')}: "
-        + ("" if error is None else f"relative logit error at most {error:.2g}{allowed}, ")
+    words = f"{len(record['sizes'])} sizes against {record.get('network', 'the plain module')}: " + (
+        "" if error is None else f"relative logit error at most {error:.2g}{allowed}, "
     )
     if record["min_agreement"] == 1:
         return f"{words}all labels agree"
@@ -141,6 +143,19 @@ def _parity(record: dict[str, Any]) -> str:
     beyond = record["differences_beyond_ties"]
     why = f"{beyond} differ beyond ties" if beyond else "ties only"
     return f"{words}labels agree to {record['min_agreement']:.4%} ({why})"
+
+
+def _answers(record: dict[str, Any], *, of_parent: bool) -> str:
+    """How an artefact, or the graph that it was made from, compares with the original network."""
+    error = record["logit_error"]
+    logits = "" if error is None else f", relative logit error at most {error:.2g}"
+    words = (
+        f"{record['frames']} frames of {record['file']}: {record['agreement']:.4%} of labels agree "
+        f"(lowest {record['lowest']:.4%}){logits}"
+    )
+    return (
+        f"{words}; the graph that this was made from was checked, this file was not" if of_parent else words
+    )
 
 
 def _quantised(record: dict[str, Any]) -> Rows:

@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 from fcn_deploy import __version__
 from fcn_deploy.cli.bench import bench
 from fcn_deploy.cli.build_engine import build_engine
+from fcn_deploy.cli.check import check
 from fcn_deploy.cli.clip import clip
 from fcn_deploy.cli.console import guarded, set_debug
 from fcn_deploy.cli.doctor import doctor
@@ -116,6 +117,13 @@ _add(
     evaluate,
     "model.onnx --data camvid/val",
     "model.safetensors model.onnx --data camvid/val --json scores.json --confusion confusion.png",
+)
+_add(
+    "check",
+    check,
+    "model.onnx answers.npz",
+    "model.onnx answers.npz --picture worst.png --json",
+    "model.engine answers.npz --min-agreement 0.99",
 )
 _add(
     "bench",

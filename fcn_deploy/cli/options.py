@@ -47,7 +47,13 @@ CudaBinding = Annotated[
 ]
 ExpectSha256 = Annotated[
     str | None,
-    typer.Option(metavar="HEX", help="Refuse an engine that has another SHA-256.", show_default=False),
+    typer.Option(metavar="HEX", help="Refuse an artefact that has another SHA-256.", show_default=False),
+]
+Trust = Annotated[
+    bool | None,
+    typer.Option(
+        "--trust", help="Open a .pt2 program without its manifest; it can run any code.", show_default=False
+    ),
 ]
 # None and not False, as for the other options of a backend: only given options are passed to a backend.
 AllowFallback = Annotated[
@@ -62,6 +68,14 @@ BackendOption = Annotated[
         "--option",
         metavar="NAME=VALUE",
         help="Any option of the backend, by its name in Python; repeat it for several.",
+        show_default=False,
+    ),
+]
+CheckAgainst = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="ANSWERS.npz",
+        help="Answers of the original network; where the graph differs, nothing is written.",
         show_default=False,
     ),
 ]
@@ -82,6 +96,8 @@ class VariantChoice(str, Enum):
     ATONCE = "fcn8s-atonce"
     SAME = "fcn8s-same"
     LITE = "fcn8s-lite"
+    LECTURE = "fcn8s-lecture"
+    LECTURE_NORELU = "fcn8s-lecture-norelu"
 
 
 class Precision(str, Enum):

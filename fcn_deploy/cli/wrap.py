@@ -25,8 +25,8 @@ def wrap(
         str,
         typer.Option(
             metavar="A,B,C",
-            help="Subtracted from frames of 0..255, or of what --scale makes of them; in the channel order of "
-            "--trained-on, as in your training code.",
+            help="Subtracted from frames of 0..255, or of what --scale makes of them; in the channel order "
+            "of --trained-on, as in your training code.",
         ),
     ],
     std: Annotated[

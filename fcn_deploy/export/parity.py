@@ -297,11 +297,11 @@ def _as_exact(record: dict[str, Any], tolerance: float) -> bool:
 def _remedy(record: dict[str, Any]) -> str:
     own = record.get("reference_from_float64")
     if own is not None and not own <= _REPRODUCIBLE:
-        return f"in fp32 the network itself is {own:.3g} from its float64 results; train it, or check its weights"
+        return f"in fp32 the network itself is {own:.3g} from its float64 results; check its weights"
     if own is not None:
         return (
-            f"it is {record['from_float64']:.3g} from the network in float64, which the network in fp32 is within "
-            f"{own:.3g} of; install the versions in constraints.txt and export again"
+            f"it is {record['from_float64']:.3g} from the network in float64, and the network in fp32 is "
+            f"{own:.3g} from it; install the versions in constraints.txt and export again"
         )
     return "install the versions in constraints.txt and export again"
 

@@ -156,7 +156,7 @@ def test_artefacts_of_one_model_share_one_reference(tmp_path: Path, spec: ModelS
 
 @pytest.mark.parametrize(
     ("name", "told"),
-    [("missing.pth", "does not exist"), (".", "is a folder"), ("model.onnx", "is not a checkpoint")],
+    [("missing.pth", "does not exist"), (".", "is a folder"), ("model.engine", "is not a checkpoint")],
 )
 def test_a_named_reference_must_be_a_checkpoint(
     artefact: Path, spec: ModelSpec, name: str, told: str

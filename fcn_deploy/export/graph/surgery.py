@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from fcn_deploy.errors import ModelError
@@ -37,6 +38,40 @@ def element_types(model: ModelProto) -> dict[str, int]:
     """Tensor name -> ONNX element type, for all tensors of a graph."""
     kinds = {name: value.type.tensor_type.elem_type for name, value in inferred_values(model).items()}
     return {**kinds, **{t.name: t.data_type for t in model.graph.initializer}}
+
+
+def channel_counts(model: ModelProto) -> dict[str, int]:
+    """Name of a map ``[N, C, H, W]`` -> its channels, where their number is known."""
+    shapes = {name: value.type.tensor_type.shape.dim for name, value in inferred_values(model).items()}
+    return {name: dims[1].dim_value for name, dims in shapes.items() if len(dims) == 4 and dims[1].dim_value}
+
+
+def makers(model: ModelProto) -> dict[str, NodeProto]:
+    """Tensor name -> the node that makes it; inputs and initializers have none."""
+    return {name: node for node in model.graph.node for name in node.output}
+
+
+def readers(model: ModelProto) -> dict[str, list[NodeProto]]:
+    """Tensor name -> the nodes that read it, in graph order; one that reads it twice stands here once."""
+    found: dict[str, list[NodeProto]] = {}
+    for node in model.graph.node:
+        for name in dict.fromkeys(node.input):
+            found.setdefault(name, []).append(node)
+    return found
+
+
+def attributes(node: NodeProto) -> dict[str, Any]:
+    """Attribute name -> its value."""
+    onnx = require("onnx", extra="export")
+    return {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+
+
+def constants(model: ModelProto, limit: int = 1 << 16) -> dict[str, NDArray[Any]]:
+    """Initializer name -> its values, for those of at most ``limit`` numbers."""
+    onnx = require("onnx", extra="export")
+    return {
+        t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer if np.prod(t.dims) <= limit
+    }
 
 
 def attributes_of(node: NodeProto) -> dict[str, Any]:
@@ -84,20 +119,27 @@ def find_node(model: ModelProto, op_type: str) -> NodeProto:
 
 
 def pad_pooling(model: ModelProto) -> None:
-    """Write ceil-mode pooling as padding by one row and one column at the end, in place.
+    """Write ceil-mode pooling as padding at the end, by a row and a column less than the stride, in place.
 
-    Both make ``ceil(n / 2)`` of ``n``, and the padding never wins a maximum, so no number changes. But
-    runtimes differ in ceil mode: OpenVINO refuses a window larger than its input, which a frame of 16
-    rows has at pool5, and other runtimes ignore the mode.
+    Both make ``ceil((n - kernel) / stride) + 1`` of ``n``, and the padding never wins a maximum, so no number
+    changes. But runtimes differ in ceil mode: OpenVINO refuses a window larger than its input, which a frame
+    of 16 rows has at pool5, and other runtimes ignore the mode. Where a window would hold nothing but
+    padding the mode stays.
     """
     onnx = require("onnx", extra="export")
     for node in model.graph.node:
-        attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-        if node.op_type != "MaxPool" or not attributes.get("ceil_mode"):
+        stated = attributes(node)
+        if node.op_type != "MaxPool" or not stated.get("ceil_mode"):
             continue
-        attributes |= {"ceil_mode": 0, "pads": [0, 0, 1, 1]}
+        kernel = stated["kernel_shape"]
+        steps = stated.get("strides") or [1] * len(kernel)
+        pads = list(stated.get("pads") or [0] * 2 * len(kernel))
+        ends = [end + step - 1 for end, step in zip(pads[len(kernel) :], steps, strict=True)]
+        if any(end >= size for end, size in zip(ends, kernel, strict=True)):
+            continue
+        stated |= {"ceil_mode": 0, "pads": [*pads[: len(kernel)], *ends]}
         del node.attribute[:]
-        node.attribute.extend(onnx.helper.make_attribute(k, v) for k, v in attributes.items())
+        node.attribute.extend(onnx.helper.make_attribute(k, v) for k, v in stated.items())
 
 
 def deciding_node(model: ModelProto) -> NodeProto | None:
