@@ -62,12 +62,12 @@ def find_source(original: Original, output: str) -> ScoreSource:
         if compared in (1, 3) and not attributes.get("select_last_index"):
             scores, axis = behind.input[0], compared
     maker = _walk_back(makers, output, ("Identity", "Squeeze", "Unsqueeze"))
-    made_of = (
-        kinds.get(maker.input[0]) if maker is not None and maker.op_type == "Cast" else kinds.get(output)
-    )
+    cast_from = kinds.get(maker.input[0]) if maker is not None and maker.op_type == "Cast" else None
+    types = [kind for kind in (kinds.get(output), cast_from) if kind is not None]
+    integers = any(kind not in _FLOATS for kind in types)
     squashed = _walk_back(makers, output, _BETWEEN)
     sigmoid = squashed is not None and squashed.op_type in ("Sigmoid", "HardSigmoid")
-    return ScoreSource(output, scores, axis, made_of not in _FLOATS, made_of == _BOOL, sigmoid)
+    return ScoreSource(output, scores, axis, integers, _BOOL in types, sigmoid)
 
 
 def _walk_back(makers: dict[str, NodeProto], name: str, through: Collection[str]) -> NodeProto | None:

@@ -28,9 +28,9 @@ def inlined(model: ModelProto, name: str) -> ModelProto:
     """
     if not model.functions:
         return model
-    onnx = require("onnx", extra="export")
+    inliner = require("onnx.inliner", extra="export")
     try:
-        plain: ModelProto = onnx.inliner.inline_local_functions(model)
+        plain: ModelProto = inliner.inline_local_functions(model)
     except Exception as exc:  # it raises many classes
         raise ExportError(
             f"the local functions of {name} cannot be inlined ({exc}); export it without them, or save it "
