@@ -256,7 +256,7 @@ _TABLE: tuple[tuple[Implementation, Mapping[int | None, Frames]], ...] = (
                 "bgr",
                 CAFFE_MEAN_BGR,
                 (255, 255, 255),
-                "its training script feeds B, G, R minus the mean, then / 255 (--std 1,1,1 if img_norm was off)",
+                "its training script feeds B, G, R minus the mean, / 255 (--std 1,1,1 if img_norm was off)",
             ),
         },
     ),
