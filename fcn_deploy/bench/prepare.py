@@ -17,7 +17,6 @@ from fcn_deploy.bench.process import CAN_PAUSE, WorkerProcess
 from fcn_deploy.bench.reference import BenchReference, chain_reference, named_reference
 from fcn_deploy.bench.results import Agreement, Row
 from fcn_deploy.bench.typical import NAME as TYPICAL
-from fcn_deploy.bench.typical import describe_typical
 from fcn_deploy.errors import FcnDeployError, ModelError
 
 
@@ -146,16 +145,16 @@ def typical_row(
     if isinstance(reference, str):
         failure = f"there is no checkpoint to export: {reference}"
         return RowMeasurement(replace(row, failure=failure), {}, labels, settings.timeout)
-    row = replace(row, description=describe_typical(reference))
     settings.step(f"exporting {TYPICAL} at {case.height}x{case.width}, batch {case.batch}")
     out = settings.folder / f"typical-{case.height}x{case.width}-{case.batch}.onnx"
     job = {"out": str(out), "height": case.height, "width": case.width, "batch": case.batch}
     try:
-        settings.ask_once("typical", settings.timeout, reference=reference.job(), **job)
+        made = settings.ask_once("typical", settings.timeout, reference=reference.job(), **job)
     except FcnDeployError as exc:
         failure = f"it could not be exported: {exc}"
         return RowMeasurement(replace(row, failure=failure), {}, labels, settings.timeout)
-    subject = {"kind": "typical", "path": str(out), "spec": reference.spec}
+    row = replace(row, description=made.pop("description"))
+    subject = {"kind": "typical", "path": str(out), "spec": reference.spec, "reads": made["reads"]}
     return RowMeasurement(row, {**subject, **_conditions(settings)}, labels, settings.timeout)
 
 

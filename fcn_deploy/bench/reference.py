@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 _GRAPHS = ("onnx", "engine")
 """Kinds of provenance entries that hold the same weights in another form."""
+_NO_WEIGHTS = (".onnx", ".engine")
+"""Names of files that are certainly not checkpoints."""
 
 
 @dataclass(frozen=True)
@@ -63,10 +65,8 @@ def named_reference(name: str, spec: ModelSpec) -> BenchReference:
         UsageError: it cannot be read, is not a checkpoint, or was converted to lower precision.
     """
     path = bundled_path() if name == "bundled" else input_file(name, "reference checkpoint")
-    if path.suffix not in CHECKPOINT_SUFFIXES:
-        raise UsageError(
-            f"{path} is not a checkpoint; the reference is one of {', '.join(CHECKPOINT_SUFFIXES)}"
-        )
+    if path.suffix in _NO_WEIGHTS:  # of any other file its content decides, when it is read in the child
+        raise UsageError(f"{path} is not a checkpoint; name the weights that it was made from")
     if not _is_fp32(path):
         raise UsageError(f"{path} is a conversion to lower precision; name the fp32 checkpoint")
     if path.suffix == ".safetensors":
@@ -176,7 +176,7 @@ def _find(link: dict[str, Any], artefacts: list[Location]) -> Path | None:
         for artefact in artefacts
         if isinstance(artefact, Path)
         for file in artefact.parent.iterdir()
-        if file.suffix in CHECKPOINT_SUFFIXES and file.is_file()
+        if (file.suffix in CHECKPOINT_SUFFIXES or file.name == link.get("name")) and file.is_file()
     }
     candidates = sorted({*beside, bundled_path()}, key=lambda file: (file.name != link.get("name"), file))
     return next((file for file in candidates if file.is_file() and _hash(file) == link.get("sha256")), None)

@@ -47,7 +47,13 @@ CudaBinding = Annotated[
 ]
 ExpectSha256 = Annotated[
     str | None,
-    typer.Option(metavar="HEX", help="Refuse an engine that has another SHA-256.", show_default=False),
+    typer.Option(metavar="HEX", help="Refuse an artefact that has another SHA-256.", show_default=False),
+]
+Trust = Annotated[
+    bool | None,
+    typer.Option(
+        "--trust", help="Open a .pt2 program without its manifest; it can run any code.", show_default=False
+    ),
 ]
 # None and not False, as for the other options of a backend: only given options are passed to a backend.
 AllowFallback = Annotated[
@@ -114,7 +120,7 @@ def parse_size(text: str, option: str) -> tuple[int, int]:
 
 
 def parse_channels(text: str, option: str) -> tuple[float, float, float]:
-    """``104.0,116.7,122.7`` -> three numbers in the order B, G, R.
+    """``104.0,116.7,122.7`` -> three numbers, one a channel.
 
     Raises:
         UsageError: not three numbers.
@@ -123,9 +129,22 @@ def parse_channels(text: str, option: str) -> tuple[float, float, float]:
         b, g, r = map(float, text.split(","))
     except ValueError:
         raise UsageError(
-            f"{option} {text}: expected three numbers B,G,R, such as 104.007,116.669,122.679"
+            f"{option} {text}: expected three numbers, one a channel, such as 104.007,116.669,122.679"
         ) from None
     return b, g, r
+
+
+def parse_scale(text: str, option: str) -> float:
+    """``1/255`` or ``0.0039`` -> a number.
+
+    Raises:
+        UsageError: anything else.
+    """
+    over, _, under = text.partition("/")
+    try:
+        return float(over) / float(under or 1)
+    except (ValueError, ZeroDivisionError):
+        raise UsageError(f"{option} {text}: expected a number, such as 1/255") from None
 
 
 def check_output(option: str, path: Path, suffixes: tuple[str, ...] = ()) -> None:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 OPSET = 20
 """The newest that the ONNX Runtime of a JetPack 6 device opens (with IR version 10)."""
 
+
 def export_onnx(
     model: Network,
     spec: ModelSpec,

@@ -134,7 +134,9 @@ def parity_batches(spec: ModelSpec) -> Iterator[Frames]:
     batch, height, width = spec.fixed_shape
     smallest = (1, spec.min_height, spec.min_width)
     sizes = dict.fromkeys((smallest, *PARITY_SIZES) if max(smallest) > 1 else PARITY_SIZES)
-    taken = [(batch or n, height or h, width or w) for n, h, w in sizes if _within(spec, height or h, width or w)]
+    taken = [
+        (batch or n, height or h, width or w) for n, h, w in sizes if _within(spec, height or h, width or w)
+    ]
     return (parity_frames(*size, spec) for size in dict.fromkeys(taken))
 
 
@@ -229,11 +231,11 @@ def _as_exact(record: dict[str, Any], tolerance: float) -> bool:
 def _remedy(record: dict[str, Any]) -> str:
     own = record.get("reference_from_float64")
     if own is not None and not own <= _REPRODUCIBLE:
-        return f"in fp32 the network itself is {own:.3g} from its float64 results; train it, or check its weights"
+        return f"in fp32 the network itself is {own:.3g} from its float64 results; check its weights"
     if own is not None:
         return (
-            f"it is {record['from_float64']:.3g} from the network in float64, which the network in fp32 is within "
-            f"{own:.3g} of; install the versions in constraints.txt and export again"
+            f"it is {record['from_float64']:.3g} from the network in float64, and the network in fp32 is "
+            f"{own:.3g} from it; install the versions in constraints.txt and export again"
         )
     return "install the versions in constraints.txt and export again"
 

@@ -15,7 +15,9 @@ IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
 ORDERS = ("bgr", "rgb")
 
 
-def to_spec(mean: Triple | None, std: Triple | None, scale: float | None, trained_on: str) -> dict[str, Triple]:
+def to_spec(
+    mean: Triple | None, std: Triple | None, scale: float | None, trained_on: str
+) -> dict[str, Triple]:
     """``mean`` and ``std`` for frames of 0 to 255 in the order B, G, R; only what was given.
 
     The network reads ``(frame * scale - mean) / std``.
@@ -54,11 +56,13 @@ def _refuse_wrong_order(mean: Triple | None, factor: float, trained_on: str) -> 
     if mean is None:
         return
     wrong = IMAGENET_MEAN if trained_on == "bgr" else IMAGENET_MEAN[::-1]
-    if all(math.isclose(value / factor, 255 * one, rel_tol=1e-3) for value, one in zip(mean, wrong, strict=True)):
+    pairs = zip(mean, wrong, strict=True)
+    if all(math.isclose(value / factor, 255 * one, rel_tol=1e-3) for value, one in pairs):
+        found = ", ".join(f"{value:g}" for value in mean)
         raise UsageError(
-            f"mean {', '.join(f'{value:g}' for value in mean)} is ImageNet's in the order {_other(trained_on)}, and "
-            f"frames of the training are said to be {trained_on}; mean and std are given in the channel order of "
-            f"the training: reverse them, or give --trained-on {_other(trained_on)}"
+            f"mean {found} is ImageNet's in the order {_other(trained_on)}, and frames of the training are "
+            f"said to be {trained_on}; mean and std are given in the channel order of the training: reverse "
+            f"them, or give --trained-on {_other(trained_on)}"
         )
 
 

@@ -39,6 +39,12 @@ def build_module(factory: str) -> nn.Module:
     raise ModelError(f"{factory} returned {type(made).__name__}; a torch.nn.Module is expected")
 
 
+def short_factory(factory: str) -> str:
+    """How a description names it: a file without its folders."""
+    place, _, name = factory.rpartition(":")
+    return f"{Path(place).name if place.endswith('.py') else place}:{name}"
+
+
 def _called(function: Callable[[], Any], factory: str) -> Any:
     try:
         return function()

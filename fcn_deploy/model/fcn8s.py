@@ -41,6 +41,12 @@ _MARGIN = 4
 """The output of a stride-8 transposed convolution without padding is the resize by 8, shifted by 4 pixels."""
 
 
+_KERNELS = (
+    "upscores are transposed convolutions with bilinear kernels, which differ at the border only, where "
+    "the model itself repeats its edge"
+)
+
+
 @dataclass(frozen=True)
 class Variant:
     """What distinguishes one FCN-8s from another; see the table above."""
@@ -303,6 +309,13 @@ class FCN8s(Network):
         elif not self.variant.biased:
             skip = crop_like(skip, scores, offset)
         return scores + skip
+
+    def as_usual(self) -> tuple[Network, str]:
+        """With transposed convolutions, as the paper and its conversions have it."""
+        options = {**self.architecture.options, "learned_upscore": True}
+        plain = FCN8s(self.num_classes, self.variant.name, **options)
+        plain.load_state_dict(self.state_dict())
+        return plain.eval(), _KERNELS if self.variant.resize and not self.learned_upscore else ""
 
     @torch.no_grad()
     def absorb_preparation(self, std: Tensor, swap: bool) -> bool:

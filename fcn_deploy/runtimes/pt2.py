@@ -1,4 +1,4 @@
-"""``.pt2`` artefacts: an exported PyTorch program, its spec inside, and its manifest ``NAME.pt2.json`` beside it.
+"""``.pt2`` artefacts: an exported PyTorch program with its spec inside, and ``NAME.pt2.json`` beside it.
 
 A program is executable input: where ``torch.export.load`` cannot read a file safely it unpickles it, which
 can run any code. So a file is opened only where its SHA-256 is that of its manifest or one that the user
@@ -39,7 +39,9 @@ def write_manifest(path: Path, facts: dict[str, Any]) -> None:
         path: the artefact.
         facts: what else to record, such as the version of PyTorch.
     """
-    write_text(manifest_path(path), json.dumps({"schema": 1, "sha256": sha256_of(path), **facts}, indent=1) + "\n")
+    write_text(
+        manifest_path(path), json.dumps({"schema": 1, "sha256": sha256_of(path), **facts}, indent=1) + "\n"
+    )
 
 
 def check_trust(path: Path, expect_sha256: str | None, trust: bool) -> None:
@@ -62,12 +64,14 @@ def check_trust(path: Path, expect_sha256: str | None, trust: bool) -> None:
     manifest = manifest_path(path)
     if not manifest.is_file():
         raise ModelError(
-            f"{path} is a program, which can run any code when it is opened, and its manifest {manifest.name} is "
-            "not beside it; copy both files, or give the hash that you know (--expect-sha256), or --trust it"
+            f"{path} is a program, which can run any code when it is opened, and its manifest "
+            f"{manifest.name} is not beside it; copy both files, give the hash that you know "
+            "(--expect-sha256), or --trust it"
         )
     if _hash_in(manifest) != sha256_of(path):
         raise ModelError(
-            f"{path} is not the program that {manifest.name} was written for; copy both again, or export it again"
+            f"{path} is not the program that {manifest.name} was written for; copy both again, or export it "
+            "again"
         )
 
 
@@ -76,7 +80,9 @@ def _hash_in(manifest: Path) -> str:
         data = json.loads(manifest.read_text(encoding="utf-8"))
         return str(data["sha256"])
     except (ValueError, KeyError, TypeError) as exc:
-        raise ModelError(f"{manifest} is damaged ({type(exc).__name__}); copy it again beside its program") from exc
+        raise ModelError(
+            f"{manifest} is damaged ({type(exc).__name__}); copy it again beside its program"
+        ) from exc
 
 
 def read_pt2_spec(path: Path) -> ModelSpec:
@@ -100,7 +106,7 @@ def content_of_program(path: Path) -> str:
                 continue
             digest.update(_within(name).encode())
             with archive.open(name) as part:
-                for block in iter(lambda: part.read(1 << 20), b""):  # noqa: B023 - used at once
+                for block in iter(lambda: part.read(1 << 20), b""):
                     digest.update(block)
     return digest.hexdigest()
 

@@ -15,6 +15,7 @@ from fcn_deploy.model.checkpoints.keys import refuse_names
 from fcn_deploy.model.checkpoints.layout import (
     IMAGENET_MEAN_BGR,
     IMAGENET_STD_BGR,
+    ON_IMAGENET,
     Layout,
     Opened,
     Stated,
@@ -145,9 +146,7 @@ def _scaled(values: tuple[float, ...]) -> Triple:
     return b, g, r
 
 
-_IMAGENET = Frames(
-    "rgb", IMAGENET_MEAN_BGR, IMAGENET_STD_BGR, "its training script feeds R, G, B with ImageNet's statistics"
-)
+_IMAGENET = Frames("rgb", IMAGENET_MEAN_BGR, IMAGENET_STD_BGR, ON_IMAGENET)
 
 _DIVIDED = _unit("divided by 255", (0, 0, 0), (1, 1, 1))
 

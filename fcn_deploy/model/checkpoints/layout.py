@@ -23,6 +23,8 @@ IMAGENET_MEAN_BGR = (255 * 0.406, 255 * 0.456, 255 * 0.485)
 IMAGENET_STD_BGR = (255 * 0.225, 255 * 0.224, 255 * 0.229)
 """torchvision's ImageNet statistics, from R, G, B in 0..1 to B, G, R in 0..255."""
 
+ON_IMAGENET = "trained on R, G, B with ImageNet's statistics"
+
 
 @dataclass(frozen=True)
 class Stated:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fcn_deploy.errors import ModelError, UsageError
 from fcn_deploy.files import input_file, md5_of, sha256_of
-from fcn_deploy.model import CHECKPOINT_SUFFIXES, bundled_path
+from fcn_deploy.model import bundled_path
 from fcn_deploy.model.checkpoints.describe import CheckpointInfo, classes_in_metadata
 from fcn_deploy.model.checkpoints.fcn_layouts import FCN_LAYOUTS
 from fcn_deploy.model.checkpoints.fitting import build, sized
@@ -22,6 +22,7 @@ from fcn_deploy.model.checkpoints.keys import first, refuse_names
 from fcn_deploy.model.checkpoints.layout import (
     IMAGENET_MEAN_BGR,
     IMAGENET_STD_BGR,
+    ON_IMAGENET,
     Keys,
     Layout,
     Opened,
@@ -44,6 +45,7 @@ def load_checkpoint(
     num_classes: int | None = None,
     learned_upscore: bool | None = None,
     trained_on: str | None = None,
+    key: str | None = None,
 ) -> tuple[Network, CheckpointInfo]:
     """Load a checkpoint of any known layout.
 
@@ -57,6 +59,8 @@ def load_checkpoint(
         trained_on: channel order of the frames that it was trained on, ``bgr`` or ``rgb``; None uses the
             layout's, or ``bgr``. Where the network here reads the other order, the input channels of its
             first convolution are reversed.
+        key: which set of weights, where the file holds several, as
+            :func:`fcn_deploy.model.checkpoints.read.read` takes it.
 
     Returns:
         The float32 model in evaluation mode, and where it came from.
@@ -68,18 +72,18 @@ def load_checkpoint(
     if trained_on not in (None, "bgr", "rgb"):
         raise UsageError(f"trained_on must be bgr or rgb, not {trained_on!r}")
     path = bundled_path() if str(source) == "bundled" else input_file(source, "checkpoint")
-    if path.suffix not in CHECKPOINT_SUFFIXES:
-        raise UsageError(f"{path} is not a checkpoint: expected one of {', '.join(CHECKPOINT_SUFFIXES)}")
-    stored = read(path)
+    stored = read(path, key)
     layout = _layout_of(stored)
     order = trained_on or layout.trained_on or "bgr"
     found = layout.open(stored, Stated(variant, num_classes, learned_upscore, order))
+    if found.spec is not None and trained_on == "rgb":
+        raise UsageError(f"{path} has a description with its colour order; leave out --trained-on")
     model = found.network
     classes, unused = classes_in_metadata(stored.metadata, model.num_classes)
     spec = found.spec and found.spec.replace(architecture=model.architecture)
     assumed = layout.assumptions if trained_on in (None, layout.trained_on) else ()
     return model, CheckpointInfo(
-        kind=layout.kind or ("safetensors" if path.suffix == ".safetensors" else "checkpoint"),
+        kind=layout.kind or stored.container,
         name="bundled" if str(source) == "bundled" else path.name,
         sha256=sha256_of(path),
         known_by=found.known_by,
@@ -88,6 +92,7 @@ def load_checkpoint(
         mean=spec.mean if spec else layout.mean,
         std=spec.std if spec else layout.std,
         trained_on=order,
+        turned=trained_on not in (None, layout.trained_on or "bgr"),
         note=spec.note if spec else layout.note,
         assumptions=(*stored.assumptions, *found.assumptions, *assumed, *unused),
     )
@@ -255,8 +260,6 @@ def _reversed_stem(state: Keys) -> Keys:
     return {**state, stem: state[stem].flip(1)}
 
 
-_ON_IMAGENET = "trained on R, G, B with torchvision's statistics"
-
 PUBLIC = Layout(recognises=lambda stored: "conv1_1.weight" in stored.state, open=_public)
 
 LAYOUTS = (
@@ -269,7 +272,7 @@ LAYOUTS = (
         mean=IMAGENET_MEAN_BGR,
         std=IMAGENET_STD_BGR,
         note="score layers untrained: a start for training, labels mean nothing",
-        assumptions=(_ON_IMAGENET,),
+        assumptions=(ON_IMAGENET,),
     ),
     Layout(
         recognises=lambda stored: name_of(stored.state) is not None,
@@ -277,7 +280,7 @@ LAYOUTS = (
         trained_on="rgb",
         mean=IMAGENET_MEAN_BGR,
         std=IMAGENET_STD_BGR,
-        assumptions=(_ON_IMAGENET,),
+        assumptions=(ON_IMAGENET,),
     ),
     *FCN_LAYOUTS,
     PUBLIC,
