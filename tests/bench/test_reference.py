@@ -139,6 +139,30 @@ def test_a_checkpoint_trained_on_rgb_is_read_as_such(artefact: Path) -> None:
     assert (again.conv1_1.weight == model.conv1_1.weight).all()
 
 
+def test_a_variant_that_keys_do_not_tell_is_that_of_the_description(artefact: Path) -> None:
+    import torch
+
+    from fcn_deploy.model.checkpoints.describe import describe
+    from fcn_deploy.model.checkpoints.layouts import load_checkpoint
+    from fcn_deploy.model.checkpoints.random import random_model
+
+    keys = {
+        "score_pool4": "score_pool4_fr",
+        "score_pool3": "score_pool3_fr",
+        "upscore_pool4": "upscore2_pool4",
+    }
+    state = {}
+    for key, value in random_model(3, "fcn8s-lecture", width=2, fc_channels=4)[0].state_dict().items():
+        layer, kind = key.split(".")
+        state[f"{keys.get(layer, layer + '.0' * layer.startswith('conv'))}.{kind}"] = value
+    checkpoint = artefact.with_name("lecture.pth")
+    torch.save(state, checkpoint)
+    for variant in ("fcn8s-lecture", "fcn8s-lecture-norelu"):
+        spec = describe(*load_checkpoint(checkpoint, variant=variant))
+        again, _ = load_reference(chain_reference(artefact, spec, []))
+        assert again.architecture.name == variant
+
+
 def test_a_named_reference_keeps_its_own_description(tmp_path: Path, spec: ModelSpec) -> None:
     own = spec.replace(color_order="rgb", std=(2.0, 2.0, 2.0))
     found = named_reference(str(weights(tmp_path / "teacher.safetensors", own)), spec)

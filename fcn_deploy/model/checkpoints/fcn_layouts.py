@@ -8,7 +8,7 @@ implementation, and with it what the weights do not say: the scales of the skips
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fcn_deploy.model.checkpoints.fitting import build
 from fcn_deploy.model.checkpoints.keys import refuse_names
@@ -138,7 +138,7 @@ class Frames:
 def _unit(said: str, mean_rgb: Triple, std_rgb: Triple) -> Frames:
     """Statistics of R, G, B frames in 0..1."""
     mean_bgr, std_bgr = (_scaled(values[::-1]) for values in (mean_rgb, std_rgb))
-    return Frames("rgb", mean_bgr, std_bgr, f"trained on R, G, B with {said}")
+    return Frames("rgb", mean_bgr, std_bgr, f"its training script feeds R, G, B {said}")
 
 
 def _scaled(values: tuple[float, ...]) -> Triple:
@@ -148,8 +148,10 @@ def _scaled(values: tuple[float, ...]) -> Triple:
 
 _IMAGENET = Frames("rgb", IMAGENET_MEAN_BGR, IMAGENET_STD_BGR, ON_IMAGENET)
 
-_DIVIDED = _unit("values divided by 255 (--mean and --std if it used ImageNet's)", (0, 0, 0), (1, 1, 1))
+_DIVIDED = _unit("divided by 255", (0, 0, 0), (1, 1, 1))
 
+
+_CAFFE_OPTIONS = "--trained-on bgr --mean 103.939,116.779,123.68 --std 1,1,1"
 
 _ZIJUNDENG = Implementation(
     name="zijundeng/pytorch-semantic-segmentation FCN8s",
@@ -216,27 +218,27 @@ _LECTURE_SLICES = Implementation(
 )
 
 _TABLE: tuple[tuple[Implementation, Mapping[int | None, Frames]], ...] = (
-    (_ZIJUNDENG, {None: _IMAGENET}),
+    (_ZIJUNDENG, {None: replace(_IMAGENET, said=f"{_IMAGENET.said} (its caffe script: {_CAFFE_OPTIONS})")}),
     (
         _YASSOUALI,
         {
             21: _unit(
-                "the statistics of its VOC loader",
+                "with the statistics of its VOC loader",
                 (0.45734706, 0.43338275, 0.40058118),
                 (0.23965294, 0.23532275, 0.2398498),
             ),
             19: _unit(
-                "the statistics of its CityScapes loader",
+                "with the statistics of its CityScapes loader",
                 (0.28689529, 0.32513294, 0.28389176),
                 (0.17613647, 0.18099176, 0.17772235),
             ),
             150: _unit(
-                "the statistics of its ADE20K loader",
+                "with the statistics of its ADE20K loader",
                 (0.48897059, 0.46548275, 0.4294),
                 (0.22861765, 0.22948039, 0.24054667),
             ),
             182: _unit(
-                "the statistics of its COCO loader",
+                "with the statistics of its COCO loader",
                 (0.43931922, 0.41310471, 0.37480941),
                 (0.24272706, 0.23649098, 0.23429529),
             ),
@@ -247,13 +249,13 @@ _TABLE: tuple[tuple[Implementation, Mapping[int | None, Frames]], ...] = (
         _MEETSHAH,
         {
             21: _IMAGENET,
-            19: Frames("bgr", (0, 0, 0), (255, 255, 255), "trained on B, G, R divided by 255"),
+            19: Frames("bgr", (0, 0, 0), (255, 255, 255), "its training script feeds B, G, R divided by 255"),
             65: _DIVIDED,
             None: Frames(
                 "bgr",
                 CAFFE_MEAN_BGR,
                 (255, 255, 255),
-                "trained on B, G, R minus the mean, divided by 255 (--std 1,1,1 if img_norm was off)",
+                "its training script feeds B, G, R minus the mean, / 255 (--std 1,1,1 if img_norm was off)",
             ),
         },
     ),

@@ -265,6 +265,26 @@ def test_vgg16_with_batch_normalisation_is_named_as_such(tmp_path: Path) -> None
         load_checkpoint(saved(tmp_path / "vgg16_bn.pth", state), variant="fcn8s", num_classes=3)
 
 
+def test_torchvision_networks_trained_on_bgr_are_turned_to_read_rgb(tmp_path: Path) -> None:
+    torchvision = pytest.importorskip("torchvision")
+    torch.manual_seed(2)
+    original = torchvision.models.segmentation.lraspp_mobilenet_v3_large(
+        weights=None, weights_backbone=None, num_classes=3
+    ).eval()
+    path = saved(tmp_path / "lraspp.pth", original.state_dict())
+    plain, info = load_checkpoint(path)
+    turned, turned_info = load_checkpoint(path, trained_on="bgr")
+    frame = torch.randn(1, 3, 64, 64)
+    with torch.inference_mode():
+        wanted = original(frame)["out"]
+        torch.testing.assert_close(plain(frame), wanted)
+        torch.testing.assert_close(turned(frame.flip(1)), wanted)
+        assert not torch.allclose(turned(frame), wanted)
+    assert (info.trained_on, turned_info.trained_on) == ("rgb", "bgr")
+    assert any("R, G, B" in said for said in info.assumptions)
+    assert not any("R, G, B" in said for said in turned_info.assumptions)
+
+
 def test_bundled_weights_load_and_say_what_they_are() -> None:
     model, info = load_checkpoint("bundled")
     assert (model.variant.name, info.name) == ("fcn8s-lite", "bundled")
