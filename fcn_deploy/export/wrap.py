@@ -38,7 +38,7 @@ from fcn_deploy.export.parity import (
     check_parity,
     parity_frames,
 )
-from fcn_deploy.export.preparation import to_spec
+from fcn_deploy.export.preparation import order_warning, to_spec
 from fcn_deploy.export.tensorrt.declared import declared_precision
 from fcn_deploy.files import check_output, sha256_of
 from fcn_deploy.lazy import require, version_of
@@ -275,6 +275,7 @@ class _Wrapping:
         original, stated = self.original, self.stated
         stats = stated.preparation
         prepared = to_spec(stats.mean, stats.std, stats.scale, stats.channel_order)
+        self._say(*order_warning(stats.mean, stats.scale, stats.channel_order))
         named = self._classes(answer)
         batch, height, width = original.input.fixed
         max_height, max_width = stated.max_size or (max(4096, height or 1), max(4096, width or 1))
