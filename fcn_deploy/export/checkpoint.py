@@ -304,6 +304,7 @@ def _unstated(
         names = "numbers for names" if info.classes is None else "the names in its metadata"
         yield f"{spec.num_classes} classes with {names} (--classes)"
     if "mean" not in stated:
-        yield f"frames minus {triple(spec.mean)}, the mean of its training (--mean)"
+        whose = "ImageNet's mean" if info.kind == "module" else "the mean of its training"
+        yield f"frames minus {triple(spec.mean)}, {whose} (--mean)"
     if "std" not in stated:
         yield f"and then divided by {triple(spec.std)} (--std)"

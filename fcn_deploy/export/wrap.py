@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from fcn_deploy.arguments import as_integer, as_names, as_size
 from fcn_deploy.classes import ClassSet, neutral_names
@@ -174,6 +177,42 @@ def wrap_model(
     return ExportResult(target, spec, size, sha256, time.monotonic() - begun, said)
 
 
+@contextmanager
+def original_labels(original: str | Path, spec: ModelSpec) -> Iterator[Callable[[Frames], Frames]]:
+    """The labels of the file that an artefact was wrapped from, behind numpy preprocessing.
+
+    Args:
+        original: the file.
+        spec: the artefact's description, as :func:`wrap_model` wrote it.
+
+    Yields:
+        A function of uint8 ``[N, H, W, 3]`` frames that gives uint8 ``[N, H, W]``.
+
+    Raises:
+        ModelError: the file is damaged, or takes no frames.
+    """
+    options = spec.architecture.options
+    order = options["channel_order"]
+    mean, std = (values if order == "bgr" else values[::-1] for values in (spec.mean, spec.std))
+    stated = _WrapFacts(
+        preparation=Preparation(mean, std, 1.0, order),
+        color_order=spec.color_order,
+        named=None,
+        num_classes=spec.num_classes,
+        ignore_label=spec.ignore_label,
+        outputs=("labels",),
+        output_name=options.get("output_name"),
+        logits_stride=options.get("logits_stride"),
+        align_corners=bool(options.get("align_corners")),
+        size_multiple=spec.size_multiple,
+        threshold=spec.threshold,
+        max_size=None,
+        note=None,
+    )
+    with _Wrapping(read_original(original), stated, lambda _: None).labels() as labels:
+        yield labels
+
+
 def _check_together(stated: _WrapFacts) -> None:
     if stated.align_corners and stated.logits_stride is None:
         raise UsageError("--align-corners is about resizing logits; give --logits-stride too")
@@ -195,12 +234,42 @@ class _Wrapping:
 
     def run(self) -> tuple[ModelProto, ModelSpec]:
         """The deploy graph and its description, compared with the original."""
-        original, stated = self.original, self.stated
+        original = self.original
         self._check_fixed()
+        self.step("running the original")
+        with self._understood() as (answer, run):
+            self._say_answer(answer)
+            spec = self._describe(answer)
+            self.step("building the deploy graph")
+            graph = self._graph(answer, spec)
+            spec = spec.replace(precision=declared_precision(graph).precision)
+            self.step(f"checking parity with {original.name}")
+            spec = self._compared(graph, spec, answer, run)
+        declare(graph.graph, spec)
+        return graph, spec.with_evidence("made", self._made(graph))
+
+    @contextmanager
+    def labels(self) -> Iterator[Callable[[Frames], Frames]]:
+        """A function that gives the original's labels, uint8 ``[N, H, W]``."""
+        with self._understood() as (answer, run):
+
+            def labels(images: Frames) -> Frames:
+                expected = self._expected(answer, run, images)
+                if expected.labels is not None:
+                    return expected.labels
+                assert expected.logits is not None, "a reference gives one of the two"
+                best: Frames = expected.logits.argmax(1).astype(np.uint8)
+                return best
+
+            yield labels
+
+    @contextmanager
+    def _understood(self) -> Iterator[tuple[Answer, Run]]:
+        """What the original gives, and a function that runs it."""
+        original, stated = self.original, self.stated
         output, assumption = choose_output(original, stated.output_name)
         self._say(original.input.assumption, assumption)
         source = find_source(original, output)
-        self.step("running the original")
         with run_original(
             original, source.tensors, stated.preparation, stated.color_order, stated.size_multiple
         ) as run:
@@ -211,15 +280,14 @@ class _Wrapping:
                 align_corners=stated.align_corners,
                 threshold=stated.threshold,
             )
-            self._say_answer(answer)
-            spec = self._describe(answer)
-            self.step("building the deploy graph")
-            graph = self._graph(answer, spec)
-            spec = spec.replace(precision=declared_precision(graph).precision)
-            self.step(f"checking parity with {original.name}")
-            spec = self._compared(graph, spec, answer, run)
-        declare(graph.graph, spec)
-        return graph, spec.with_evidence("made", self._made(graph))
+            yield answer, run
+
+    def _expected(self, answer: Answer, run: Run, images: Frames) -> Expected:
+        """What the original gives for frames, at their size."""
+        multiple = self.stated.size_multiple
+        height, width = images.shape[1:3]
+        padded = height + -height % multiple, width + -width % multiple
+        return answer.expected(run(images), (height, width), padded)
 
     def _say(self, *sentences: str | None) -> None:
         self.said += [sentence for sentence in sentences if sentence is not None]
@@ -281,7 +349,9 @@ class _Wrapping:
         max_height, max_width = stated.max_size or (max(4096, height or 1), max(4096, width or 1))
         options = {
             "file": original.name,
+            "channel_order": stats.channel_order,
             "output": answer.tensor,
+            "output_name": stated.output_name,
             "logits_stride": answer.stride,
             "align_corners": answer.align_corners or None,
         }
@@ -355,9 +425,7 @@ class _Wrapping:
         multiple = spec.size_multiple
 
         def expected(images: Frames) -> Expected:
-            height, width = images.shape[1:3]
-            padded = height + -height % multiple, width + -width % multiple
-            found = answer.expected(run(images), (height, width), padded)
+            found = self._expected(answer, run, images)
             if answer.kind == "map" and found.labels is not None:
                 _check_labels(found.labels, spec, self.original.name)
             return found
