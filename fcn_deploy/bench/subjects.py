@@ -184,7 +184,7 @@ class TypicalSubject:
         return np.ascontiguousarray(np.stack(planes))
 
     def label(self, logits: NDArray[np.float32], images: Frames) -> NDArray[np.uint8]:
-        """Logits ``[N, C, h, w]`` -> uint8 ``[N, H, W]`` labels; smaller logits are resized by OpenCV first."""
+        """Logits ``[N, C, h, w]`` -> uint8 ``[N, H, W]`` labels; small logits are resized by OpenCV."""
         height, width = images.shape[1:3]
         rows, columns = (length + -length % self._multiple for length in (height, width))
         if logits.shape[-2:] != (rows, columns):
@@ -192,8 +192,11 @@ class TypicalSubject:
             logits = np.stack([plane.reshape(rows, columns, -1).transpose(2, 0, 1) for plane in planes])
         if logits.shape[1] == 1:
             threshold = self._spec.threshold or 0.5
-            return (logits[:, 0, :height, :width] > np.log(threshold / (1 - threshold))).astype(np.uint8)
-        return logits.argmax(axis=1)[:, :height, :width].astype(np.uint8)
+            labels = logits[:, 0] > np.log(threshold / (1 - threshold))
+        else:
+            labels = logits.argmax(axis=1)
+        found: NDArray[np.uint8] = labels[:, :height, :width].astype(np.uint8)
+        return found
 
     def device_times(self) -> dict[str, float]:
         return {}
