@@ -14,6 +14,7 @@ from fcn_deploy.export.evidence import made_now
 from fcn_deploy.export.fp16 import convert_to_fp16
 from fcn_deploy.export.graph.files import SINGLE_FILE_LIMIT, weight_bytes, write_model
 from fcn_deploy.export.graph.naming import tidy
+from fcn_deploy.export.graph.normal_form import normalise
 from fcn_deploy.export.graph.surgery import find_node, pad_pooling
 from fcn_deploy.export.parity import check_parity
 from fcn_deploy.export.reference import reference_of
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 OPSET = 20
 """The newest that the ONNX Runtime of a JetPack 6 device opens (with IR version 10)."""
+
 
 def export_onnx(
     model: Network,
@@ -112,6 +114,7 @@ def trace(deploy: DeployModel) -> ModelProto:
             f"torch {torch.__version__} could not export the deploy graph ({type(exc).__name__}); "
             "install the versions in constraints.txt, or run again with --debug"
         ) from exc
+    normalise(model)
     tidy(model)
     pad_pooling(model)
     find_node(model, "ArgMax")
