@@ -107,15 +107,16 @@ class Histogram:
     def _least_divergence(self, counts: Counts, zero: int, levels: int) -> float:
         """The magnitude at which to cut off ``counts``, whose values begin at the bin ``zero``.
 
-        Both sides are cut at the same magnitude; the shorter one ends where its values end.
+        Both sides are cut at the same magnitude; the shorter one ends where its values end. Nothing is cut
+        off where there is a level for each filled bin, as in a pooled map of few channels.
         """
         above, under = counts[zero:], counts[:zero][::-1]
         # A limit behind an empty bin would put what is cut off where the quantised distribution has
         # nothing, and diverge without bound; so only filled bins can be the last.
         lasts = [_last_filled(above), _last_filled(under)]
-        ends = np.flatnonzero(above + (under if zero else 0)) + 1
-        ends = ends[lasts[0][ends] + lasts[1][np.minimum(ends, len(lasts[1]) - 1)] >= levels]
-        if len(ends) == 0:
+        filled = np.flatnonzero(above + (under if zero else 0)) + 1
+        ends = filled[lasts[0][filled] + lasts[1][np.minimum(filled, zero)] >= levels]
+        if len(filled) < levels or len(ends) == 0:
             return float("inf")
 
         def best(places: range) -> int:
