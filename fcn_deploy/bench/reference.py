@@ -45,6 +45,8 @@ class BenchReference:
     spec: str
     """JSON of the description: variant, colour order, mean and scale."""
     trained_on: str | None = None
+    key: str | None = None
+    """Which of several sets of weights in the checkpoint."""
 
     def job(self) -> dict[str, Any]:
         """The argument of :func:`label_with_reference`, for JSON."""
@@ -104,10 +106,8 @@ def chain_reference(path: Location, spec: ModelSpec, given: Iterable[Location]) 
                 "it; put it there, or name it as the reference"
             )
         if _is_fp32(found):
-            trained_on = link.get("trained_on")
-            return _reference(
-                str(link["name"]), found, "the checkpoint in its own provenance", spec, trained_on
-            )
+            why, how = "the checkpoint in its own provenance", (link.get("trained_on"), link.get("key"))
+            return _reference(str(link["name"]), found, why, spec, *how)
     raise ModelError("its description names no fp32 checkpoint; name one as the reference")
 
 
@@ -146,7 +146,13 @@ def load_reference(reference: BenchReference) -> tuple[Network, ModelSpec]:
     if reference.path is None:
         seed = int(re.sub(r"\D", "", reference.name))
         return random_model(spec.num_classes, name, **options, seed=seed)[0], spec
-    load = partial(load_checkpoint, reference.path, learned_upscore=learned, trained_on=reference.trained_on)
+    load = partial(
+        load_checkpoint,
+        reference.path,
+        learned_upscore=learned,
+        trained_on=reference.trained_on,
+        key=reference.key,
+    )
     try:
         model, _ = load()
         told = model.architecture.name == name
@@ -158,14 +164,19 @@ def load_reference(reference: BenchReference) -> tuple[Network, ModelSpec]:
 
 
 def _reference(
-    name: str, path: Path | None, why: str, spec: ModelSpec, trained_on: str | None = None
+    name: str,
+    path: Path | None,
+    why: str,
+    spec: ModelSpec,
+    trained_on: str | None = None,
+    key: str | None = None,
 ) -> BenchReference:
     # Fields that do not affect the numbers are removed, so that artefacts of one model share one reference.
     bare = spec.replace(
         evidence={}, provenance=(), reference=None, note="", outputs=("labels",), precision="fp32"
     )
     return BenchReference(
-        name, None if path is None else str(path.resolve()), why, bare.to_json(), trained_on
+        name, None if path is None else str(path.resolve()), why, bare.to_json(), trained_on, key
     )
 
 
