@@ -52,6 +52,8 @@ class BenchReference:
     trained_on: str | None = None
     kind: str = CHECKPOINT
     """:data:`CHECKPOINT`, :data:`ARTEFACT` or :data:`ORIGINAL`."""
+    key: str | None = None
+    """Which of several sets of weights in the checkpoint."""
 
     def job(self) -> dict[str, Any]:
         """The argument of :func:`label_with_reference`, for JSON."""
@@ -118,10 +120,8 @@ def chain_reference(path: Location, spec: ModelSpec, given: Iterable[Location]) 
         if link.get("kind") == ORIGINAL:
             return _original(found, spec)
         if _is_fp32(found):
-            trained_on = link.get("trained_on")
-            return _reference(
-                str(link["name"]), found, "the checkpoint in its own provenance", spec, trained_on
-            )
+            why, how = "the checkpoint in its own provenance", (link.get("trained_on"), link.get("key"))
+            return _reference(str(link["name"]), found, why, spec, *how)
     raise ModelError("its description names no fp32 checkpoint; name one as the reference")
 
 
@@ -192,7 +192,13 @@ def load_reference(reference: BenchReference) -> tuple[Network, ModelSpec]:
     if reference.path is None:
         seed = int(re.sub(r"\D", "", reference.name))
         return random_model(spec.num_classes, name, **options, seed=seed)[0], spec
-    load = partial(load_checkpoint, reference.path, learned_upscore=learned, trained_on=reference.trained_on)
+    load = partial(
+        load_checkpoint,
+        reference.path,
+        learned_upscore=learned,
+        trained_on=reference.trained_on,
+        key=reference.key,
+    )
     try:
         model, _ = load()
         told = model.architecture.name == name
@@ -236,14 +242,19 @@ def _artefact(path: Path, spec: ModelSpec, why: str) -> BenchReference:
 
 
 def _reference(
-    name: str, path: Path | None, why: str, spec: ModelSpec, trained_on: str | None = None
+    name: str,
+    path: Path | None,
+    why: str,
+    spec: ModelSpec,
+    trained_on: str | None = None,
+    key: str | None = None,
 ) -> BenchReference:
     # Fields that do not affect the numbers are removed, so that artefacts of one model share one reference.
     bare = spec.replace(
         evidence={}, provenance=(), reference=None, note="", outputs=("labels",), precision="fp32"
     )
     return BenchReference(
-        name, None if path is None else str(path.resolve()), why, bare.to_json(), trained_on
+        name, None if path is None else str(path.resolve()), why, bare.to_json(), trained_on, key
     )
 
 

@@ -103,6 +103,9 @@ def _filled(
 ) -> tuple[CheckpointInfo, tuple[str, ...]]:
     path = input_file(request.checkpoint, "checkpoint")
     stored = read(path, request.key)
-    fill(module, stored.state, path, type(module).__name__)
+    state = stored.state
+    if state.keys().isdisjoint(module.state_dict()):  # the module's own names may begin with that prefix
+        state = {f"{stored.prefix}{name}": value for name, value in state.items()}
+    fill(module, state, path, type(module).__name__)
     found = dataclasses.replace(info, name=f"{path.name} in {info.name}", sha256=sha256_of(path))
     return found, stored.assumptions
