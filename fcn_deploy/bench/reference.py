@@ -253,9 +253,8 @@ def _reference(
     bare = spec.replace(
         evidence={}, provenance=(), reference=None, note="", outputs=("labels",), precision="fp32"
     )
-    return BenchReference(
-        name, None if path is None else str(path.resolve()), why, bare.to_json(), trained_on, key
-    )
+    where = None if path is None else str(path.resolve())
+    return BenchReference(name, where, why, bare.to_json(), trained_on, key=key)
 
 
 def _find(link: dict[str, Any], artefacts: list[Location]) -> Path | None:
