@@ -199,7 +199,7 @@ def test_artefacts_of_one_model_share_one_reference(tmp_path: Path, spec: ModelS
 def test_a_named_reference_must_be_a_checkpoint(
     artefact: Path, spec: ModelSpec, name: str, told: str
 ) -> None:
-    artefact.write_bytes(b"x")
+    artefact.with_name("model.engine").write_bytes(b"x")
     with pytest.raises(UsageError, match=told):
         named_reference(str(artefact.parent / name), spec)
 
