@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from fcn_deploy.evaluation import Evaluation, evaluate
     from fcn_deploy.export.checkpoint import ExportResult, export_model
     from fcn_deploy.export.tensorrt.result import EngineResult
+    from fcn_deploy.export.wrap import wrap_model
     from fcn_deploy.runtimes.base import Segmentation
     from fcn_deploy.runtimes.registry import load
     from fcn_deploy.runtimes.segmenter import Segmenter
@@ -54,6 +55,7 @@ __all__ = [
     "export_model",
     "load",
     "quantize",
+    "wrap_model",
 ]
 
 _LAZY = {
@@ -72,6 +74,7 @@ _LAZY = {
     "export_model": "fcn_deploy.export.checkpoint",
     "load": "fcn_deploy.runtimes.registry",
     "quantize": "fcn_deploy.calibration.quantization",
+    "wrap_model": "fcn_deploy.export.wrap",
 }
 
 

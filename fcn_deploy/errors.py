@@ -76,3 +76,8 @@ class InferenceError(FcnDeployError):
 
 class PipelineError(FcnDeployError):
     """A camera or stream was lost, or a sink failed, while a pipeline ran."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, or its class where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -53,8 +53,8 @@ class Reference:
     """The network in words, such as ``fcn8s-same``."""
     known_by: str
     """How it is known that the weights belong to that network: ``stated`` (by the user, nothing in the
-    file confirms it), ``description``, ``metadata``, ``md5``, ``keys``, ``random``, ``module`` (the user's own
-    code) or ``file`` (an ONNX file that was wrapped)."""
+    file confirms it), ``description``, ``metadata``, ``md5``, ``keys``, ``random``, ``module`` (the
+    user's own code) or ``file`` (an ONNX file that was wrapped)."""
     sha256: str | None = None
     """Of the checkpoint; None where there was no file."""
 

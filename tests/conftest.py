@@ -22,6 +22,8 @@ import pytest
 if TYPE_CHECKING:
     from onnx import ModelProto
 
+    from fcn_deploy.calibration.recipe import Fp32Model
+    from fcn_deploy.calibration.table import CalibrationTable
     from fcn_deploy.model.deploy import DeployModel
     from fcn_deploy.model.fcn8s import FCN8s
     from fcn_deploy.spec import ModelSpec
@@ -129,6 +131,35 @@ def exported(traced_once: TracedOnce, tmp_path_factory: pytest.TempPathFactory) 
         return export(variant, learned, outputs, classes, color_order)
 
     return ask
+
+
+@pytest.fixture(scope="session")
+def made_up_table() -> Callable[..., CalibrationTable]:
+    """``made_up_table(fp32, limit=20.0)``: ranges without frames, from 0 to ``limit`` for every tensor."""
+
+    def make(fp32: Fp32Model, limit: float = 20.0) -> CalibrationTable:
+        from fcn_deploy.calibration.pairs import measured_tensors
+        from fcn_deploy.calibration.table import CalibrationTable, known_ranges
+        from fcn_deploy.export.graph.files import identity
+
+        keys = ("minmax", "percentile", "entropy-tensorrt", "entropy-cpu")
+        known = known_ranges(fp32.model)
+        return CalibrationTable(
+            model=identity(fp32.model),
+            frames=1,
+            frames_sha256="0" * 64,
+            source="made up",
+            sizes=((36, 48),),
+            percentile=99.99,
+            measured={
+                name: dict.fromkeys(keys, (0.0, limit))
+                for name in measured_tensors(fp32.model)
+                if name not in known
+            },
+            known=known,
+        )
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -31,8 +31,12 @@ PUBLIC = [
     "export_model",
     "load",
     "quantize",
+    "wrap_model",
 ]
-VERBS = ("benchmark", "build_engine", "check_answers", "evaluate", "export_model", "load", "quantize")
+VERBS = (
+    *("benchmark", "build_engine", "check_answers", "evaluate", "export_model", "load"),
+    *("quantize", "wrap_model"),
+)
 
 
 def test_the_public_names_are_exactly_these() -> None:

@@ -25,8 +25,7 @@ from fcn_deploy.bench.machine import memory_mb
 from fcn_deploy.bench.stats import is_steady
 from fcn_deploy.bench.subjects import STAGES, BenchSubject, open_bench_subject
 from fcn_deploy.child import follow_parent, take_stdout
-from fcn_deploy.errors import FcnDeployError
-from fcn_deploy.runtimes.base import first_line
+from fcn_deploy.errors import FcnDeployError, first_line
 
 Frames = NDArray[np.uint8]
 Request = dict[str, Any]
@@ -109,8 +108,7 @@ class Worker:
         """Export a checkpoint's plain module as users do."""
         from fcn_deploy.bench.typical import export_typical
 
-        export_typical(**request["job"])
-        return {}
+        return export_typical(**request["job"])
 
     def respond(self, request: Request) -> Response:
         """Carry out a request; an error becomes its message."""

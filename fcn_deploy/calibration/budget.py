@@ -118,7 +118,7 @@ def within_budget(
                 "another --method"
             )
         kept = fewest
-    work = layer_costs(fp32.model)
+    work = layer_costs(fp32)
     report = BudgetReport(
         data=data.images.resolve().name,
         max_drop=max_drop,

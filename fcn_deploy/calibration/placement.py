@@ -4,13 +4,17 @@ A "pair" is a QuantizeLinear with the DequantizeLinear that follows it. Its plac
 between a convolution and its ReLU, half of the levels are spent on negative numbers that the ReLU sets to
 zero; behind the ReLU all of them are used. Beyond that the two targets differ, as their kernels do:
 
-- ``tensorrt``: int8 and symmetric, a pair only at the inputs of quantised convolutions. TensorRT fuses
-  convolution, bias, ReLU and the quantisation behind it by itself, moves the pair across max pooling,
-  and keeps the bias in float. Score layers read what was not quantised.
-- ``cpu``: unsigned, so that all 256 levels lie above zero; a pair behind the ReLU and again behind max
-  pooling, so that both run on integers; the bias an integer too. Weights have 7 bits unless the CPU
-  has VNNI: the older multiply-add instruction saturates at 16 bits, without any error. Labels are taken by
-  cell (:mod:`fcn_deploy.export.graph.cells`).
+- ``tensorrt``: int8 and symmetric, a pair at the inputs of quantised convolutions and at the residual operand
+  of an addition that follows one. TensorRT fuses convolution, bias, addition, activation and the
+  quantisation behind it by itself, moves the pair across max pooling and concatenation, and keeps the bias
+  in float. Score layers read what was not quantised.
+- ``cpu``: uint8 with a zero point, so that all 256 levels lie where the values are; a pair behind every
+  operator that runs on integers (convolution, addition, concatenation, pooling; the ReLU included), the
+  bias an integer too. Activations without an integer kernel, such as HardSwish, stand in float between
+  two pairs. Weights have 7 bits unless the CPU has VNNI: the older multiply-add instruction saturates at
+  16 bits, without any error. Labels are taken by cell (:mod:`fcn_deploy.export.graph.cells`).
+
+:mod:`fcn_deploy.calibration.pairs` chooses the tensors; here the nodes are written.
 """
 
 from __future__ import annotations
@@ -23,16 +27,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fcn_deploy.calibration.pairs import layer_inputs, pairs_for
+from fcn_deploy.calibration.ranges import Range
 from fcn_deploy.errors import CalibrationError
 from fcn_deploy.export.graph.cells import label_by_cell
-from fcn_deploy.export.graph.surgery import replace_nodes
+from fcn_deploy.export.graph.surgery import PROTO_HALF, element_types, makers, replace_nodes
 from fcn_deploy.lazy import require
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
-
-Range = tuple[float, float]
-"""Lowest and highest value that an activation is to hold."""
 
 
 @dataclass(frozen=True)
@@ -66,38 +69,40 @@ def target_of(name: str, *, assume_vnni: bool = False) -> QuantizationTarget:
     return QuantizationTarget("cpu", True, 127 if assume_vnni else 64, True, True, True)
 
 
-def layer_inputs(model: ModelProto) -> dict[str, str]:
-    """Each convolution and the tensor that it reads, in graph order."""
-    return {node.name: node.input[0] for node in model.graph.node if node.op_type == "Conv"}
-
-
-def default_layers(model: ModelProto) -> list[str]:
-    """The convolutions quantised by default: all but the score layers, whose logits decide ties."""
-    return [name for name in layer_inputs(model) if not name.startswith("score_")]
-
-
 def place(
-    model: ModelProto, ranges: Mapping[str, Range], layers: Collection[str], target: QuantizationTarget
+    fp32: ModelProto,
+    ranges: Mapping[str, Range],
+    layers: Collection[str],
+    target: QuantizationTarget,
+    base: ModelProto | None = None,
 ) -> ModelProto:
     """A copy in which ``layers`` run on integers.
 
     Args:
-        model: a deploy graph in fp32, or in fp16 as ``export.precision.to_fp16`` makes it.
-        ranges: the range of each convolution's input, by the convolution's name.
+        fp32: a deploy graph in fp32, in normal form.
+        ranges: the range of each tensor that :func:`~fcn_deploy.calibration.pairs.measured_tensors` names.
         layers: names of convolutions.
         target: one of :func:`target_of`.
+        base: what is not INT8: ``fp32`` itself, or that graph as ``export.precision.to_fp16`` makes it.
 
     Raises:
-        CalibrationError: a layer is not in the graph, or its range is missing.
+        CalibrationError: a layer is not in the graph, or a range is missing.
     """
     onnx = require("onnx", extra="export")
-    known = layer_inputs(model)
+    known = layer_inputs(fp32)
     if unknown := sorted(set(layers) - set(known)):
         raise CalibrationError(f"there is no convolution {unknown[0]}; choose from {', '.join(known)}")
-    if missing := sorted(set(known) - set(ranges)):
-        raise CalibrationError(f"there is no range for the input of {missing[0]}; calibrate again")
-    model = copy.deepcopy(model)
-    _Placement(model, ranges, set(layers), target).run()
+    pairs = pairs_for(fp32, layers, target.name)
+    missing = next((source for source in pairs.ranges.values() if source not in ranges), None)
+    if missing is not None:
+        readers = ", ".join(name for name, tensor in known.items() if tensor == missing)
+        raise CalibrationError(
+            f"there is no range for the tensor {missing}{f', the input of {readers}' if readers else ''}; "
+            "calibrate again"
+        )
+    model = copy.deepcopy(fp32 if base is None else base)
+    chosen = {tensor: ranges[source] for tensor, source in pairs.ranges.items()}
+    _Placement(model, chosen, pairs.readers, set(layers), target).run()
     if target.labels_by_cell:
         label_by_cell(model)
     onnx.checker.check_model(model)
@@ -108,62 +113,46 @@ class _Placement:
     """One pass over the nodes: each is appended after the pairs that it needs."""
 
     def __init__(
-        self, model: ModelProto, ranges: Mapping[str, Range], layers: set[str], target: QuantizationTarget
+        self,
+        model: ModelProto,
+        ranges: Mapping[str, Range],
+        readers: Collection[tuple[str, int]],
+        layers: set[str],
+        target: QuantizationTarget,
     ) -> None:
         self.onnx = require("onnx", extra="export")
-        self.graph, self.layers, self.target = model.graph, layers, target
+        self.graph, self.ranges, self.readers, self.layers, self.target = (
+            *(model.graph, ranges, readers, layers, target),
+        )
         self.nodes: list[NodeProto] = []
         self.weights = {t.name: t for t in model.graph.initializer}
-        self.half = any(t.data_type == self.onnx.TensorProto.FLOAT16 for t in model.graph.initializer)
-        self.made_by = {name: node for node in model.graph.node for name in node.output}
+        self.kinds, self.made_by = element_types(model), makers(model)
         self.pairs: dict[str, str] = {}
         """Tensor -> what its consumers read in its place."""
         self.scales: dict[str, tuple[np.floating[Any], int]] = {}
         """Tensor with a pair -> its scale and zero point."""
-        self.wanted = self._wanted(ranges)
-
-    def _wanted(self, ranges: Mapping[str, Range]) -> dict[str, Range]:
-        """The tensors that get a pair, with their ranges."""
-        wanted: dict[str, Range] = {}
-        for node in self.graph.node:
-            if node.op_type != "Conv":
-                continue
-            source = node.input[0]
-            if node.name in self.layers:
-                wanted[source] = ranges[node.name]
-            if self.target.quantised_outputs:
-                maker = self._convolution_behind(source)
-                if node.name in self.layers or (maker is not None and maker in self.layers):
-                    wanted[source] = ranges[node.name]
-                    pool = self.made_by.get(source)
-                    if pool is not None and pool.op_type == "MaxPool":
-                        # Clipping commutes with a maximum, so both sides of the pooling share a range.
-                        wanted[pool.input[0]] = ranges[node.name]
-        return wanted
-
-    def _convolution_behind(self, tensor: str) -> str | None:
-        """The convolution that a tensor comes from through ReLU and pooling."""
-        node = self.made_by.get(tensor)
-        while node is not None and node.op_type in ("Relu", "MaxPool"):
-            node = self.made_by.get(node.input[0])
-        return node.name if node is not None and node.op_type == "Conv" else None
 
     def run(self) -> None:
         original = list(self.graph.node)
         for node in original:
-            quantised = node.op_type == "Conv" and node.name in self.layers
             for i, name in enumerate(node.input):
-                if name in self.wanted and (quantised or self.target.quantised_outputs):
+                if (node.name, i) in self.readers:
                     node.input[i] = self._pair(name)
-            if quantised:
+            if node.op_type == "Conv" and node.name in self.layers:
                 self._quantise_weights(node)
             self.nodes.append(node)
         replace_nodes(self.graph, self.nodes)
 
+    def _range(self, tensor: str) -> Range:
+        """A tensor's range; in an fp16 graph a cast may stand between it and its reader."""
+        while tensor not in self.ranges:
+            tensor = self.made_by[tensor].input[0]
+        return self.ranges[tensor]
+
     def _pair(self, tensor: str) -> str:
         """Q and DQ behind a tensor, once; the name of the dequantised one."""
         if tensor not in self.pairs:
-            scale, zero = self._scale(self.wanted[tensor])
+            scale, zero = self._scale(tensor)
             self.scales[tensor] = scale, zero
             kind = np.uint8 if self.target.unsigned else np.int8
             inputs = [
@@ -175,18 +164,14 @@ class _Placement:
             self.pairs[tensor] = f"{tensor}.dq"
         return self.pairs[tensor]
 
-    def _scale(self, limits: Range) -> tuple[np.floating[Any], int]:
-        low, high = limits
+    def _scale(self, tensor: str) -> tuple[np.floating[Any], int]:
+        low, high = self._range(tensor)
+        half = self.kinds.get(tensor) == PROTO_HALF
         if not self.target.unsigned:
-            return self._stored(max(-low, high) / 127), 0
+            return _stored(max(-low, high) / 127, half), 0
         # A ReLU's range starts at 0, which makes the zero point 0 and lets the ReLU be fused.
-        scale = self._stored((high - low) / 255)
+        scale = _stored((high - low) / 255, half)
         return scale, round(-low / float(scale))
-
-    def _stored(self, scale: float) -> np.floating[Any]:
-        """A scale in the graph's float type, never zero: a channel may be dead."""
-        kind = np.float16 if self.half else np.float32
-        return kind(max(scale, float(np.finfo(kind).smallest_subnormal) if self.half else 1e-12))
 
     def _quantise_weights(self, node: NodeProto) -> None:
         """Per output channel, symmetric; the scales are rounded first, so that they are what divides."""
@@ -194,7 +179,8 @@ class _Placement:
         values = self.onnx.numpy_helper.to_array(self.weights[name]).astype(np.float32)
         limit = self.target.weight_limit
         peaks = np.abs(values).reshape(len(values), -1).max(1)
-        scales = np.array([self._stored(scale) for scale in np.maximum(peaks / limit, self._finest(node))])
+        half = self.weights[name].data_type == PROTO_HALF
+        scales = np.array([_stored(scale, half) for scale in np.maximum(peaks / limit, self._finest(node))])
         steps = values / scales.astype(np.float32).reshape(-1, 1, 1, 1)
         integers = np.clip(np.rint(steps), -limit, limit).astype(np.int8)
         inputs = [
@@ -235,3 +221,9 @@ class _Placement:
     def _node(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
         self.nodes.append(self.onnx.helper.make_node(kind, inputs, [output], name=output, **attributes))
         return output
+
+
+def _stored(scale: float, half: bool) -> np.floating[Any]:
+    """A scale in the type of its tensor, never zero: a channel may be dead."""
+    kind = np.float16 if half else np.float32
+    return kind(max(scale, float(np.finfo(kind).smallest_subnormal) if half else 1e-12))

@@ -16,7 +16,7 @@ from fcn_deploy.answers.checking import require_answers
 from fcn_deploy.answers.file import OriginalAnswers
 from fcn_deploy.arguments import as_integer, as_names, as_size
 from fcn_deploy.calibration.budget import BudgetReport, within_budget
-from fcn_deploy.calibration.placement import layer_inputs
+from fcn_deploy.calibration.pairs import layer_inputs
 from fcn_deploy.calibration.recipe import Fp32Model, Recipe, open_fp32, quantised_layers, quantized_graph
 from fcn_deploy.calibration.result import LabelAgreement, QuantizationResult
 from fcn_deploy.calibration.sensitivity import Sensitivity, measure

@@ -1,8 +1,8 @@
 """How large the activations of each layer get: min-max, percentile and entropy over a stream of frames.
 
-Each layer's input is counted into a histogram of fixed size while frames pass, so memory does not
-grow with the number of frames. All three methods read the same histogram; the range that INT8 then covers is
-``[0, limit]``, since every layer but the first reads the output of a ReLU.
+Each tensor is counted into a histogram of fixed size while frames pass, so memory does not grow with the
+number of frames. All three methods read the same histogram. A range includes 0, which INT8 holds exactly; it
+ends there for what comes out of a ReLU.
 """
 
 from __future__ import annotations
@@ -16,17 +16,19 @@ from fcn_deploy.errors import CalibrationError
 
 METHODS = ("minmax", "percentile", "entropy")
 BINS = 4096
-"""Bins of a histogram: 32 for each of int8's 128 levels above zero."""
+"""Bins of a histogram on each side of zero: 32 for each of int8's 128 levels above it."""
 
 _SMALLEST = 1e-30
 """Below it the reciprocal of a bin's width is beyond float32."""
 
 Counts = NDArray[np.int64]
+Range = tuple[float, float]
+"""Lowest and highest value that an activation is to hold; 0 lies between them."""
 
 
 @dataclass
 class Histogram:
-    """Counts of the positive values of one tensor, in equal bins from 0 on.
+    """Counts of the values of one tensor, in equal bins from 0 on in both directions.
 
     The bins double in width whenever a larger value comes, two old ones making one new one, so
     nothing is lost and nothing has to be read twice. Zeros are counted separately: INT8 holds them
@@ -35,95 +37,149 @@ class Histogram:
 
     name: str
     counts: Counts = field(default_factory=lambda: np.zeros(BINS, np.int64))
+    """Of the values above zero."""
+    below: Counts = field(default_factory=lambda: np.zeros(BINS, np.int64))
+    """Of the values below zero, by their magnitude."""
     width: float = 0.0
-    """Width of a bin; 0 before the first positive value."""
+    """Width of a bin; 0 before the first value that is not zero."""
     largest: float = 0.0
+    lowest: float = 0.0
+    """The smallest value: 0, or below it."""
     zeros: int = 0
 
     def add(self, values: NDArray[np.float32]) -> None:
         """Count an array of any shape.
 
         Raises:
-            CalibrationError: a value is negative, NaN or infinite.
+            CalibrationError: a value is NaN or infinite.
         """
-        largest, smallest = float(values.max(initial=0.0)), float(values.min(initial=0.0))
-        if not (np.isfinite(largest) and smallest >= 0):
-            found = "NaN or infinity" if not np.isfinite(largest) else f"{smallest:.4g}"
+        largest, lowest = float(values.max(initial=0.0)), float(values.min(initial=0.0))
+        if not (np.isfinite(largest) and np.isfinite(lowest)):
             raise CalibrationError(
-                f"{self.name} holds {found}, and only finite values from 0 on can come out of a ReLU; export "
-                "the model again, and check it with: fcn-deploy eval"
+                f"{self.name} holds NaN or infinity, and INT8 needs finite values; export the model again, "
+                "and check it with: fcn-deploy eval"
             )
-        positive = int(np.count_nonzero(values))
-        self.zeros += values.size - positive
-        if not positive:
+        filled = int(np.count_nonzero(values))
+        self.zeros += values.size - filled
+        if not filled:
             return
-        self._reach(largest)
-        # Truncation is the floor of what is positive; the largest value itself belongs to the last bin.
-        scaled = np.multiply(values, 1 / self.width, dtype=np.float32).ravel().astype(np.int32)
-        counted = np.bincount(np.minimum(scaled, BINS - 1), minlength=BINS)
-        counted[0] -= values.size - positive
+        self._reach(max(largest, -lowest))
+        scaled = np.multiply(values, 1 / self.width, dtype=np.float32).ravel()
+        if lowest < 0:
+            # Truncation is the floor of what is positive, so negative bins are counted from -BINS up.
+            scaled += BINS
+            both = np.bincount(np.clip(scaled.astype(np.int32), 0, 2 * BINS - 1), minlength=2 * BINS)
+            self.below += both[BINS - 1 :: -1]
+            counted = both[BINS:]
+        else:
+            counted = np.bincount(np.minimum(scaled.astype(np.int32), BINS - 1), minlength=BINS)
         self.counts += counted
-        self.largest = max(self.largest, largest)
+        self.counts[0] -= values.size - filled
+        self.largest, self.lowest = max(self.largest, largest), min(self.lowest, lowest)
 
     def _reach(self, value: float) -> None:
         """Widen the bins until they hold ``value``."""
         if self.width == 0.0:
             self.width = max(value, _SMALLEST) / BINS
         while value > self.width * BINS * (1 + 1e-6):
-            self.counts = np.concatenate([self.counts.reshape(-1, 2).sum(1), np.zeros(BINS // 2, np.int64)])
+            self.counts, self.below = (
+                np.concatenate([counts.reshape(-1, 2).sum(1), np.zeros(BINS // 2, np.int64)])
+                for counts in (self.counts, self.below)
+            )
             self.width *= 2
 
     def percentile(self, percent: float) -> float:
         """The value that ``percent`` of all values, zeros included, do not exceed; to a bin's width."""
-        wanted = percent / 100 * (self.zeros + int(self.counts.sum())) - self.zeros
-        bins = int(np.searchsorted(np.cumsum(self.counts), wanted)) + 1
-        return min(bins * self.width, self.largest)
+        return min(self._bins_of(self.counts, self.below, percent) * self.width, self.largest)
+
+    def _bins_of(self, side: Counts, other: Counts, percent: float) -> int:
+        """How many bins of one side hold what ``percent`` of all values do not exceed."""
+        within = self.zeros + int(other.sum())
+        wanted = percent / 100 * (within + int(side.sum())) - within
+        return int(np.searchsorted(np.cumsum(side), wanted)) + 1
 
     def entropy(self, levels: int) -> float:
-        """The limit whose ``levels`` steps keep most of the distribution (see :func:`divergence`)."""
+        """The magnitude whose ``levels`` steps keep most of the distribution (see :func:`divergence`)."""
+        return min(
+            self._least_divergence(self.counts + self.below, 0, levels), max(self.largest, -self.lowest)
+        )
+
+    def _least_divergence(self, counts: Counts, zero: int, levels: int) -> float:
+        """The magnitude at which to cut off ``counts``, whose values begin at the bin ``zero``.
+
+        Both sides are cut at the same magnitude; the shorter one ends where its values end. Nothing is cut
+        off where there is a level for each filled bin, as in a pooled map of few channels.
+        """
+        above, under = counts[zero:], counts[:zero][::-1]
         # A limit behind an empty bin would put what is cut off where the quantised distribution has
         # nothing, and diverge without bound; so only filled bins can be the last.
-        ends = np.flatnonzero(self.counts) + 1
-        ends = ends[ends >= levels]
-        if len(ends) == 0:
-            return self.largest
+        lasts = [_last_filled(above), _last_filled(under)]
+        filled = np.flatnonzero(above + (under if zero else 0)) + 1
+        ends = filled[lasts[0][filled] + lasts[1][np.minimum(filled, zero)] >= levels]
+        if len(filled) < levels or len(ends) == 0:
+            return float("inf")
 
         def best(places: range) -> int:
-            return min(places, key=lambda place: divergence(self.counts, int(ends[place]), levels))
+            return min(places, key=lambda place: divergence_at(int(ends[place])))
+
+        def divergence_at(end: int) -> float:
+            start = zero - int(lasts[1][min(end, zero)])
+            return divergence(counts, zero + int(lasts[0][end]), levels, start=start)
 
         coarse = range(0, len(ends), max(1, len(ends) // 64))
         rough = best(coarse)
         found = best(range(max(0, rough - coarse.step), min(len(ends), rough + coarse.step + 1)))
-        return min(int(ends[found]) * self.width, self.largest)
+        return int(ends[found]) * self.width
 
-    def limit(self, method: str, *, percent: float, levels: int) -> float:
-        """The upper end of the range by one of :data:`METHODS`; 0 where nothing positive was seen."""
-        if self.largest == 0.0:
-            return 0.0
-        if method == "minmax":
-            return self.largest
-        return self.percentile(percent) if method == "percentile" else self.entropy(levels)
+    def limits(self, method: str, *, percent: float, levels: int, symmetric: bool) -> Range:
+        """The range by one of :data:`METHODS`; zeros where nothing else was seen.
+
+        Args:
+            method: which one.
+            percent: for the percentile method: how much each end of the range does not cut off.
+            levels: for the entropy method: above zero where ``symmetric``, else of the whole range.
+            symmetric: whether the integers lie around zero, so that one magnitude serves both ends.
+        """
+        if method == "percentile":
+            low = self._bins_of(self.below, self.counts, percent) * self.width
+            return max(self.lowest, -low), self.percentile(percent)
+        if method == "entropy":
+            if symmetric or self.lowest == 0:
+                limit = self.entropy(levels)
+            else:
+                limit = self._least_divergence(np.concatenate([self.below[::-1], self.counts]), BINS, levels)
+            return max(self.lowest, -limit), min(limit, self.largest)
+        return self.lowest, self.largest
 
 
-def divergence(counts: Counts, end: int, levels: int) -> float:
-    """Kullback-Leibler divergence of a distribution from itself cut off at ``end`` and quantised.
+def _last_filled(counts: Counts) -> NDArray[np.int64]:
+    """For each number of bins from 0 to all: how many are left without the empty ones at their end."""
+    places = np.arange(1, len(counts) + 1)
+    return np.concatenate([[0], np.maximum.accumulate(np.where(counts > 0, places, 0))])
+
+
+def divergence(counts: Counts, end: int, levels: int, *, start: int = 0) -> float:
+    """Kullback-Leibler divergence of a distribution from itself cut off at both ends and quantised.
 
     After Migacz, "8-bit Inference with TensorRT" (GTC 2017): what lies beyond ``end`` counts into the
-    last bin of the reference; the quantised distribution spreads each level's counts evenly over those
-    of its bins that are not empty.
+    last bin of the reference, and what lies before ``start`` into its first; the quantised distribution
+    spreads each level's counts evenly over those of its bins that are not empty.
 
     Args:
         counts: a histogram.
-        end: how many of its bins the range covers; at least ``levels``.
-        levels: steps of the integer type above zero.
+        end: the bin behind the last that the range covers.
+        levels: steps of the integer type over the range; at most ``end - start``.
+        start: the first bin that the range covers.
 
     Returns:
         The divergence in nats; infinite where the cut empties a bin that had counts.
     """
-    inside = counts[:end].astype(np.float64)
+    inside = counts[start:end].astype(np.float64)
     reference = inside.copy()
     reference[-1] += counts[end:].sum()
-    level = np.minimum(np.arange(end) * levels // end, levels - 1)
+    reference[0] += counts[:start].sum()
+    size = len(inside)
+    level = np.minimum(np.arange(size) * levels // size, levels - 1)
     filled = inside > 0
     share = np.bincount(level, inside, levels) / np.maximum(np.bincount(level, filled, levels), 1)
     quantised = np.where(filled, share[level], 0.0)

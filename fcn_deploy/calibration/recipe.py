@@ -7,12 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
-from fcn_deploy.calibration.placement import TARGETS, default_layers, layer_inputs, place, target_of
+from fcn_deploy.calibration.pairs import default_layers, layer_inputs
+from fcn_deploy.calibration.placement import TARGETS, place, target_of
 from fcn_deploy.calibration.ranges import METHODS
 from fcn_deploy.calibration.table import CalibrationTable
 from fcn_deploy.errors import CalibrationError, ModelError, UsageError
 from fcn_deploy.export.graph.files import read_model
+from fcn_deploy.export.graph.normal_form import at_least_opset
+from fcn_deploy.export.graph.session import open_session
 from fcn_deploy.export.precision import FP16_LARGEST, to_fp16
 from fcn_deploy.spec import ModelSpec
 
@@ -20,6 +24,10 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 FLOAT_PRECISIONS = ("fp16", "fp32")
+_OPSET = 19
+"""The oldest with fp16 scales in Q/DQ; scales by channel came with 13."""
+_STEP = 128
+"""By how many rows and columns a frame grows while the growth of maps is read: a multiple of strides."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +89,8 @@ def open_fp32(path: str | Path) -> Fp32Model:
 
     Raises:
         UsageError: the file cannot be read.
-        ModelError: it is not ours, or not fp32 any more.
+        ModelError: it is not ours, not fp32 any more, or its opset is older than Q/DQ with fp16 scales and
+            cannot be converted.
     """
     model, spec = read_model(path)
     quantised = any(node.op_type == "QuantizeLinear" for node in model.graph.node)
@@ -91,7 +100,7 @@ def open_fp32(path: str | Path) -> Fp32Model:
             f"{path} is {found}, and ranges are taken from fp32; start from the fp32 file: fcn-deploy export "
             "--precision fp32"
         )
-    return Fp32Model(Path(path), model, spec)
+    return Fp32Model(Path(path), at_least_opset(model, _OPSET), spec)
 
 
 def quantised_layers(fp32: Fp32Model, recipe: Recipe) -> list[str]:
@@ -118,42 +127,48 @@ def quantized_graph(fp32: Fp32Model, table: CalibrationTable, recipe: Recipe) ->
         raise CalibrationError("no layer is left for INT8; leave fewer in higher precision")
     target = target_of(recipe.target, assume_vnni=recipe.assume_vnni)
     if recipe.half:
-        _check_fp16(table)
-    base = to_fp16(fp32.model) if recipe.half else fp32.model
-    return place(base, table.ranges(recipe.method, recipe.target), layers, target)
+        _check_fp16(fp32.model, table)
+    base = to_fp16(fp32.model) if recipe.half else None
+    return place(fp32.model, table.ranges(recipe.method, recipe.target), layers, target, base)
 
 
-def _check_fp16(table: CalibrationTable) -> None:
+def _check_fp16(model: ModelProto, table: CalibrationTable) -> None:
     """Raises CalibrationError where a layer read more than fp16 holds while the frames passed."""
-    for layer, limits in table.limits.items():
-        if limits["minmax"] > FP16_LARGEST:
+    for layer, tensor in layer_inputs(model).items():
+        largest = max(map(abs, table.measured.get(tensor, {}).get("minmax", (0.0,))))
+        if largest > FP16_LARGEST:
             raise CalibrationError(
-                f"{layer} reads values up to {limits['minmax']:.4g} and fp16 ends at {FP16_LARGEST:.0f}; "
+                f"{layer} reads values up to {largest:.4g} and fp16 ends at {FP16_LARGEST:.0f}; "
                 "keep what is not INT8 in fp32 (--float-precision fp32), or train with smaller activations"
             )
 
 
-def layer_costs(model: ModelProto) -> dict[str, float]:
-    """Share of the multiply-adds of all convolutions by layer, from 0 to 1, at any large frame size."""
-    strides = _downsampling(model)
-    sizes = {t.name: int(np.prod(t.dims)) for t in model.graph.initializer}
-    work = {
-        node.name: sizes[node.input[1]] / strides[node.name] ** 2
-        for node in model.graph.node
-        if node.op_type == "Conv"
-    }
+def layer_costs(fp32: Fp32Model) -> dict[str, float]:
+    """Share of the multiply-adds of all convolutions by layer, from 0 to 1, at any large frame size.
+
+    By how much a map grows with the frame says what its pixels cost, whatever strides, pooling and upsampling
+    lie before it; padding does not grow, and nor does what stands behind global pooling.
+    """
+    weights = {t.name: int(np.prod(t.dims)) for t in fp32.model.graph.initializer}
+    convs = [node for node in fp32.model.graph.node if node.op_type == "Conv"]
+    areas = _areas(fp32, [conv.output[0] for conv in convs])
+    work = {conv.name: weights.get(conv.input[1], 0) * area for conv, area in zip(convs, areas, strict=True)}
     total = sum(work.values())
     return {name: value / total for name, value in work.items()}
 
 
-def _downsampling(model: ModelProto) -> dict[str, int]:
-    """By how much each convolution's frame is smaller than the camera's: 2 for each pooling before."""
-    makers = {name: node for node in model.graph.node for name in node.output}
-    strides = {}
-    for layer, tensor in layer_inputs(model).items():
-        stride, node = 1, makers.get(tensor)
-        while node is not None and node.op_type in ("Relu", "MaxPool", "Conv", "Mul"):
-            stride *= 2 if node.op_type == "MaxPool" else 1
-            node = makers.get(node.input[0])
-        strides[layer] = stride
-    return strides
+def _areas(fp32: Fp32Model, maps: list[str]) -> list[float]:
+    """How much area each map gains from a larger frame; its area where the frame's size is fixed."""
+    batch, *fixed = fp32.spec.fixed_shape
+    least = -(-max(fp32.spec.min_height, fp32.spec.min_width, _STEP) // _STEP) * _STEP
+    with open_session(fp32.model, maps) as session:
+
+        def sizes(more: int) -> NDArray[np.float64]:
+            height, width = (side or least + more for side in fixed)
+            image = np.zeros((batch or 1, height, width, 3), np.uint8)
+            return np.array([found.shape[2:] for found in session.run(maps, {"image": image})], np.float64)
+
+        smaller, larger = sizes(0), sizes(_STEP)
+    grown = np.where([side is not None for side in fixed], larger, larger - smaller)
+    areas: list[float] = grown.prod(axis=1).tolist()
+    return areas

@@ -123,7 +123,7 @@ def measure(
     reference = _labels(fp32.model, images)
     before = _mean_iu(truths, reference, fp32)
     step()
-    work = layer_costs(fp32.model)
+    work = layer_costs(fp32)
     everything = quantised_layers(fp32, recipe)
     costs = []
     for layer in everything:

@@ -1,4 +1,4 @@
-"""The calibration table: the ranges of each layer's input, kept in a file beside the model.
+"""The calibration table: the ranges of the tensors that may become integers, kept in a file beside the model.
 
 One pass over the frames gives the ranges of every method and both targets, so a table is worth keeping:
 another method, target or budget needs no frames. It names its model by hash and is refused for any other.
@@ -16,13 +16,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fcn_deploy.calibration.placement import TARGETS, Range, layer_inputs, target_of
-from fcn_deploy.calibration.ranges import METHODS, Histogram
+from fcn_deploy.calibration.pairs import layer_inputs, measured_tensors
+from fcn_deploy.calibration.placement import TARGETS, target_of
+from fcn_deploy.calibration.ranges import METHODS, Histogram, Range
 from fcn_deploy.data.calibration import CalibrationFrames
 from fcn_deploy.errors import CalibrationError, UsageError
 from fcn_deploy.export.graph.files import identity
+from fcn_deploy.export.graph.intervals import prepared_ranges
+from fcn_deploy.export.graph.roles import first_convolutions, logits_of
 from fcn_deploy.export.graph.session import open_session
-from fcn_deploy.export.graph.surgery import find_node
+from fcn_deploy.export.graph.watch import Watch
 from fcn_deploy.files import input_file, write_text
 from fcn_deploy.runtimes.base import check_frames
 from fcn_deploy.spec import ModelSpec
@@ -32,7 +35,7 @@ if TYPE_CHECKING:
 
 PERCENTILE = 99.99
 """Share of an activation's values, zeros included, that the percentile method keeps; in percent."""
-_SCHEMA = 2
+_SCHEMA = 3
 _TRIED_SWAPPED = 4
 """Frames that the model is also shown with B and R swapped."""
 _SURER = 1.2
@@ -41,7 +44,7 @@ _SURER = 1.2
 
 @dataclass(frozen=True)
 class CalibrationTable:
-    """Ranges of the input of each convolution, by method and target."""
+    """Ranges of tensors, by method and target."""
 
     model: str
     """Identity of the fp32 graph: SHA-256 without its description."""
@@ -52,17 +55,16 @@ class CalibrationTable:
     sizes: tuple[tuple[int, int], ...]
     """Heights and widths seen."""
     percentile: float
-    limits: Mapping[str, Mapping[str, float]]
-    """Layer -> ``minmax``, ``percentile``, ``entropy-tensorrt``, ``entropy-cpu`` -> upper end of the
-    range; the lower end is 0."""
-    image: Range
-    """Range of the first layer's input. Not measured: frames are 0 to 255, so it is known."""
+    measured: Mapping[str, Mapping[str, Range]]
+    """Tensor -> ``minmax``, ``percentile``, ``entropy-tensorrt``, ``entropy-cpu`` -> its range."""
+    known: Mapping[str, Range]
+    """Tensor -> its range, where that of frames, 0 to 255, says it: what first convolutions read."""
     warnings: tuple[str, ...] = ()
     """Why ranges from these frames may be wrong, in sentences."""
     schema: int = _SCHEMA
 
     def ranges(self, method: str, target: str) -> dict[str, Range]:
-        """The range of each convolution's input.
+        """The range of each tensor.
 
         Args:
             method: ``minmax``, ``percentile`` or ``entropy``.
@@ -76,8 +78,7 @@ class CalibrationTable:
         if target not in TARGETS:
             raise UsageError(f"unknown target {target!r}; choose one of {', '.join(TARGETS)}")
         key = f"entropy-{target}" if method == "entropy" else method
-        measured = {layer: (0.0, limits[key]) for layer, limits in self.limits.items()}
-        return {"conv1_1": self.image, **measured}
+        return {**self.known, **{tensor: limits[key] for tensor, limits in self.measured.items()}}
 
     def save(self, path: str | Path) -> None:
         """Write it as JSON, atomically."""
@@ -93,18 +94,22 @@ class CalibrationTable:
         """
         found = input_file(Path(path), "calibration table")
         try:
-            data = _current(json.loads(found.read_text()))
-            data |= {"sizes": tuple(map(tuple, data["sizes"]))}
-            data |= {key: tuple(data[key]) for key in ("image", "warnings")}
+            data = _current(json.loads(found.read_text()), model)
+            data |= {"sizes": tuple(map(tuple, data["sizes"])), "warnings": tuple(data["warnings"])}
+            data |= {"known": {tensor: _range(limits) for tensor, limits in data["known"].items()}}
+            data["measured"] = {
+                tensor: {key: _range(limits[key]) for key in _keys()}
+                for tensor, limits in data["measured"].items()
+            }
             table = cls(**data)
-            complete = set(layer_inputs(model)) - {"conv1_1"} <= set(table.limits)
-            _check(table)
         except (ValueError, TypeError, KeyError) as exc:
             raise CalibrationError(
                 f"{found} is no calibration table ({type(exc).__name__}: {exc}); make one with: fcn-deploy "
                 "quantize ... --calib FOLDER --save-table FILE"
             ) from exc
-        if table.model != identity(model) or not complete:
+        if table.model != identity(model) or not {*table.known, *table.measured} >= set(
+            measured_tensors(model)
+        ):
             raise CalibrationError(
                 f"{found} is stale: it was made for the model {table.model[:12]}... and this one is "
                 f"{identity(model)[:12]}...; calibrate again with --calib FOLDER"
@@ -112,21 +117,40 @@ class CalibrationTable:
         return table
 
 
-def _current(data: dict[str, Any]) -> dict[str, Any]:
-    """What a file holds, by today's keys: in version 0.1 (schema 1) the warnings were ``doubts``."""
-    if data["schema"] != 1:
+def _keys() -> tuple[str, ...]:
+    return ("minmax", "percentile", *(f"entropy-{target}" for target in TARGETS))
+
+
+def _current(data: dict[str, Any], model: ModelProto) -> dict[str, Any]:
+    """What a file holds, by today's keys.
+
+    In schema 2 a table held the upper ends of layers' inputs, all of which came out of a ReLU; in schema 1
+    (version 0.1) the warnings were called ``doubts`` too.
+    """
+    if data["schema"] == _SCHEMA:
         return data
-    return {**{k: v for k, v in data.items() if k != "doubts"}, "warnings": data["doubts"], "schema": _SCHEMA}
+    if data["schema"] not in (1, 2):
+        raise ValueError(f"schema {data['schema']}, and {_SCHEMA} is known")
+    reads = layer_inputs(model)
+    kept = {k: v for k, v in data.items() if k not in ("limits", "image", "doubts", "schema")}
+    return {
+        "warnings": data.get("doubts"),
+        **kept,
+        "schema": _SCHEMA,
+        "known": {reads[layer]: data["image"] for layer in first_convolutions(model)},
+        "measured": {
+            reads[layer]: {key: [0.0, limit] for key, limit in limits.items()}
+            for layer, limits in data["limits"].items()
+        },
+    }
 
 
-def _check(table: CalibrationTable) -> None:
-    """Raises ValueError or KeyError where what was read cannot be ranges."""
-    if table.schema != _SCHEMA:
-        raise ValueError(f"schema {table.schema}, and {_SCHEMA} is known")
-    for layer, limits in table.limits.items():
-        for key in ("minmax", "percentile", *(f"entropy-{target}" for target in TARGETS)):
-            if not 0 <= float(limits[key]) < float("inf"):
-                raise ValueError(f"{key} of {layer} is {limits[key]}")
+def _range(limits: Any) -> Range:
+    """Raises ValueError where what was read is no range around 0."""
+    low, high = map(float, limits)
+    if not -float("inf") < low <= 0 <= high < float("inf"):
+        raise ValueError(f"a range is {limits}, and one around 0 is expected")
+    return low, high
 
 
 def calibrate(
@@ -149,26 +173,26 @@ def calibrate(
     Raises:
         UsageError: ``percentile`` is out of range.
         SourceError: a frame cannot be used, or none shows anything.
-        CalibrationError: an activation is not what comes out of a ReLU.
+        CalibrationError: an activation is NaN or infinite.
     """
     if not 50 < percentile <= 100:
         raise UsageError(f"percentile must be above 50 and at most 100, not {percentile}")
-    measured = {layer: tensor for layer, tensor in layer_inputs(model).items() if layer != "conv1_1"}
-    tensors = list(dict.fromkeys(measured.values()))  # conv4_1 and score_pool3 read the same
+    known = known_ranges(model)
+    tensors = [tensor for tensor in measured_tensors(model) if tensor not in known]
     histograms = {tensor: Histogram(tensor) for tensor in tensors}
-    logits = find_node(model, "ArgMax").input[0]
+    logits = logits_of(model)
     margins: list[list[float]] = []
-    with open_session(model, [*tensors, logits]) as session:
+    with open_session(model, [*tensors, *([logits] if logits else [])]) as session:
+        watch = Watch(session, tensors, spec)
         for frame in frames:
             batch = check_frames(frame, spec)
-            if len(margins) < _TRIED_SWAPPED:
+            if logits and len(margins) < _TRIED_SWAPPED:
                 margins.append([_margin(session, logits, image) for image in (batch, batch[..., ::-1])])
-            for tensor, value in zip(tensors, session.run(tensors, {"image": batch}), strict=True):
+            for tensor, value in watch.values(batch):
                 histograms[tensor].add(value)
             if progress:
                 progress()
     assert frames.seen is not None, "a complete pass leaves its survey"
-    limits = {tensor: _limits(histogram, percentile) for tensor, histogram in histograms.items()}
     return CalibrationTable(
         model=identity(model),
         frames=frames.seen.frames,
@@ -176,10 +200,21 @@ def calibrate(
         source=frames.source.resolve().name,
         sizes=tuple(sorted(frames.seen.sizes)),
         percentile=percentile,
-        limits={layer: limits[tensor] for layer, tensor in measured.items()},
-        image=image_range(model),
+        measured={tensor: _limits(histogram, percentile) for tensor, histogram in histograms.items()},
+        known=known,
         warnings=(*frames.seen.warnings(spec), *order_warning(margins)),
     )
+
+
+def known_ranges(model: ModelProto) -> dict[str, Range]:
+    """The tensors that first convolutions read, where frames of 0 to 255 say what those hold; 0 included."""
+    prepared, reads = prepared_ranges(model), layer_inputs(model)
+    inputs = [reads[layer] for layer in first_convolutions(model)]
+    return {
+        name: (min(prepared[name][0], 0.0), max(prepared[name][1], 0.0))
+        for name in inputs
+        if name in prepared
+    }
 
 
 def _margin(session: Any, logits: str, image: NDArray[np.uint8]) -> float:
@@ -197,6 +232,8 @@ def order_warning(margins: list[list[float]]) -> list[str]:
     Args:
         margins: for each frame, the mean lead of the winning class as it is, and with B and R swapped.
     """
+    if not margins:
+        return []
     as_given, swapped = np.mean(margins, axis=0)
     if swapped < as_given * _SURER:
         return []
@@ -206,21 +243,12 @@ def order_warning(margins: list[list[float]]) -> list[str]:
     ]
 
 
-def _limits(histogram: Histogram, percentile: float) -> dict[str, float]:
-    limits = {m: histogram.limit(m, percent=percentile, levels=0) for m in ("minmax", "percentile")}
-    for name in TARGETS:
-        levels = target_of(name).levels
-        limits[f"entropy-{name}"] = histogram.limit("entropy", percent=percentile, levels=levels)
-    return limits
+def _limits(histogram: Histogram, percentile: float) -> dict[str, Range]:
+    def limits(method: str, target: str) -> Range:
+        chosen = target_of(target)
+        return histogram.limits(
+            method, percent=percentile, levels=chosen.levels, symmetric=not chosen.unsigned
+        )
 
-
-def image_range(model: ModelProto) -> Range:
-    """Lowest and highest value that the first convolution can read: 0 and 255 minus the mean."""
-    from fcn_deploy.lazy import require
-
-    onnx = require("onnx", extra="export")
-    mean = next((t for t in model.graph.initializer if t.name == "mean"), None)
-    if mean is None or layer_inputs(model).get("conv1_1") is None:
-        raise CalibrationError("this is no deploy graph: it has no mean or no conv1_1; export it again")
-    values = np.asarray(onnx.numpy_helper.to_array(mean))
-    return -float(values.max()), 255.0 - float(values.min())
+    found = {method: limits(method, TARGETS[0]) for method in ("minmax", "percentile")}
+    return found | {f"entropy-{target}": limits("entropy", target) for target in TARGETS}

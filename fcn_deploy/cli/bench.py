@@ -51,6 +51,14 @@ def bench(
         bool,
         typer.Option("--typical", help="Measure typical user code too: float frames, numpy around it."),
     ] = False,
+    typical_model: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Plain ONNX file that typical user code runs, for a network of your own.",
+            show_default=False,
+        ),
+    ] = None,
     frames: Annotated[
         Path | None,
         typer.Option(metavar="SOURCE", help="Images or a video.", show_default="the synthetic clip"),
@@ -81,6 +89,7 @@ def bench(
             seconds=seconds,
             reference=reference,
             typical=typical,
+            typical_model=typical_model,
             frames=frames,
             progress=step,
             **opened,

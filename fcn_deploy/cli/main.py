@@ -20,6 +20,7 @@ from fcn_deploy.cli.export import export
 from fcn_deploy.cli.inspect import inspect
 from fcn_deploy.cli.quantize import quantize
 from fcn_deploy.cli.run import run
+from fcn_deploy.cli.wrap import wrap
 
 
 class _Group(TyperGroup):
@@ -79,6 +80,13 @@ _add(
     "--weights fcn8s_from_caffe.pth -o model.onnx",
     "--weights mine.pth --variant fcn8s-same --classes names.txt -o model.onnx",
     "--weights bundled --precision fp16 --calib FOLDER -o model.fp16.onnx",
+)
+_add(
+    "wrap",
+    wrap,
+    "segformer.onnx --scale 1/255 --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 -o model.onnx",
+    "mmseg.onnx --mean 123.675,116.28,103.53 --std 58.395,57.12,57.375 --classes names.txt -o model.onnx",
+    "unet.onnx --scale 1/255 --mean 0,0,0 --std 1,1,1 --size-multiple 32 --threshold 0.4 -o model.onnx",
 )
 _add(
     "quantize",

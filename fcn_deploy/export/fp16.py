@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from fcn_deploy.data.calibration import CalibrationFrames
 from fcn_deploy.export.graph.files import read_model, write_model
-from fcn_deploy.export.parity import Logits, check_parity, graph_results
+from fcn_deploy.export.parity import Expected, Frames, ParityReference, check_parity, graph_results
 from fcn_deploy.export.precision import check_fp16_range, to_fp16
 from fcn_deploy.runtimes.artefact import identity
 from fcn_deploy.spec import ModelSpec
@@ -23,10 +23,8 @@ SYNTHETIC_CLIP = "the synthetic street clip"
 def convert_to_fp16(
     graph: ModelProto,
     spec: ModelSpec,
-    reference: Logits,
+    reference: ParityReference,
     *,
-    name: str,
-    network: str,
     calib: str | Path | None = None,
     keep_fp32: bool = False,
     step: Callable[[str], None] = lambda _: None,
@@ -37,8 +35,6 @@ def convert_to_fp16(
         graph: the fp32 graph; it is not changed.
         spec: its description.
         reference: gives the expected logits, in fp32.
-        name: what the reference is, and how it is run, for the evidence.
-        network: a short name of the reference.
         calib: images or a video for the range check; None uses the synthetic clip.
         keep_fp32: leave layers that overflow fp16 in fp32 instead of failing.
         step: called with the name of each step as it begins.
@@ -54,7 +50,7 @@ def convert_to_fp16(
     half = to_fp16(graph, ranges["kept_fp32"])
     step("comparing the fp16 graph")
     # ONNX Runtime's CPU provider computes in fp32, so this shows the rounding of the weights alone.
-    parity = check_parity(half, reference, spec, name=name, network=network, tolerance=None)
+    parity = check_parity(half, reference, spec, tolerance=None)
     if fp32 := spec.evidence.get("parity"):
         parity["fp32"] = fp32
     spec = spec.replace(precision="fp16").with_evidence("fp16_range", ranges)
@@ -85,12 +81,15 @@ def convert_file_to_fp16(
     """
     graph, spec = read_model(model)
     with graph_results(graph) as results:
+
+        def expected(images: Frames) -> Expected:
+            labels, logits = results(images)
+            return Expected(logits, labels)
+
         half, spec = convert_to_fp16(
             graph,
             spec,
-            lambda images: results(images)[1],
-            name=f"{Path(model).name} in fp32",
-            network="the fp32 graph",
+            ParityReference(expected, f"{Path(model).name} in fp32", "the fp32 graph"),
             calib=calib,
             keep_fp32=keep_fp32,
             step=step,

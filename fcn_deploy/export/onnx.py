@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import time
-import warnings
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
-from fcn_deploy import __version__
+from fcn_deploy.answers.checking import require_answers
 from fcn_deploy.contract import INPUT
 from fcn_deploy.errors import ExportError, UsageError
+from fcn_deploy.export.evidence import made_now
 from fcn_deploy.export.fp16 import convert_to_fp16
 from fcn_deploy.export.graph.files import SINGLE_FILE_LIMIT, weight_bytes, write_model
 from fcn_deploy.export.graph.naming import tidy
+from fcn_deploy.export.graph.normal_form import normalise
+from fcn_deploy.export.graph.preparation import fold_preparation
 from fcn_deploy.export.graph.surgery import find_node, pad_pooling
 from fcn_deploy.export.parity import check_parity
+from fcn_deploy.export.reference import reference_of
+from fcn_deploy.export.tracing import EXAMPLE, dynamic_axes, quiet
 from fcn_deploy.lazy import require
-from fcn_deploy.model.deploy import DeployModel, reference_logits
+from fcn_deploy.model.deploy import DeployModel
 from fcn_deploy.model.network import Network, Rewrites
 from fcn_deploy.spec import ModelSpec
 
@@ -31,14 +31,6 @@ if TYPE_CHECKING:
 
 OPSET = 20
 """The newest that the ONNX Runtime of a JetPack 6 device opens (with IR version 10)."""
-
-_EXAMPLE = (2, 97, 131)
-"""Batch, height and width to trace with: no 0, 1 or multiple of 32, or the exporter fixes them."""
-
-_TRACED_MINIMUM = 64
-"""Smallest height and width for torch.export only: below it, the exporter needs constraints that it cannot
-express. The graph itself has no such limit; parity is checked from 1x1 up.
-"""
 
 
 def export_onnx(
@@ -50,6 +42,7 @@ def export_onnx(
     calib: str | Path | None = None,
     keep_fp32: bool = False,
     rewrites: Rewrites = Rewrites(),  # noqa: B008 - frozen
+    check_against: str | Path | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> ModelSpec:
     """Export the deploy graph of a model, verify it, and write it.
@@ -62,6 +55,7 @@ def export_onnx(
         calib: images or a video for the range check of fp16; None uses the synthetic clip.
         keep_fp32: leave layers that overflow fp16 in fp32 instead of failing.
         rewrites: which faster forms to use.
+        check_against: answers of the original network, as :func:`fcn_deploy.check_answers` takes them.
         progress: called with the name of each step as it begins.
 
     Returns:
@@ -69,7 +63,7 @@ def export_onnx(
 
     Raises:
         UsageError: the file cannot be written, or ``precision`` is unknown.
-        ParityError: the fp32 graph does not give what the plain module gives.
+        ParityError: the fp32 graph does not give what the plain module gives, or what the original gave.
         ExportError: the exporter failed, or a layer overflows fp16.
     """
     if precision not in ("fp32", "fp16"):
@@ -82,21 +76,18 @@ def export_onnx(
     deploy = DeployModel(model, spec, rewrites=rewrites).eval()
     graph = trace(deploy)
 
-    network = str(spec.reference or spec.architecture.name)
-    step(f"checking parity with {network}")
-    reference = partial(reference_logits, model, spec)
-    name = f"plain {network} in PyTorch fp32 behind numpy preprocessing"
-    parity = check_parity(graph, reference, spec, name=name, network=network)
+    reference = reference_of(model, spec)
+    step(f"checking parity with {reference.network}")
+    parity = check_parity(graph, reference, spec)
     spec = spec.replace(precision="fp32").with_evidence("parity", parity)
     if precision == "fp16":
-        graph, spec = convert_to_fp16(
-            graph, spec, reference, name=name, network=network, calib=calib, keep_fp32=keep_fp32, step=step
-        )
+        graph, spec = convert_to_fp16(graph, spec, reference, calib=calib, keep_fp32=keep_fp32, step=step)
+    if check_against is not None:
+        found = require_answers(graph, spec, check_against, Path(path).name, progress=step)
+        spec = spec.with_evidence("answers", found)
 
     step("writing")
-    made = {"tool": f"fcn-deploy {__version__}", "torch": str(torch.__version__), "opset": OPSET}
-    made["at"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    spec = spec.with_evidence("made", made)
+    spec = spec.with_evidence("made", made_now(torch=str(torch.__version__), opset=OPSET))
     return write_model(graph, spec, path)
 
 
@@ -107,15 +98,9 @@ def trace(deploy: DeployModel) -> ModelProto:
         ExportError: the exporter or the checker refuses the graph.
     """
     require("onnxscript", extra="export")
-    limit = 1 << 16
-    axes = {
-        0: torch.export.Dim("batch", min=1, max=limit),
-        1: torch.export.Dim("height", min=_TRACED_MINIMUM, max=limit),
-        2: torch.export.Dim("width", min=_TRACED_MINIMUM, max=limit),
-    }
-    example = torch.zeros(*_EXAMPLE, 3, dtype=torch.uint8)
+    example = torch.zeros(*EXAMPLE, 3, dtype=torch.uint8)
     try:
-        with _quiet():
+        with quiet():
             program = torch.onnx.export(
                 deploy,
                 (example,),
@@ -123,7 +108,7 @@ def trace(deploy: DeployModel) -> ModelProto:
                 opset_version=OPSET,
                 input_names=[INPUT],
                 output_names=list(deploy.outputs),
-                dynamic_shapes={INPUT: axes},
+                dynamic_shapes={INPUT: dynamic_axes()},
                 verbose=False,
             )
         if program is None:
@@ -136,8 +121,10 @@ def trace(deploy: DeployModel) -> ModelProto:
             f"torch {torch.__version__} could not export the deploy graph ({type(exc).__name__}); "
             "install the versions in constraints.txt, or run again with --debug"
         ) from exc
+    normalise(model)
     tidy(model)
     pad_pooling(model)
+    fold_preparation(model)
     find_node(model, "ArgMax")
     _check(model)
     return model
@@ -152,21 +139,3 @@ def _check(model: ModelProto) -> None:
         onnx.checker.check_model(model, full_check=weight_bytes(model) <= SINGLE_FILE_LIMIT)
     except onnx.checker.ValidationError as exc:
         raise ExportError(f"the exported graph is not valid ONNX: {exc}") from exc
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Do not show the exporter's log and warnings; its errors are still raised as exceptions."""
-    loggers = [
-        logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "torch._guards")
-    ]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

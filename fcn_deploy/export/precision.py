@@ -15,8 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcn_deploy.errors import ExportError, SourceError
+from fcn_deploy.export.graph.roles import data_inputs, first_convolutions, network_tensors
 from fcn_deploy.export.graph.session import open_session
 from fcn_deploy.export.graph.surgery import PROTO_FLOAT, PROTO_HALF, element_types, replace_nodes
+from fcn_deploy.export.graph.watch import Watch
 from fcn_deploy.lazy import require
 from fcn_deploy.runtimes.base import check_frames
 from fcn_deploy.spec import ModelSpec
@@ -27,24 +29,52 @@ if TYPE_CHECKING:
 FP16_LARGEST = 65504.0
 """The largest finite IEEE 754 half-precision number."""
 
-_HALF_OPS = ("Conv", "ConvTranspose", "Relu", "MaxPool", "Add", "Mul", "Resize", "Slice", "ArgMax")
-"""Operators that run in fp16. Normalising stays in fp32 (the mean is not an fp16 number), and so
-does the softmax behind a confidence."""
+_HALF_OPS = {
+    *("Conv", "ConvTranspose", "MatMul", "Gemm", "MaxPool", "AveragePool", "ArgMax"),
+    *("Relu", "LeakyRelu", "PRelu", "Elu", "Clip", "Sigmoid", "HardSigmoid", "HardSwish", "Mish", "Tanh"),
+    *("Gelu", "Erf", "Add", "Sub", "Mul", "Div", "Max", "Min", "Neg", "Abs", "Concat", "Split", "Expand"),
+    *("Resize", "Upsample", "Slice", "Pad", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose"),
+    *("Gather", "DepthToSpace", "SpaceToDepth"),
+}
+"""Operators that run in fp16, from the first convolution on. Any other stays in fp32: normalising (the mean
+is not an fp16 number); global means, whose sum over a large map leaves fp16 where no value of the map does;
+powers, roots and exponentials, and with them the softmax behind a confidence."""
 
-_KEEP_SIZE = ("Relu", "MaxPool", "Slice", "Resize")
+_KEEP_SIZE = {
+    *("Relu", "LeakyRelu", "HardSwish", "Gelu", "MaxPool", "AveragePool", "GlobalAveragePool", "Concat"),
+    *(
+        "Slice",
+        "Resize",
+        "Upsample",
+        "Pad",
+        "Split",
+        "Reshape",
+        "Flatten",
+        "Squeeze",
+        "Unsqueeze",
+        "Transpose",
+    ),
+    *("Gather", "Expand", "DepthToSpace", "SpaceToDepth"),
+}
 """Operators whose output can be as large as their input."""
 
-_DATA_INPUTS = {"Resize": 1, "Slice": 1}
+_GROWING = {
+    *("Conv", "ConvTranspose", "MatMul", "Gemm", "Resize", "Upsample", "Add", "Sub", "Mul", "Div", "Neg"),
+    *("Pow", "Exp", "ReduceSum"),
+}
+"""Operators whose output can be larger than their input."""
+
+_DATA_INPUTS = {"Resize": 1, "Upsample": 1, "Slice": 1}
 """How many leading inputs are data; the others are scales and indices."""
 
 
 def to_fp16(model: ModelProto, keep_fp32: Collection[str] = ()) -> ModelProto:
-    """A copy whose trunk, score layers and upscores are float16, with casts at the borders.
+    """A copy that is float16 from its first convolutions on, with casts at the borders.
 
     Args:
-        model: a deploy graph in float32.
-        keep_fp32: layers whose output is too large for fp16. They stay in float32, and so does what
-            reads their output, up to the layer that brings it back into range.
+        model: a deploy graph in float32, in normal form.
+        keep_fp32: layers, by name or output, whose output is too large for fp16. They stay in float32, and
+            so does what reads their output, up to the layer that brings it back into range.
 
     Raises:
         ExportError: the graph is not float32, or a weight is too large for fp16.
@@ -81,10 +111,10 @@ def to_fp16(model: ModelProto, keep_fp32: Collection[str] = ()) -> ModelProto:
             now[other] = wanted
         return other
 
-    started = False
+    network = network_tensors(model)
     for node in graph.node:
-        started = started or node.op_type == "Conv"
-        half = started and node.op_type in _HALF_OPS and kinds.get(node.input[0]) == PROTO_FLOAT
+        half = node.op_type in _HALF_OPS and kinds.get(node.input[0]) == PROTO_FLOAT
+        half = half and not network.isdisjoint(node.output)
         half = half and beyond.isdisjoint((*node.input, *node.output))
         wanted = PROTO_HALF if half else PROTO_FLOAT
         for i in range(min(len(node.input), _DATA_INPUTS.get(node.op_type, len(node.input)))):
@@ -103,7 +133,8 @@ def _beyond(model: ModelProto, layers: Collection[str]) -> set[str]:
     """The tensors with values beyond fp16: the outputs of ``layers``, and of operators that pass them on."""
     beyond: set[str] = set()
     for node in model.graph.node:
-        if node.name in layers or (node.op_type in _KEEP_SIZE and node.input[0] in beyond):
+        named = node.name in layers or not set(layers).isdisjoint(node.output)
+        if named or (node.op_type in _KEEP_SIZE and not beyond.isdisjoint(data_inputs(node))):
             beyond.update(node.output)
     return beyond
 
@@ -154,24 +185,15 @@ def activation_ranges(
         SourceError: there are no frames, or one is not a frame.
         ExportError: a layer gives NaN or infinity in fp32 already.
     """
-    kinds = element_types(model)
-    watched = [
-        node.output[0]
-        for node in model.graph.node
-        # Integer additions (sizes) are skipped; additions of scores can overflow where no layer does.
-        if node.name == "sub1"
-        or (
-            node.op_type in ("Conv", "ConvTranspose", "Resize", "Add")
-            and kinds.get(node.output[0]) == PROTO_FLOAT
-        )
-    ]
+    watched = _watched(model)
     largest = dict.fromkeys(watched, 0.0)
     frames = 0
     with open_session(model, watched) as session:
+        watch = Watch(session, watched, spec)
         for batch in batches:
             images = check_frames(batch, spec)
             frames += len(images)
-            for name, value in zip(watched, session.run(watched, {"image": images}), strict=True):
+            for name, value in watch.values(images):
                 peak = float(np.abs(value).max())
                 if not np.isfinite(peak):
                     raise ExportError(f"layer {name} gives NaN or infinity in fp32")
@@ -179,6 +201,23 @@ def activation_ranges(
     if frames == 0:
         raise SourceError("there are no calibration frames; give a folder with images")
     return largest, frames
+
+
+def _watched(model: ModelProto) -> list[str]:
+    """What first convolutions read, and the float outputs that can be larger than what they are made of.
+
+    Additions of scores can overflow where no layer does.
+    """
+    kinds, network = element_types(model), network_tensors(model)
+    first = set(first_convolutions(model))
+    prepared = {node.input[0] for node in model.graph.node if node.name in first}
+    return [
+        name
+        for node in model.graph.node
+        for name in node.output
+        if name in prepared
+        or (node.op_type in _GROWING and name in network and kinds.get(name) == PROTO_FLOAT)
+    ]
 
 
 def check_fp16_range(
@@ -227,9 +266,11 @@ def check_fp16_range(
 
 
 def synthetic_batches(spec: ModelSpec, frames: int = 8) -> Iterable[NDArray[np.uint8]]:
-    """Frames of the synthetic street clip, one a batch: uint8 ``[1, 360, 480, 3]``."""
+    """Frames of the synthetic street clip, one a batch: uint8 ``[1, 360, 480, 3]``, or the fixed size."""
     from fcn_deploy.data.street import SyntheticStreet
 
-    height, width = min(360, spec.max_height), min(480, spec.max_width)
+    _, fixed_height, fixed_width = spec.fixed_shape
+    height = fixed_height or max(spec.min_height, min(360, spec.max_height))
+    width = fixed_width or max(spec.min_width, min(480, spec.max_width))
     clip = SyntheticStreet(frames=frames, height=height, width=width, color_order=spec.color_order)
     return (frame.image[None] for frame in clip)

@@ -15,8 +15,7 @@ from typing import Any, cast
 
 from torch import nn
 
-from fcn_deploy.errors import ModelError, UsageError
-from fcn_deploy.runtimes.base import first_line
+from fcn_deploy.errors import ModelError, UsageError, first_line
 
 
 def build_module(factory: str) -> nn.Module:
@@ -38,6 +37,12 @@ def build_module(factory: str) -> nn.Module:
     if isinstance(made, nn.Module):
         return made
     raise ModelError(f"{factory} returned {type(made).__name__}; a torch.nn.Module is expected")
+
+
+def short_factory(factory: str) -> str:
+    """How a description names it: a file without its folders."""
+    place, _, name = factory.rpartition(":")
+    return f"{Path(place).name if place.endswith('.py') else place}:{name}"
 
 
 def _called(function: Callable[[], Any], factory: str) -> Any:

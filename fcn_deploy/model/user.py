@@ -11,13 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fcn_deploy.errors import ModelError, UsageError
+from fcn_deploy.errors import ModelError, UsageError, first_line
 from fcn_deploy.model.network import Network, dtype_of
-from fcn_deploy.runtimes.base import first_line
 from fcn_deploy.spec import Architecture
 
 _PROBED = 192
 """Rows and columns of the frame that a module is tried with, at least; raised to its size multiple."""
+_ODD = (97, 131)
+"""Rows and columns of a frame that shows whether a module takes any size."""
 _SMALL = (1, 2, 4, 8, 16, 32, 64, 128)
 """Frames of so many blocks are tried to find the smallest that a module takes."""
 
@@ -35,7 +36,7 @@ class ModuleOptions:
     size_multiple: int = 1
     """It takes multiples of so many rows and columns only; frames are padded inside the graph."""
     logits_stride: int | None = None
-    """Its logits are smaller than the frame by this factor, and are resized bilinearly; None: they are not."""
+    """Its logits are smaller than the frame by this factor, and are resized bilinearly; None where not."""
     align_corners: bool = False
     """Of that resize, as :func:`torch.nn.functional.interpolate` has it."""
     threshold: float | None = None
@@ -80,6 +81,8 @@ class UserNetwork(Network):
         _check_weights(module)
         logits, side = self._probe()
         self._check_size(logits, side)
+        if options.size_multiple == 1:
+            self._check_odd()
         channels = logits.shape[1]
         if channels > 1 and options.threshold is not None:
             raise UsageError(f"threshold is for one channel of logits, and {self.name} gives {channels}")
@@ -97,6 +100,7 @@ class UserNetwork(Network):
     @property
     def architecture(self) -> Architecture:
         stated = {
+            "channel_order": self.channel_order,
             "factory": self.options.factory,
             "logits_stride": self.options.logits_stride,
             "align_corners": self.options.align_corners or None,
@@ -135,10 +139,39 @@ class UserNetwork(Network):
                 found = self.module(frames)
         except Exception as exc:  # whatever the user's code raises
             raise ModelError(
-                f"{self.name} fails on a frame of {side}x{side} ({type(exc).__name__}: {first_line(exc)}); it "
-                "must take float [N, 3, H, W]; where it takes multiples of some size only, give --size-multiple"
+                f"{self.name} fails on a frame of {side}x{side} ({type(exc).__name__}: {first_line(exc)}); a "
+                "module must take float [N, 3, H, W]"
             ) from exc
         return _pick(found, self.name), side
+
+    def _check_odd(self) -> None:
+        """Refuse a module that takes multiples of some size only, and say of which."""
+        if self._takes(*_ODD):
+            return
+        multiples = (2**power for power in range(1, 9))
+        fits = next((m for m in multiples if self._takes(*(math.ceil(n / m) * m for n in _ODD))), None)
+        height, width = _ODD
+        said = (
+            "such a module cannot be deployed for frames of any size"
+            if fits is None
+            else (f"give --size-multiple {fits}, which pads them in the graph")
+        )
+        raise UsageError(
+            f"{self.name} does not give logits for every pixel of {height}x{width} frames; {said}"
+        )
+
+    def _takes(self, height: int, width: int) -> bool:
+        """Whether the module gives logits of the stated size for a frame of this one."""
+        try:
+            with torch.inference_mode():
+                logits = _pick(self.module(torch.zeros(1, 3, height, width)), self.name)
+        except Exception:  # whatever the user's code raises for a frame that it does not take
+            return False
+        stride = self.options.logits_stride
+        if stride is None:
+            return logits.shape[-2:] == (height, width)
+        pairs = zip(logits.shape[-2:], (height, width), strict=True)
+        return all(found in (length // stride, -(-length // stride)) for found, length in pairs)
 
     def _check_size(self, logits: Tensor, side: int) -> None:
         """Refuse logits of another size than stated."""
@@ -152,8 +185,8 @@ class UserNetwork(Network):
             )
         if stride is not None and not (side // stride <= min(height, width) <= -(-side // stride)):
             raise UsageError(
-                f"{self.name} gives logits of {height}x{width} for a frame of {side}x{side}, and a logits stride "
-                f"of {stride} means {side // stride}; give --logits-stride {round(side / height)}"
+                f"{self.name} gives logits of {height}x{width} for a frame of {side}x{side}, and a logits "
+                f"stride of {stride} means {side // stride}; give --logits-stride {round(side / height)}"
             )
 
 
@@ -192,8 +225,8 @@ def _pick(found: Any, name: str) -> Tensor:
         raise ModelError(f"{name} returns {type(found).__name__}; a tensor of logits is expected")
     if found.ndim != 4 or not found.is_floating_point():
         raise ModelError(
-            f"{name} returns {str(found.dtype).removeprefix('torch.')} of shape {list(found.shape)}; logits are "
-            "floating point [N, classes, H, W]"
+            f"{name} returns {str(found.dtype).removeprefix('torch.')} of shape {list(found.shape)}; logits "
+            "are floating point [N, classes, H, W]"
         )
     return found
 

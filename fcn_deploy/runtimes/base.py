@@ -13,7 +13,7 @@ from typing import Any, ClassVar, final
 import numpy as np
 from numpy.typing import NDArray
 
-from fcn_deploy.errors import FcnDeployError, InferenceError, SourceError
+from fcn_deploy.errors import FcnDeployError, InferenceError, SourceError, first_line
 from fcn_deploy.spec import ModelSpec
 
 Frames = NDArray[np.uint8]
@@ -205,11 +205,6 @@ def _shape_hint(shape: tuple[int, ...]) -> str:
     if len(shape) == 2 or shape[-1:] == (1,):
         return "; a grayscale frame needs three equal channels: np.repeat(frame[..., None], 3, -1)"
     return ""
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text, or its class where it has none."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def cuda_index(device: str | None) -> int:

@@ -20,10 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcn_deploy.contract import Port, check_deploy_graph
-from fcn_deploy.errors import BackendUnavailable, MissingDependency, ModelError, UsageError
+from fcn_deploy.errors import BackendUnavailable, MissingDependency, ModelError, UsageError, first_line
 from fcn_deploy.lazy import installed, require, version_of
 from fcn_deploy.runtimes.backend import Description, FallbackOptions
-from fcn_deploy.runtimes.base import Frames, Runtime, cuda_index, first_line, usable_cores
+from fcn_deploy.runtimes.base import Frames, Runtime, cuda_index, usable_cores
 from fcn_deploy.runtimes.cpu import check_int8
 from fcn_deploy.runtimes.cuda import gpu_problem
 from fcn_deploy.runtimes.location import Location

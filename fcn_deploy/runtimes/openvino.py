@@ -12,10 +12,10 @@ from typing import Any, final
 from numpy.typing import NDArray
 
 from fcn_deploy.contract import Port, check_deploy_graph
-from fcn_deploy.errors import BackendUnavailable, MissingDependency, ModelError
+from fcn_deploy.errors import BackendUnavailable, MissingDependency, ModelError, first_line
 from fcn_deploy.lazy import require
 from fcn_deploy.runtimes.backend import FallbackOptions
-from fcn_deploy.runtimes.base import Frames, Runtime, first_line, usable_cores
+from fcn_deploy.runtimes.base import Frames, Runtime, usable_cores
 from fcn_deploy.runtimes.cpu import check_int8
 from fcn_deploy.runtimes.location import Location
 from fcn_deploy.runtimes.onnx_file import check_external_data

@@ -16,9 +16,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from fcn_deploy.errors import BackendUnavailable, UsageError
+from fcn_deploy.errors import BackendUnavailable, UsageError, first_line
 from fcn_deploy.runtimes.backend import Backend, Description
-from fcn_deploy.runtimes.base import first_line
 from fcn_deploy.runtimes.location import Location, locate, short_name
 from fcn_deploy.runtimes.segmenter import Segmenter
 

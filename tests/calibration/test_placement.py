@@ -12,7 +12,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from fcn_deploy.calibration.placement import default_layers, layer_inputs
+from fcn_deploy.calibration.pairs import default_layers, layer_inputs
 from fcn_deploy.calibration.recipe import Fp32Model, Recipe, open_fp32, quantised_layers, quantized_graph
 from fcn_deploy.calibration.table import CalibrationTable, calibrate
 from fcn_deploy.data.calibration import CalibrationFrames
@@ -176,8 +176,8 @@ def test_an_unknown_layer_and_a_missing_range_are_named(fp32, street) -> None:
     with pytest.raises(UsageError, match="no convolution conv9; choose from conv1_1, conv1_2"):
         quantised(fp32, street, Recipe("cpu", float_layers=("conv9",)))
     table = table_of(fp32, street)
-    del table.limits["fc7"]
-    with pytest.raises(CalibrationError, match="no range for the input of fc7"):
+    del table.measured[layer_inputs(fp32.model)["fc7"]]
+    with pytest.raises(CalibrationError, match=r"no range for the tensor fc6\.relu, the input of fc7"):
         quantized_graph(fp32, table, Recipe("cpu"))
 
 

@@ -6,26 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from fcn_deploy.calibration.placement import layer_inputs
-from fcn_deploy.calibration.recipe import Fp32Model, Recipe, layer_costs, open_fp32, quantized_graph
-from fcn_deploy.calibration.table import CalibrationTable
+from fcn_deploy.calibration.pairs import layer_inputs
+from fcn_deploy.calibration.recipe import Recipe, layer_costs, open_fp32, quantized_graph
 from fcn_deploy.errors import CalibrationError, UsageError
-from fcn_deploy.export.graph.files import identity
-
-
-def table_of(fp32: Fp32Model, limit: float = 20.0) -> CalibrationTable:
-    """A table without frames: every layer reads up to ``limit``."""
-    keys = ("minmax", "percentile", "entropy-tensorrt", "entropy-cpu")
-    return CalibrationTable(
-        model=identity(fp32.model),
-        frames=1,
-        frames_sha256="0" * 64,
-        source="made up",
-        sizes=((36, 48),),
-        percentile=99.99,
-        limits={name: dict.fromkeys(keys, limit) for name in layer_inputs(fp32.model) if name != "conv1_1"},
-        image=(-123.0, 151.0),
-    )
 
 
 @pytest.mark.parametrize(
@@ -56,10 +39,11 @@ def test_choices_that_cannot_be_are_refused(fields: dict) -> None:
         Recipe(**fields)
 
 
-def test_activations_beyond_fp16_are_refused_where_the_rest_is_fp16(fp32) -> None:
-    table = table_of(fp32)
-    loud = {**table.limits, "conv3_2": {**table.limits["conv3_2"], "minmax": 9e4}}
-    table = replace(table, limits=loud)
+def test_activations_beyond_fp16_are_refused_where_the_rest_is_fp16(fp32, made_up_table) -> None:
+    table = made_up_table(fp32)
+    tensor = layer_inputs(fp32.model)["conv3_2"]
+    loud = {**table.measured, tensor: {**table.measured[tensor], "minmax": (0.0, 9e4)}}
+    table = replace(table, measured=loud)
     with pytest.raises(CalibrationError, match=r"conv3_2 reads values up to 9e\+04 .*--float-precision fp32"):
         quantized_graph(fp32, table, Recipe("tensorrt"))
     quantized_graph(fp32, table, Recipe("tensorrt", float_precision="fp32"))
@@ -69,7 +53,7 @@ def test_activations_beyond_fp16_are_refused_where_the_rest_is_fp16(fp32) -> Non
 @pytest.mark.parametrize("variant", ["fcn8s", "fcn8s-lite"])
 def test_work_is_shared_out_among_the_convolutions(narrow, variant: str) -> None:
     fp32 = open_fp32(narrow(variant, classes=5))
-    work = layer_costs(fp32.model)
+    work = layer_costs(fp32)
     assert set(work) == set(layer_inputs(fp32.model)) and sum(work.values()) == pytest.approx(1)
     # Four channels from three and from four at full size; a quarter of the pixels behind each pooling.
     assert work["conv1_2"] / work["conv1_1"] == pytest.approx(4 / 3)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fcn_deploy.calibration import sensitivity
-from fcn_deploy.calibration.placement import default_layers
+from fcn_deploy.calibration.pairs import default_layers
 from fcn_deploy.calibration.quantization import quantize
 from fcn_deploy.calibration.recipe import Fp32Model, Recipe
 from fcn_deploy.calibration.sensitivity import LayerCost, Sensitivity, measure

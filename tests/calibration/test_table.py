@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fcn_deploy.calibration.placement import layer_inputs
+from fcn_deploy.calibration.pairs import layer_inputs
 from fcn_deploy.calibration.recipe import Fp32Model, open_fp32
 from fcn_deploy.calibration.table import CalibrationTable, calibrate
 from fcn_deploy.data.calibration import CalibrationFrames
@@ -44,26 +44,33 @@ def test_a_table_of_version_0_1_is_read(own, tmp_path: Path) -> None:
     (tmp_path / "t.json").write_text(json.dumps({**saved, "model": identity(own.model)}))
     read = CalibrationTable.load(tmp_path / "t.json", own.model)
     assert read.warnings == tuple(saved["doubts"]) and read.warnings[0].startswith("2 frames to calibrate on")
-    assert read.limits == saved["limits"] and read.sizes == ((48, 64),)
+    reads = layer_inputs(own.model)
+    assert read.measured == {
+        reads[layer]: {key: (0.0, limit) for key, limit in limits.items()}
+        for layer, limits in saved["limits"].items()
+    }
+    assert read.known == {reads["conv1_1"]: tuple(saved["image"])} and read.sizes == ((48, 64),)
     read.save(tmp_path / "again.json")
     assert CalibrationTable.load(tmp_path / "again.json", own.model) == read
 
 
 def test_minmax_is_the_largest_value_of_all_frames(own, table, street) -> None:
-    inputs = {name: tensor for name, tensor in layer_inputs(own.model).items() if name != "conv1_1"}
-    assert set(table.limits) == set(inputs)
-    largest = dict.fromkeys(inputs, 0.0)
-    with open_session(own.model, inputs.values()) as session:
+    inputs = {tensor for name, tensor in layer_inputs(own.model).items() if name != "conv1_1"}
+    assert set(table.measured) == inputs
+    largest = dict.fromkeys(sorted(inputs), 0.0)
+    with open_session(own.model, largest) as session:
         for frame in CalibrationFrames(street, own.spec):
-            for name, value in zip(inputs, session.run(list(inputs.values()), {"image": frame}), strict=True):
+            for name, value in zip(largest, session.run(list(largest), {"image": frame}), strict=True):
                 largest[name] = max(largest[name], float(value.max()))
-    assert {name: limits["minmax"] for name, limits in table.limits.items()} == largest
-    for limits in table.limits.values():
+    assert {name: limits["minmax"] for name, limits in table.measured.items()} == {
+        name: (0.0, value) for name, value in largest.items()
+    }
+    for limits in table.measured.values():
         assert set(limits) == set(KEYS) and max(limits.values()) == limits["minmax"]
 
 
 def test_the_first_range_is_what_any_frame_can_hold(own, table) -> None:
-    low, high = table.ranges("minmax", "cpu")["conv1_1"]
+    low, high = table.ranges("minmax", "cpu")[layer_inputs(own.model)["conv1_1"]]
     assert low == pytest.approx(-max(own.spec.mean)) and high == pytest.approx(255 - min(own.spec.mean))
 
 
@@ -95,22 +102,20 @@ def test_a_table_of_other_weights_is_stale(own, table, tmp_path: Path) -> None:
         CalibrationTable.load(tmp_path / "t.json", own.model)
 
 
-def without(data: dict, layer: str, key: str) -> None:
-    del data["limits"][layer][key]
-
-
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda data: data.pop("limits"),
+        lambda data: data.pop("measured"),
         lambda data: data.update(unknown=1),
-        lambda data: data.update(schema=3),
-        lambda data: data["limits"]["fc7"].pop("entropy-cpu"),
-        lambda data: data["limits"]["fc7"].update(minmax=-1.0),
-        lambda data: data["limits"]["fc7"].update(percentile=float("nan")),
-        lambda data: data["limits"]["fc7"].update(percentile="much"),
+        lambda data: data.update(schema=4),
+        lambda data: data["measured"]["fc6.relu"].pop("entropy-cpu"),
+        lambda data: data["measured"]["fc6.relu"].update(minmax=[0.5, 1.0]),
+        lambda data: data["measured"]["fc6.relu"].update(minmax=[-1.0, -0.5]),
+        lambda data: data["measured"]["fc6.relu"].update(percentile=[0.0, float("nan")]),
+        lambda data: data["measured"]["fc6.relu"].update(percentile="much"),
+        lambda data: data["measured"]["fc6.relu"].update(percentile=3.0),
     ],
-    ids=["no limits", "unknown key", "newer", "no method", "negative", "NaN", "text"],
+    ids=["no ranges", "unknown key", "newer", "no method", "above 0", "below 0", "NaN", "text", "a number"],
 )
 def test_a_damaged_table_is_refused(own, table, tmp_path: Path, damage) -> None:
     path = tmp_path / "t.json"

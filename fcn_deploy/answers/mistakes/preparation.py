@@ -30,7 +30,7 @@ KERAS_MEAN = (103.939, 116.779, 123.68)
 
 
 @dataclass(frozen=True)
-class Preparation:
+class TriedPreparation:
     """One way to prepare frames, described by how it differs from the artefact's."""
 
     kinds: tuple[str, ...]
@@ -72,20 +72,20 @@ class Preparation:
         return " ".join(options)
 
 
-def preparations(spec: ModelSpec) -> list[Preparation]:
+def preparations(spec: ModelSpec) -> list[TriedPreparation]:
     """What the original may do instead of what ``spec`` says; the same numbers only once."""
-    found: list[Preparation] = []
+    found: list[TriedPreparation] = []
     for mean, std, words in _statistics(spec):
         for swapped in (False, True):
             kinds = (*(("color order",) if swapped else ()), *_differences(spec, mean, std))
             if not kinds or any(_equal(other, swapped, mean, std) for other in found):
                 continue
             told = filter(None, ("exchanges red and blue" if swapped else "", words))
-            found.append(Preparation(kinds, swapped, mean, std, " and ".join(told)))
+            found.append(TriedPreparation(kinds, swapped, mean, std, " and ".join(told)))
     return found
 
 
-def _equal(other: Preparation, swapped: bool, mean: Triple, std: Triple) -> bool:
+def _equal(other: TriedPreparation, swapped: bool, mean: Triple, std: Triple) -> bool:
     return other.swapped == swapped and np.allclose(other.mean, mean) and np.allclose(other.std, std)
 
 

@@ -30,7 +30,7 @@ from fcn_deploy.answers.file import OriginalAnswer, OriginalAnswers
 from fcn_deploy.answers.mistakes.class_order import class_order, reordered
 from fcn_deploy.answers.mistakes.explanation import Explanation, Mistake
 from fcn_deploy.answers.mistakes.networks import TrialNetwork, can_be_tried, graph_network
-from fcn_deploy.answers.mistakes.preparation import Preparation, preparations
+from fcn_deploy.answers.mistakes.preparation import TriedPreparation, preparations
 from fcn_deploy.answers.mistakes.structure import structure_edits
 from fcn_deploy.answers.mistakes.variants import other_variants, variant_network
 from fcn_deploy.answers.running import Answered
@@ -98,7 +98,7 @@ class _Hypothesis:
     """What is undone together."""
 
     structure: _Structure
-    preparation: Preparation | None = None
+    preparation: TriedPreparation | None = None
     orders_classes: bool = False
 
     @property
@@ -243,7 +243,7 @@ class _Search:
         return _Outcome(hypothesis, records, order)
 
     def _answered(
-        self, network: TrialNetwork, preparation: Preparation | None, frame: _TriedFrame
+        self, network: TrialNetwork, preparation: TriedPreparation | None, frame: _TriedFrame
     ) -> Answered:
         image = frame.image
         values = image.astype(np.float32) if preparation is None else preparation.applied(image, self.spec)

@@ -7,8 +7,7 @@ import threading
 import time
 from typing import final
 
-from fcn_deploy.errors import FcnDeployError, PipelineError, UsageError
-from fcn_deploy.runtimes.base import first_line
+from fcn_deploy.errors import FcnDeployError, PipelineError, UsageError, first_line
 
 log = logging.getLogger("fcn_deploy.camera")
 

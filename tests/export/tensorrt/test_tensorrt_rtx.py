@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import onnx
 import pytest
 
-from fcn_deploy.calibration.placement import layer_inputs
-from fcn_deploy.calibration.recipe import Fp32Model, Recipe, open_fp32, quantized_graph
-from fcn_deploy.calibration.table import CalibrationTable
-from fcn_deploy.export.graph.files import identity, read_model
+from fcn_deploy.calibration.recipe import Recipe, open_fp32, quantized_graph
+from fcn_deploy.export.graph.files import read_model
 from fcn_deploy.export.onnx import export_onnx
 from fcn_deploy.export.precision import to_fp16
 from fcn_deploy.model.checkpoints.describe import describe
@@ -46,21 +47,15 @@ def engine_bytes(builder, network) -> int:
     return engine.nbytes
 
 
-def quantised(fp32: Fp32Model, float_precision: str) -> onnx.ModelProto:
+@pytest.fixture(scope="module")
+def quantised(made_up_table) -> Callable[[Path, str], onnx.ModelProto]:
     """Q/DQ for TensorRT with made-up ranges: how large they are is nothing to a parser."""
-    keys = ("minmax", "percentile", "entropy-tensorrt", "entropy-cpu")
-    layers = [name for name in layer_inputs(fp32.model) if name != "conv1_1"]
-    table = CalibrationTable(
-        model=identity(fp32.model),
-        frames=1,
-        frames_sha256="0" * 64,
-        source="made up",
-        sizes=((36, 48),),
-        percentile=99.99,
-        limits={name: dict.fromkeys(keys, 20.0) for name in layers},
-        image=(-123.0, 151.0),
-    )
-    return quantized_graph(fp32, table, Recipe("tensorrt", float_precision=float_precision))
+
+    def quantise(path: Path, float_precision: str) -> onnx.ModelProto:
+        fp32 = open_fp32(path)
+        return quantized_graph(fp32, made_up_table(fp32), Recipe("tensorrt", float_precision=float_precision))
+
+    return quantise
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
@@ -97,8 +92,8 @@ def test_a_graph_that_breaks_the_contract_is_refused():
 
 @pytest.mark.parametrize("float_precision", ["fp32", "fp16"])
 @pytest.mark.parametrize(("variant", "learned"), FORMS)
-def test_the_parser_accepts_every_variant_in_int8(exported, variant, learned, float_precision):
-    model = quantised(open_fp32(exported(variant, learned)[0]), float_precision)
+def test_the_parser_accepts_every_variant_in_int8(exported, quantised, variant, learned, float_precision):
+    model = quantised(exported(variant, learned)[0], float_precision)
     _, network = parse(model)
     image, labels = network.get_input(0), network.get_output(0)
     assert (image.dtype, labels.dtype) == (trt.uint8, trt.uint8)
@@ -109,12 +104,12 @@ def test_the_parser_accepts_every_variant_in_int8(exported, variant, learned, fl
 
 @pytest.mark.parametrize("float_precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("variant", ["fcn8s", "fcn8s-lite"])
-def test_the_builder_makes_int8_engines_with_all_outputs(exported, variant, float_precision):
-    fp32 = open_fp32(exported(variant, outputs=ALL_OUTPUTS)[0])
-    assert engine_bytes(*parse(quantised(fp32, float_precision))) > 10_000
+def test_the_builder_makes_int8_engines_with_all_outputs(exported, quantised, variant, float_precision):
+    path = exported(variant, outputs=ALL_OUTPUTS)[0]
+    assert engine_bytes(*parse(quantised(path, float_precision))) > 10_000
 
 
-def test_the_engine_holds_int8_weights(traced_once, tmp_path):
+def test_the_engine_holds_int8_weights(traced_once, quantised, tmp_path):
     """Where weights are most of an engine, its size is theirs."""
     model, info = random_model(5, "fcn8s-lite", width=24, fc_channels=256)
     path = tmp_path / "wide.onnx"
@@ -123,6 +118,6 @@ def test_the_engine_holds_int8_weights(traced_once, tmp_path):
     fp32 = open_fp32(path)
     single = engine_bytes(*parse(fp32.model))
     mixed = engine_bytes(*parse(to_fp16(fp32.model)))
-    small = engine_bytes(*parse(quantised(fp32, "fp16")))
+    small = engine_bytes(*parse(quantised(path, "fp16")))
     weights = sum(p.numel() for p in model.parameters())
     assert single > 4 * weights > mixed > 2 * weights > small > weights
