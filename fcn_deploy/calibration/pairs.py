@@ -58,7 +58,7 @@ def default_layers(model: ModelProto, target: str = "tensorrt") -> list[str]:
         n for n in model.graph.node if n.op_type == "Conv" and n.name not in left and n.input[1] in weights
     ]
     if target == "cpu":
-        graph = _Graph(model, [conv.name for conv in convs])
+        graph = _PairedGraph(model, [conv.name for conv in convs])
         convs = [
             conv
             for conv in convs
