@@ -162,7 +162,7 @@ def _label_with_artefact(reference: BenchReference, frames: str, out: str) -> di
 
 
 def _label_with_original(reference: BenchReference, frames: str, out: str) -> dict[str, Any]:
-    from fcn_deploy.export.wrap import original_labels
+    from fcn_deploy.export.foreign import original_labels
 
     spec = ModelSpec.from_json(reference.spec)
     pool = np.load(frames)
