@@ -82,7 +82,7 @@ def trained_on(spec: ModelSpec) -> str:
 
 def preparations(spec: ModelSpec) -> list[TriedPreparation]:
     """What the original may do instead of what ``spec`` says; the same numbers only once."""
-    found: list[TriedPreparation] = []
+    found: list[TriedPreparation] = [_exchanged(spec)]
     for mean, std, words in _statistics(spec):
         for swapped in (False, True):
             kinds = (*(("color order",) if swapped else ()), *_differences(spec, mean, std))
@@ -91,6 +91,12 @@ def preparations(spec: ModelSpec) -> list[TriedPreparation]:
             told = filter(None, ("exchanges red and blue" if swapped else "", words))
             found.append(TriedPreparation(kinds, swapped, mean, std, " and ".join(told)))
     return found
+
+
+def _exchanged(spec: ModelSpec) -> TriedPreparation:
+    """The commonest slip: frames of the other order go through the same code, so red gets blue's mean."""
+    words = "exchanges red and blue before the mean is subtracted"
+    return TriedPreparation(("color order",), True, _reversed(spec.mean), _reversed(spec.std), words)
 
 
 def _equal(other: TriedPreparation, swapped: bool, mean: Triple, std: Triple) -> bool:

@@ -114,26 +114,28 @@ class _Editor:
         return count
 
     def resizes(self) -> list[NodeProto]:
-        """Linear resizes of scores, in graph order."""
-        scores = reached_from(self.model, [node.output[0] for node in self.score_layers()])
-        return [
-            node
-            for node in self.graph.node
-            if node.op_type == "Resize"
-            and node.input[0] in scores
-            and attributes(node).get("mode") == b"linear"
-        ]
+        """Linear resizes, in graph order: the last is that of the logits."""
+        found = [node for node in self.graph.node if node.op_type == "Resize"]
+        return [node for node in found if attributes(node).get("mode") == b"linear"]
+
+    def scores(self) -> set[str]:
+        """Tensors from the score layers on."""
+        return reached_from(self.model, [node.output[0] for node in self.score_layers()])
 
     def network_input(self) -> str | None:
         """What the first convolution reads: the prepared frames."""
         return next((node.input[0] for node in self.graph.node if node.op_type == "Conv"), None)
 
+    def values(self, name: str) -> NDArray[Any] | None:
+        """A constant's values; None where it is computed."""
+        tensor = self.tensors.get(name)
+        return None if tensor is None else self.onnx.numpy_helper.to_array(tensor)
+
     def factor(self, node: NodeProto) -> int | None:
         """By how much a Resize enlarges height and width; None where it is no whole number, or computed."""
-        tensor = self.tensors.get(node.input[2]) if len(node.input) == 3 else None
-        if tensor is None:
+        scales = self.values(node.input[2]) if len(node.input) == 3 else None
+        if scales is None:
             return None
-        scales = self.onnx.numpy_helper.to_array(tensor)
         whole = scales.size == 4 and scales[2] == scales[3] and float(scales[2]).is_integer()
         return int(scales[2]) if whole else None
 
@@ -161,7 +163,24 @@ def _pool_floor(editor: _Editor) -> bool:
             pads = attributes(node).get("pads", [0, 0, 0, 0])
             editor.change(node, ceil_mode=0, pads=[*pads[:2], *pads[:2]])
             changed = True
+    if changed:
+        _crop_to_the_other(editor)
     return changed
+
+
+def _crop_to_the_other(editor: _Editor) -> None:
+    """Crop each skip to the size of what it is added to: exporters compute that size from the frame's, for
+    pooling as it was."""
+    made_by = makers(editor.model)
+    for node in list(editor.graph.node):
+        for cropped, other in (node.input, reversed(node.input)) if node.op_type == "Add" else ():
+            while (maker := made_by.get(cropped)) is not None and maker.op_type == "Slice":
+                axes = editor.values(maker.input[3]) if len(maker.input) > 3 else None
+                if axes is not None and axes.size == 1 and axes[0] in (2, 3):
+                    name, axis = f"{maker.output[0]}.cropped", int(axes[0])
+                    size = editor.add("Shape", [other], f"{name}.size", start=axis, end=axis + 1)
+                    maker.input[2] = editor.add("Add", [maker.input[1], size], f"{name}.end")
+                cropped = maker.input[0]
 
 
 def _pool_ceil(editor: _Editor) -> bool:
@@ -227,9 +246,9 @@ def _transpose_convolutions(editor: _Editor) -> bool:
     weights = editor.tensors.get(layers[0].input[1]) if layers else None
     if weights is None or crop_offset(editor.model):
         return False
-    kinds, changed = element_types(editor.model), False
+    kinds, scores, changed = element_types(editor.model), editor.scores(), False
     for node in resizes:
-        factor = editor.factor(node)
+        factor = editor.factor(node) if node.input[0] in scores else None
         if factor is None or factor % 2 or kinds.get(node.input[0]) == PROTO_HALF:
             continue
         kernel = np.tile(_bilinear(2 * factor), (weights.dims[0], 1, 1, 1))
@@ -259,9 +278,9 @@ _OWN_MODULE = "--model FILE.py:FACTORY, which takes the original's own layers"
 _SCALED = "its skips by 0.0001 (pool3) and 0.01 (pool4)"
 _SIZED = "to the size that they are to have"
 _MODES = (
-    (b"align_corners", True, "align_corners", f"with align_corners=True {_SIZED}"),
-    (b"align_corners", False, "align_corners", "with align_corners=True by a factor"),
-    (b"half_pixel", True, "upsampling", f"{_SIZED}, not by a factor"),
+    (b"align_corners", True, "align_corners", f"with align_corners=True, {_SIZED}"),
+    (b"align_corners", False, "align_corners", "with align_corners=True"),
+    (b"half_pixel", True, "upsampling", f"{_SIZED} and not by a factor"),
     (b"half_pixel", False, "align_corners", "with align_corners=False"),
     (b"asymmetric", False, "upsampling", "from the corner of each pixel, not its centre"),
 )
@@ -282,7 +301,7 @@ def _edits() -> Iterator[tuple[tuple[str, ...], str, str, Edit]]:
     yield ("ceil_mode", "align_corners"), both, _OWN_MODULE, corners
     for last_only in (False, True):
         for mode, to_size, kind, how in _MODES:
-            words = f"resizes {'the logits' if last_only else 'all scores'} {how}"
+            words = f"resizes {'the logits' if last_only else 'all maps'} {how}"
             edit = partial(_resample, mode=mode, to_size=to_size, last_only=last_only)
             yield (kind,), words, _OWN_MODULE, edit
     transposed = "upsamples scores with transposed convolutions, not with a resize"

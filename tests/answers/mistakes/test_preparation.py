@@ -59,6 +59,7 @@ def test_the_kinds_say_what_differs() -> None:
     described = spec(**TORCHVISION)
     by_words = {one.words: one for one in preparations(described)}
     assert by_words["exchanges red and blue"].kinds == ("color order",)
+    assert by_words["exchanges red and blue before the mean is subtracted"].kinds == ("color order",)
     assert by_words["does not divide frames by 255 before the mean is subtracted"].kinds == ("/255",)
     assert by_words["subtracts no mean"].kinds == ("mean",)
     assert by_words["divides by no std"].kinds == ("std",)
@@ -66,10 +67,10 @@ def test_the_kinds_say_what_differs() -> None:
 
 
 def test_the_repair_names_options_of_export_in_the_channel_order_of_the_training() -> None:
-    swap = next(one for one in preparations(spec()) if one.kinds == ("color order",))
+    swap = next(one for one in preparations(spec()) if one.words == "exchanges red and blue")
     assert swap.repair(spec()) == "--trained-on rgb --mean 122.679,116.669,104.007"
     trained_on_rgb = spec(provenance=({"kind": "checkpoint", "trained_on": "rgb"},), mean=(1, 2, 3))
-    swap = next(one for one in preparations(trained_on_rgb) if one.kinds == ("color order",))
+    swap = next(one for one in preparations(trained_on_rgb) if one.words == "exchanges red and blue")
     assert swap.repair(trained_on_rgb) == "--trained-on bgr --mean 1,2,3"
     known = next(
         one for one in preparations(spec()) if one.words == "takes 0..1 with ImageNet's mean and std"

@@ -17,6 +17,11 @@ IMAGENET = {"mean": (0.406 * 255, 0.456 * 255, 0.485 * 255), "std": (0.225 * 255
 ORDER = (0, 3, 2, 1, 4, 5, 8, 7, 6, 9, 10)
 
 RARER = {
+    "BGR for RGB before the mean": (
+        {"preparation": {"rgb": True, "mean": CAFFE_MEAN[::-1]}},
+        {"color order"},
+        "--trained-on rgb --mean 104.007,116.669,122.679",
+    ),
     "mean order": (
         {"preparation": {"mean": CAFFE_MEAN[::-1]}},
         {"mean"},

@@ -25,12 +25,12 @@ SETTINGS = {
         "to_size": True,
         "align_corners": True,
     },
-    "resizes all scores with align_corners=True to the size that they are to have": {
+    "resizes all maps with align_corners=True, to the size that they are to have": {
         "to_size": True,
         "align_corners": True,
     },
-    "resizes all scores with align_corners=True by a factor": {"align_corners": True},
-    "resizes all scores to the size that they are to have, not by a factor": {"to_size": True},
+    "resizes all maps with align_corners=True": {"align_corners": True},
+    "resizes all maps to the size that they are to have and not by a factor": {"to_size": True},
     "upsamples scores with transposed convolutions, not with a resize": {"transposed": True},
 }
 
@@ -61,10 +61,16 @@ def test_the_graph_itself_is_not_changed(tiny) -> None:
     assert graph.SerializeToString(deterministic=True) == before
 
 
-def test_a_paper_network_has_no_resize_to_align(exported) -> None:
-    path, _, _ = exported("fcn8s")
-    kinds = Counter(kind for one in structure_edits(onnx.load(str(path))) for kind in one.kinds)
-    assert kinds == {"skip scales": 2, "ceil_mode": 1}
+def test_a_paper_network_has_no_resize_to_align_and_its_pooling_may_round_down(exported) -> None:
+    path, model, spec = exported("fcn8s")
+    edits = list(structure_edits(onnx.load(str(path))))
+    assert Counter(kind for one in edits for kind in one.kinds) == {"skip scales": 2, "ceil_mode": 1}
+    image = np.random.default_rng(0).integers(0, 256, (71, 93, 3), np.uint8)
+    with graph_network(edits[-1].graph, spec) as network:
+        found = network(image, image.astype(np.float32)).logits
+    original = Original(model.state_dict(), padding=100, ceil_mode=False)
+    expected = original(prepared(image)[None])[0].detach().numpy()
+    assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
 
 
 def module_graph(pooled: bool) -> onnx.ModelProto:
