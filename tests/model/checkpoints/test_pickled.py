@@ -116,10 +116,11 @@ class HistoryBuffer:
 
 
 def test_the_logs_of_mmengine_stay_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = types.ModuleType("mmengine.logging.history_buffer")
-    module.HistoryBuffer = HistoryBuffer
-    monkeypatch.setitem(sys.modules, module.__name__, module)
-    monkeypatch.setattr(HistoryBuffer, "__module__", module.__name__)
+    name = "mmengine.logging.history_buffer"
+    for package in ("mmengine", "mmengine.logging", name):
+        monkeypatch.setitem(sys.modules, package, types.ModuleType(package))
+    sys.modules[name].HistoryBuffer = HistoryBuffer
+    monkeypatch.setattr(HistoryBuffer, "__module__", name)
     state, logs = tiny_state(), {"train/loss": HistoryBuffer()}
     path = saved(tmp_path / "epoch_1.pth", {"message_hub": {"logs": logs}, "state_dict": state})
     assert read(path).state.keys() == state.keys()
