@@ -17,6 +17,8 @@ from fcn_deploy.errors import FcnDeployError
 from fcn_deploy.spec import Architecture, ModelSpec, Reference
 
 if TYPE_CHECKING:
+    from fcn_deploy.answers.checking import check_answers
+    from fcn_deploy.answers.result import AnswerCheck
     from fcn_deploy.bench.method import benchmark
     from fcn_deploy.bench.results import BenchmarkResult
     from fcn_deploy.building import build_engine
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from fcn_deploy.evaluation import Evaluation, evaluate
     from fcn_deploy.export.checkpoint import ExportResult, export_model
     from fcn_deploy.export.tensorrt.result import EngineResult
+    from fcn_deploy.export.wrap import wrap_model
     from fcn_deploy.runtimes.base import Segmentation
     from fcn_deploy.runtimes.registry import load
     from fcn_deploy.runtimes.segmenter import Segmenter
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 
 __all__ = [
+    "AnswerCheck",
     "Architecture",
     "BenchmarkResult",
     "EngineResult",
@@ -46,13 +50,16 @@ __all__ = [
     "__version__",
     "benchmark",
     "build_engine",
+    "check_answers",
     "evaluate",
     "export_model",
     "load",
     "quantize",
+    "wrap_model",
 ]
 
 _LAZY = {
+    "AnswerCheck": "fcn_deploy.answers.result",
     "BenchmarkResult": "fcn_deploy.bench.results",
     "EngineResult": "fcn_deploy.export.tensorrt.result",
     "Evaluation": "fcn_deploy.evaluation",
@@ -62,10 +69,12 @@ _LAZY = {
     "Segmenter": "fcn_deploy.runtimes.segmenter",
     "benchmark": "fcn_deploy.bench.method",
     "build_engine": "fcn_deploy.building",
+    "check_answers": "fcn_deploy.answers.checking",
     "evaluate": "fcn_deploy.evaluation",
     "export_model": "fcn_deploy.export.checkpoint",
     "load": "fcn_deploy.runtimes.registry",
     "quantize": "fcn_deploy.calibration.quantization",
+    "wrap_model": "fcn_deploy.export.wrap",
 }
 
 

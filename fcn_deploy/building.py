@@ -7,10 +7,13 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from fcn_deploy.answers.checking import require_answers
+from fcn_deploy.answers.file import OriginalAnswers
 from fcn_deploy.arguments import as_names
 from fcn_deploy.errors import UsageError
+from fcn_deploy.export.graph.files import read_model
 from fcn_deploy.runtimes.artefact import read_spec
 
 if TYPE_CHECKING:
@@ -37,6 +40,7 @@ def build_engine(
     dla_core: int | None = None,
     timing_cache: str | Path | None = None,
     timeout: float | None = None,
+    check_against: str | Path | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> EngineResult:
     """Build a TensorRT engine of an exported model, and write its sidecar.
@@ -65,6 +69,9 @@ def build_engine(
         timing_cache: where timings of kernels are kept for later builds; TensorRT only. None keeps them
             in ``NAME.engine.timing`` beside the engine.
         timeout: seconds that the build may take; None waits without limit.
+        check_against: answers of the original network (``.npz``), as :func:`fcn_deploy.check_answers` takes
+            them; the ONNX graph must pass before the engine is built. The engine itself is not run:
+            ``check_answers`` does that where its GPU is.
         progress: called with the name of each step as it begins. An exception that it raises ends the build.
 
     Raises:
@@ -72,6 +79,7 @@ def build_engine(
         ModelError: the ONNX file is damaged, or carries no description.
         SourceError, CalibrationError: the frames cannot be used.
         ExportError: a layer overflows fp16.
+        ParityError: the graph does not answer as ``check_against`` says; nothing was written.
         MissingDependency: the TensorRT asked for is not installed.
         BackendUnavailable: TensorRT is asked for where no GPU is.
         EngineError: TensorRT refuses the graph, crashes, runs out of memory or takes longer than
@@ -95,9 +103,13 @@ def build_engine(
     ranges = resolve_profiles(profiles, read_spec(model))
     begun = time.monotonic()
     step = progress or (lambda _: None)
+    originals = None if check_against is None else OriginalAnswers(check_against)
+    if originals is not None and precision is not None:
+        _check_original(Path(model), originals, step)  # before the conversion
     with tempfile.TemporaryDirectory(prefix="fcn-deploy-") as folder:
+        graph = _in_precision(Path(model), Path(folder), precision, calib, step)
         result = build_from_graph(
-            _in_precision(Path(model), Path(folder), precision, calib, step),
+            graph,
             path,
             settings,
             profiles=ranges,
@@ -105,9 +117,16 @@ def build_engine(
             timing_cache=timing_cache,
             require_precision=precision,
             timeout=timeout,
+            evidence={} if originals is None else {"answers": _check_original(graph, originals, step)},
             progress=step,
         )
     return dataclasses.replace(result, seconds=time.monotonic() - begun)
+
+
+def _check_original(model: Path, originals: OriginalAnswers, step: Callable[[str], None]) -> dict[str, Any]:
+    """The evidence that an ONNX file answers as the original network does. Raises ParityError."""
+    graph, spec = read_model(model)
+    return require_answers(graph, spec, originals, str(model), progress=step)
 
 
 def _in_precision(

@@ -46,12 +46,32 @@ def describe(spec: ModelSpec) -> Rows:
         ("precision", spec.precision),
         ("classes", f"{spec.num_classes}: {_shortened(', '.join(spec.classes))}"),
         ("ignored", f"label {spec.ignore_label}"),
-        ("frames", f"{spec.color_order}, uint8, from 1x1 to {spec.max_height}x{spec.max_width}"),
+        ("frames", f"{spec.color_order}, uint8, {_sizes(spec)}"),
         ("prepared", f"minus {triple(spec.mean)}, divided by {triple(spec.std)} (B, G, R)"),
         ("outputs", ", ".join(spec.outputs)),
+        ("threshold", f"class 1 above {spec.threshold:g}" if spec.threshold is not None else ""),
         *evidence_rows(spec.evidence),
         ("note", spec.note),
     ]
+
+
+def _sizes(spec: ModelSpec) -> str:
+    """The frames that are taken, such as ``from 1x1 to 4096x4096``."""
+    batch, *size = spec.fixed_shape
+    low, high = (spec.min_height, spec.min_width), (spec.max_height, spec.max_width)
+    if None not in size:
+        words = f"{size[0]}x{size[1]} only"
+    else:
+        smallest, largest = (
+            "x".join(str(fixed or length) for fixed, length in zip(size, limit, strict=True))
+            for limit in (low, high)
+        )
+        words = f"from {smallest} to {largest}"
+    if batch is not None:
+        words += f", {batch} at a time"
+    if spec.size_multiple > 1:
+        words += f", padded inside to multiples of {spec.size_multiple}"
+    return words
 
 
 def _plain(value: Any) -> str:
@@ -90,6 +110,9 @@ def evidence_rows(evidence: dict[str, Any]) -> Rows:
             rows += _parity_rows("parity", parity)
         if parity := evidence.get("parent_parity"):
             rows += _parity_rows("fp16 parity" if "fp32" in parity else "fp32 parity", parity)
+        for kind in ("answers", "parent_answers"):
+            if answers := evidence.get(kind):
+                rows.append(("original", _answers(answers, of_parent=kind == "parent_answers")))
         if ranges := evidence.get("fp16_range"):
             rows.append(("fp16 range", _ranges(ranges)))
         if quantised := evidence.get("quantization"):
@@ -109,16 +132,30 @@ def _parity_rows(name: str, record: dict[str, Any]) -> Rows:
 
 def _parity(record: dict[str, Any]) -> str:
     allowed = f" (allowed {record['tolerance']:g})" if record.get("tolerance") is not None else ""
-    words = (
-        f"{len(record['sizes'])} sizes against {record.get('network', 'the plain module')}: relative logit "
-        "error at most "
-        f"{record['max_relative_error']:.2g}{allowed}, "
+    error = record["max_relative_error"]
+    words = f"{len(record['sizes'])} sizes against {record.get('network', 'the plain module')}: " + (
+        "" if error is None else f"relative logit error at most {error:.2g}{allowed}, "
     )
     if record["min_agreement"] == 1:
         return f"{words}all labels agree"
+    if error is None:
+        return f"{words}labels agree to {record['min_agreement']:.4%}"
     beyond = record["differences_beyond_ties"]
     why = f"{beyond} differ beyond ties" if beyond else "ties only"
     return f"{words}labels agree to {record['min_agreement']:.4%} ({why})"
+
+
+def _answers(record: dict[str, Any], *, of_parent: bool) -> str:
+    """How an artefact, or the graph that it was made from, compares with the original network."""
+    error = record["logit_error"]
+    logits = "" if error is None else f", relative logit error at most {error:.2g}"
+    words = (
+        f"{record['frames']} frames of {record['file']}: {record['agreement']:.4%} of labels agree "
+        f"(lowest {record['lowest']:.4%}){logits}"
+    )
+    return (
+        f"{words}; the graph that this was made from was checked, this file was not" if of_parent else words
+    )
 
 
 def _quantised(record: dict[str, Any]) -> Rows:

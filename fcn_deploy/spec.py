@@ -53,8 +53,8 @@ class Reference:
     """The network in words, such as ``fcn8s-same``."""
     known_by: str
     """How it is known that the weights belong to that network: ``stated`` (by the user, nothing in the
-    file confirms it), ``description``, ``metadata``, ``md5``, ``keys``, ``random``, ``module`` (the user's own
-    code) or ``file`` (an ONNX file that was wrapped)."""
+    file confirms it), ``description``, ``metadata``, ``md5``, ``keys``, ``random``, ``module`` (the
+    user's own code) or ``file`` (an ONNX file that was wrapped)."""
     sha256: str | None = None
     """Of the checkpoint; None where there was no file."""
 
@@ -218,6 +218,13 @@ class ModelSpec:
     def with_evidence(self, kind: str, record: dict[str, Any]) -> ModelSpec:
         """A copy that also keeps what a check found."""
         return self.replace(evidence={**self.evidence, kind: record})
+
+    def evidence_for_child(self) -> dict[str, Any]:
+        """The evidence as an artefact made from this one keeps it: what was verified about the parent is the
+        parent's, under ``parent_parity`` and ``parent_answers``."""
+        own = ("parity", "answers")
+        kept = {kind: record for kind, record in self.evidence.items() if kind not in own}
+        return {**kept, **{f"parent_{kind}": self.evidence[kind] for kind in own if kind in self.evidence}}
 
     def with_parent(self, **link: Any) -> ModelSpec:
         """A copy whose nearest parent is ``link`` (see :attr:`provenance`)."""

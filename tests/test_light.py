@@ -18,7 +18,7 @@ HEAVY = (
     *("torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "openvino"),
     *("tensorrt", "tensorrt_rtx", "cv2", "PIL", "matplotlib"),
 )
-COMMANDS = ("bench", "clip", "doctor", "eval", "export", "inspect", "run")
+COMMANDS = ("bench", "check", "clip", "doctor", "eval", "export", "inspect", "run")
 
 # A module that says `try: import torch` at its top imports well without torch and is not light,
 # so the wall also notes who knocked.
@@ -72,8 +72,9 @@ def light_modules() -> list[str]:
     for path in sorted(PACKAGE.rglob("*.py")):
         parts = path.relative_to(ROOT).with_suffix("").parts
         names.append(".".join(parts[:-1] if parts[-1] == "__init__" else parts))
-    with_torch = ("fcn_deploy.model.", "fcn_deploy.export.onnx")
-    return [name for name in names if not name.startswith(with_torch)]
+    exporters = ("onnx", "opening", "program", "reference", "tracing")
+    with_torch = tuple(f"fcn_deploy.export.{name}" for name in exporters)
+    return [name for name in names if not name.startswith(("fcn_deploy.model.", *with_torch))]
 
 
 def run_python(code: str, *arguments: str, python: str = sys.executable) -> str:

@@ -11,6 +11,7 @@ import fcn_deploy
 from fcn_deploy.results import Result
 
 PUBLIC = [
+    "AnswerCheck",
     "Architecture",
     "BenchmarkResult",
     "EngineResult",
@@ -25,12 +26,17 @@ PUBLIC = [
     "__version__",
     "benchmark",
     "build_engine",
+    "check_answers",
     "evaluate",
     "export_model",
     "load",
     "quantize",
+    "wrap_model",
 ]
-VERBS = ("benchmark", "build_engine", "evaluate", "export_model", "load", "quantize")
+VERBS = (
+    *("benchmark", "build_engine", "check_answers", "evaluate", "export_model", "load"),
+    *("quantize", "wrap_model"),
+)
 
 
 def test_the_public_names_are_exactly_these() -> None:

@@ -30,6 +30,7 @@ from fcn_deploy.bench.plan import (
 from fcn_deploy.bench.prepare import (
     BenchSettings,
     Case,
+    Exported,
     artefact_row,
     make_reference_labels,
     reference_of,
@@ -39,6 +40,7 @@ from fcn_deploy.bench.prepare import (
 from fcn_deploy.bench.process import CAN_PAUSE
 from fcn_deploy.bench.results import BenchmarkResult, Row
 from fcn_deploy.bench.stats import speed_up
+from fcn_deploy.files import input_file
 from fcn_deploy.runtimes.base import usable_cores
 
 T = TypeVar("T")
@@ -59,6 +61,7 @@ def benchmark(
     seconds: float = 10.0,
     reference: str | Path | None = None,
     typical: bool = False,
+    typical_model: str | Path | None = None,
     frames: str | Path | None = None,
     timeout: float = 300.0,
     progress: Callable[[str], None] | None = None,
@@ -80,6 +83,8 @@ def benchmark(
         reference: the fp32 checkpoint that agreement is measured against, or ``bundled``; None
             uses the checkpoint in each artefact's own provenance.
         typical: also measure typical user code, made from the same checkpoint.
+        typical_model: a plain ONNX file of the same network that typical user code runs: float NCHW frames
+            in, logits out. Needed where the network is a module of yours.
         frames: an image, a folder of images or a video; None uses the synthetic street clip.
         timeout: seconds to wait for a response of a row's process before the row fails.
         progress: called with the name of each step as it begins.
@@ -107,6 +112,9 @@ def benchmark(
     check_backend_options(measured_backends(pairs), given)
     references = {artefact.path: reference_of(artefact, reference, found) for artefact, _ in pairs}
     first_reference = references[pairs[0][0].path]
+    exported = None
+    if typical_model is not None:
+        exported = Exported(input_file(typical_model, "plain ONNX file"), pairs[0][0].spec)
     machine = describe_machine()
     wanted = usable_cores() if threads is None else threads
     if warning := busy_warning(machine, wanted):
@@ -135,8 +143,9 @@ def benchmark(
                     artefact_row(settings, case, artefact, backend, labels[references[artefact.path]])
                     for artefact, backend in pairs
                 ]
-                if typical:
-                    group.append(typical_row(settings, case, first_reference, labels[first_reference]))
+                if typical or exported is not None:
+                    first = labels[first_reference]
+                    group.append(typical_row(settings, case, first_reference, first, exported))
                 rows += _measure(settings, group, clip)
     return BenchmarkResult(
         rows=tuple(rows),

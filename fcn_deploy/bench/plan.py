@@ -84,9 +84,21 @@ def _resolved(location: Location) -> Location:
 
 
 def check_sizes(found: list[Artefact], sizes: Sequence[tuple[int, int]]) -> None:
-    """Raises UsageError where a size is above the limit of an artefact."""
+    """Raises UsageError where an artefact does not take frames of a size."""
     for artefact in found:
+        _, fixed_height, fixed_width = artefact.spec.fixed_shape
         for height, width in sizes:
+            if (fixed_height or height, fixed_width or width) != (height, width):
+                only = f"{fixed_height or 'any height'}x{fixed_width or 'any width'}"
+                raise UsageError(
+                    f"{artefact.name} takes frames of {only} only, not {height}x{width}; measure it with "
+                    f"--size {fixed_height or height}x{fixed_width or width}"
+                )
+            if height < artefact.spec.min_height or width < artefact.spec.min_width:
+                raise UsageError(
+                    f"{artefact.name} takes frames from {artefact.spec.min_height}x{artefact.spec.min_width} "
+                    f"on, not {height}x{width}; leave this size out"
+                )
             if height > artefact.spec.max_height or width > artefact.spec.max_width:
                 raise UsageError(
                     f"{artefact.name} accepts frames up to {artefact.spec.max_height}x"

@@ -14,11 +14,11 @@ from fcn_deploy.bench.frames import make_frames
 from fcn_deploy.bench.measurement import ReferenceLabels, RowMeasurement
 from fcn_deploy.bench.plan import Artefact
 from fcn_deploy.bench.process import CAN_PAUSE, WorkerProcess
-from fcn_deploy.bench.reference import BenchReference, chain_reference, named_reference
+from fcn_deploy.bench.reference import ORIGINAL, BenchReference, chain_reference, named_reference
 from fcn_deploy.bench.results import Agreement, Row
 from fcn_deploy.bench.typical import NAME as TYPICAL
-from fcn_deploy.bench.typical import describe_typical
 from fcn_deploy.errors import FcnDeployError, ModelError
+from fcn_deploy.spec import ModelSpec
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,29 @@ class BenchSettings:
         """One request to a process that is started for it and ended after it."""
         with self.worker() as process:
             return process.ask(do, timeout=timeout, job=job)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A plain ONNX file of a network: float NCHW frames in, logits out."""
+
+    path: Path
+    spec: ModelSpec
+    """How its frames are prepared: that of an artefact of the same network."""
+
+    @property
+    def description(self) -> str:
+        """In words, as :func:`fcn_deploy.bench.typical.export_typical` describes its own."""
+        return (
+            f"{self.path.name} as it was exported elsewhere, frames normalised by OpenCV and numpy, float "
+            "NCHW in, logits out, argmax in numpy"
+        )
+
+    @property
+    def reads(self) -> dict[str, Any]:
+        """The channel order and the size multiple that it takes."""
+        order = self.spec.architecture.options.get("channel_order", "bgr")
+        return {"order": order, "multiple": self.spec.size_multiple}
 
 
 def reference_of(artefact: Artefact, named: str | Path | None, found: list[Artefact]) -> BenchReference | str:
@@ -131,9 +154,18 @@ def artefact_row(
 
 
 def typical_row(
-    settings: BenchSettings, case: Case, reference: BenchReference | str, labels: ReferenceLabels
+    settings: BenchSettings,
+    case: Case,
+    reference: BenchReference | str,
+    labels: ReferenceLabels,
+    exported: Exported | None = None,
 ) -> RowMeasurement:
-    """Typical user code, exported in a process of its own; a failed row where that fails."""
+    """Typical user code: a file that the user exported, or one that a process of its own exports here.
+
+    Where that fails, the row is a failed one.
+    """
+    if exported is None and isinstance(reference, BenchReference) and reference.kind == ORIGINAL:
+        exported = Exported(Path(str(reference.path)), ModelSpec.from_json(reference.spec))
     row = Row(
         name=TYPICAL,
         kind="typical",
@@ -143,19 +175,24 @@ def typical_row(
         width=case.width,
         batch=case.batch,
     )
+    if exported is not None:
+        row = replace(row, description=exported.description)
+        plain = {"kind": "typical", "path": str(exported.path), "spec": exported.spec.to_json()}
+        subject: dict[str, Any] = {**plain, "reads": exported.reads, **_conditions(settings)}
+        return RowMeasurement(row, subject, labels, settings.timeout)
     if isinstance(reference, str):
         failure = f"there is no checkpoint to export: {reference}"
         return RowMeasurement(replace(row, failure=failure), {}, labels, settings.timeout)
-    row = replace(row, description=describe_typical(reference))
     settings.step(f"exporting {TYPICAL} at {case.height}x{case.width}, batch {case.batch}")
     out = settings.folder / f"typical-{case.height}x{case.width}-{case.batch}.onnx"
     job = {"out": str(out), "height": case.height, "width": case.width, "batch": case.batch}
     try:
-        settings.ask_once("typical", settings.timeout, reference=reference.job(), **job)
+        made = settings.ask_once("typical", settings.timeout, reference=reference.job(), **job)
     except FcnDeployError as exc:
         failure = f"it could not be exported: {exc}"
         return RowMeasurement(replace(row, failure=failure), {}, labels, settings.timeout)
-    subject = {"kind": "typical", "path": str(out), "spec": reference.spec}
+    row = replace(row, description=made.pop("description"))
+    subject = {"kind": "typical", "path": str(out), "spec": reference.spec, "reads": made["reads"]}
     return RowMeasurement(row, {**subject, **_conditions(settings)}, labels, settings.timeout)
 
 

@@ -134,9 +134,13 @@ class TypicalSubject:
         spec: JSON of the description: colour order, mean and scale.
         threads: of ONNX Runtime and OpenCV.
         spinning: whether ONNX Runtime's threads may spin.
+        reads: what the network reads: ``order`` of channels, ``bgr`` or ``rgb``, and ``multiple`` of rows and
+            columns, to which frames are padded.
     """
 
-    def __init__(self, path: str, spec: str, threads: int, spinning: bool) -> None:
+    def __init__(
+        self, path: str, spec: str, threads: int, spinning: bool, reads: dict[str, Any] | None = None
+    ) -> None:
         ort = require("onnxruntime", extra="cpu")
         self._cv2 = require("cv2", extra="opencv")
         self._cv2.setNumThreads(threads)
@@ -150,6 +154,8 @@ class TypicalSubject:
         self._input = self._session.get_inputs()[0].name
         self._spec = ModelSpec.from_json(spec)
         self.color_order = self._spec.color_order
+        reads = reads or {}
+        self._order, self._multiple = reads.get("order", "bgr"), reads.get("multiple", 1)
 
     def call(self, images: Frames) -> tuple[Times, NDArray[np.uint8]]:
         began = time.perf_counter()
@@ -157,21 +163,40 @@ class TypicalSubject:
         ready = time.perf_counter()
         logits = self._session.run(None, {self._input: blob})[0]
         inferred = time.perf_counter()
-        labels = logits.argmax(axis=1).astype(np.uint8)
+        labels = self.label(logits, images)
         return _times(began, ready, inferred, time.perf_counter()), labels
 
     def normalise(self, images: Frames) -> NDArray[np.float32]:
-        """uint8 ``[N, H, W, 3]`` -> float32 ``[N, 3, H, W]``: B, G, R, mean subtracted, scaled."""
+        """uint8 ``[N, H, W, 3]`` -> float32 ``[N, 3, H, W]``: prepared as the network reads it."""
         cv2, spec = self._cv2, self._spec
+        mean, std = ((v if self._order == "bgr" else v[::-1]) for v in (spec.mean, spec.std))
         planes = []
         for image in images:
-            if spec.color_order == "rgb":
-                image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-            x = cv2.subtract(image.astype(np.float32), (*spec.mean, 0.0))
+            if spec.color_order != self._order:
+                image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)  # the same the other way round
+            x = cv2.subtract(image.astype(np.float32), (*mean, 0.0))
             if spec.std != (1.0, 1.0, 1.0):
-                x = cv2.multiply(x, (*(1 / s for s in spec.std), 0.0))
+                x = cv2.multiply(x, (*(1 / s for s in std), 0.0))
+            below, right = (-length % self._multiple for length in image.shape[:2])
+            if below or right:
+                x = cv2.copyMakeBorder(x, 0, below, 0, right, cv2.BORDER_CONSTANT)
             planes.append(x.transpose(2, 0, 1))
         return np.ascontiguousarray(np.stack(planes))
+
+    def label(self, logits: NDArray[np.float32], images: Frames) -> NDArray[np.uint8]:
+        """Logits ``[N, C, h, w]`` -> uint8 ``[N, H, W]`` labels; small logits are resized by OpenCV."""
+        height, width = images.shape[1:3]
+        rows, columns = (length + -length % self._multiple for length in (height, width))
+        if logits.shape[-2:] != (rows, columns):
+            planes = [self._cv2.resize(one.transpose(1, 2, 0), (columns, rows)) for one in logits]
+            logits = np.stack([plane.reshape(rows, columns, -1).transpose(2, 0, 1) for plane in planes])
+        if logits.shape[1] == 1:
+            threshold = self._spec.threshold or 0.5
+            labels = logits[:, 0] > np.log(threshold / (1 - threshold))
+        else:
+            labels = logits.argmax(axis=1)
+        found: NDArray[np.uint8] = labels[:, :height, :width].astype(np.uint8)
+        return found
 
     def device_times(self) -> dict[str, float]:
         return {}

@@ -108,8 +108,7 @@ class Worker:
         """Export a checkpoint's plain module as users do."""
         from fcn_deploy.bench.typical import export_typical
 
-        export_typical(**request["job"])
-        return {}
+        return export_typical(**request["job"])
 
     def respond(self, request: Request) -> Response:
         """Carry out a request; an error becomes its message."""

@@ -58,7 +58,7 @@ def default_layers(model: ModelProto, target: str = "tensorrt") -> list[str]:
         n for n in model.graph.node if n.op_type == "Conv" and n.name not in left and n.input[1] in weights
     ]
     if target == "cpu":
-        graph = _Graph(model, [conv.name for conv in convs])
+        graph = _PairedGraph(model, [conv.name for conv in convs])
         convs = [
             conv
             for conv in convs
@@ -75,7 +75,7 @@ def pairs_for(model: ModelProto, layers: Collection[str], target: str) -> Pairs:
         layers: names of convolutions.
         target: ``tensorrt`` or ``cpu``.
     """
-    graph = _Graph(model, layers)
+    graph = _PairedGraph(model, layers)
     return graph.for_cpu() if target == "cpu" else graph.for_tensorrt()
 
 
@@ -88,7 +88,7 @@ def measured_tensors(model: ModelProto) -> list[str]:
     return [name for name in order if name in wanted]
 
 
-class _Graph:
+class _PairedGraph:
     def __init__(self, model: ModelProto, layers: Collection[str]) -> None:
         self.nodes = list(model.graph.node)
         self.made_by, self.read_by = makers(model), readers(model)

@@ -8,10 +8,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fcn_deploy.answers.checking import require_answers
+from fcn_deploy.answers.file import OriginalAnswers
 from fcn_deploy.arguments import as_integer, as_names, as_size
 from fcn_deploy.calibration.budget import BudgetReport, within_budget
 from fcn_deploy.calibration.pairs import layer_inputs
@@ -100,6 +102,7 @@ def quantize(
     data: str | Path | None = None,
     sensitivity: str | Path | None = None,
     save_table: str | Path | None = None,
+    check_against: str | Path | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> QuantizationResult:
     """Write an INT8 graph (with QuantizeLinear and DequantizeLinear) of an exported fp32 model.
@@ -125,6 +128,8 @@ def quantize(
             mean IU on it.
         sensitivity: a sensitivity report (JSON): read where the file exists, else measured and written.
         save_table: where to keep the calibration table (JSON).
+        check_against: answers of the original network (``.npz``), as :func:`fcn_deploy.check_answers` takes
+            them; the fp32 model must pass before it is calibrated, and the INT8 graph before it is written.
         progress: called with a few words as the work goes on.
 
     Returns:
@@ -134,6 +139,7 @@ def quantize(
         UsageError, SourceError, ModelError: the call, the frames or the model cannot be used.
         CalibrationError: the frames give no ranges, a table or report is stale, or the budget cannot be
             kept; no artefact is written then.
+        ParityError: a graph does not answer as ``check_against`` says; no artefact is written then.
     """
     begun = time.monotonic()
     written = check_output(output, (".onnx",))
@@ -144,7 +150,8 @@ def quantize(
     recipe = Recipe(target, method, float_precision, assume_vnni, as_names(float_layers))
     source = CalibrationSource(calib, table, max_frames, size, percentile, save_table)
     budget = Budget(data, max_drop, sensitivity)
-    run = _Run(open_fp32(model), recipe, source, budget, progress or (lambda _: None))
+    originals = None if check_against is None else OriginalAnswers(check_against)
+    run = _Run(open_fp32(model), recipe, source, budget, originals, progress or (lambda _: None))
     return run.write(written, begun)
 
 
@@ -157,10 +164,12 @@ class _Run:
         recipe: Recipe,
         source: CalibrationSource,
         budget: Budget,
+        originals: OriginalAnswers | None,
         step: Callable[[str], None],
     ) -> None:
         quantised_layers(fp32, recipe)  # a wrong name is refused before the frames are read
         self.fp32, self.recipe, self.source, self.budget, self.step = fp32, recipe, source, budget, step
+        self.originals = originals
         self.frames = (
             None
             if source.calib is None
@@ -171,6 +180,8 @@ class _Run:
 
     def write(self, output: Path, begun: float) -> QuantizationResult:
         """All steps; ``begun`` is the time of ``time.monotonic`` at which the call began."""
+        if self.originals is not None:
+            self._check_original(self.fp32.model, self.fp32.spec, str(self.fp32.path))
         self.table = self._table()
         if self.source.save_table is not None:
             self.table.save(self.source.save_table)
@@ -188,6 +199,9 @@ class _Run:
         self.step("comparing with fp32")
         agreement = None if self.frames is None else compare_labels(self.fp32.model, graph, self.frames)
         described = _describe(self.fp32, self.table, recipe, agreement, report)
+        if self.originals is not None:
+            record = self._check_original(graph, described, f"the INT8 graph of {self.fp32.path}")
+            described = described.with_evidence("answers", record)
         spec = write_model(graph, described, output)
         return QuantizationResult(
             path=output,
@@ -200,6 +214,11 @@ class _Run:
             sensitivity=self.sensitivity,
             budget=report,
         )
+
+    def _check_original(self, graph: ModelProto, spec: ModelSpec, name: str) -> dict[str, Any]:
+        """The evidence that a graph answers as the original network does. Raises ParityError."""
+        assert self.originals is not None
+        return require_answers(graph, spec, self.originals, name, progress=self.step)
 
     def _table(self) -> CalibrationTable:
         """The calibration table that was given, or a new one."""
@@ -269,8 +288,7 @@ def _describe(
     layers = quantised_layers(fp32, recipe)
     spec = fp32.spec.replace(
         precision=recipe.precision,
-        # What was verified about the parent is the parent's.
-        evidence={("parent_parity" if k == "parity" else k): v for k, v in fp32.spec.evidence.items()},
+        evidence=fp32.spec.evidence_for_child(),
     ).with_parent(kind="onnx", name=fp32.path.name, sha256=identity(fp32.path))
     evidence = {
         "target": recipe.target,

@@ -34,6 +34,7 @@ def bench(
     ] = None,
     threads: options.Threads = None,
     cuda_binding: options.CudaBinding = None,
+    trust: options.Trust = None,
     option: options.BackendOption = None,
     rounds: Annotated[int, typer.Option(min=1, metavar="N", help="How often each row is timed.")] = 10,
     seconds: Annotated[
@@ -51,6 +52,14 @@ def bench(
         bool,
         typer.Option("--typical", help="Measure typical user code too: float frames, numpy around it."),
     ] = False,
+    typical_model: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Plain ONNX file that typical user code runs, for a network of your own.",
+            show_default=False,
+        ),
+    ] = None,
     frames: Annotated[
         Path | None,
         typer.Option(metavar="SOURCE", help="Images or a video.", show_default="the synthetic clip"),
@@ -70,7 +79,8 @@ def bench(
     from fcn_deploy.bench.pictures import draw_pictures
     from fcn_deploy.bench.report import write_html
 
-    opened = _options(artefacts, backend, option or [], threads=threads, cuda_binding=cuda_binding)
+    typed = {"threads": threads, "cuda_binding": cuda_binding, "trust": trust}
+    opened = _options(artefacts, backend, option or [], **typed)
     with console.steps() as step:
         found = benchmark(
             artefacts,
@@ -81,6 +91,7 @@ def bench(
             seconds=seconds,
             reference=reference,
             typical=typical,
+            typical_model=typical_model,
             frames=frames,
             progress=step,
             **opened,

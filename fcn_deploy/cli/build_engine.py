@@ -94,6 +94,7 @@ def build_engine(
         float | None,
         typer.Option(min=1, metavar="S", help="Seconds that the build may take.", show_default="no limit"),
     ] = None,
+    check_against: options.CheckAgainst = None,
     as_json: options.Json = False,
 ) -> None:
     """Build a TensorRT engine and write its sidecar."""
@@ -120,6 +121,7 @@ def build_engine(
             dla_core=dla_core,
             timing_cache=timing_cache,
             timeout=timeout,
+            check_against=check_against,
             progress=step,
         )
     if as_json:

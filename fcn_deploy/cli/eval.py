@@ -31,6 +31,7 @@ def evaluate(
     allow_fallback: options.AllowFallback = None,
     cuda_binding: options.CudaBinding = None,
     expect_sha256: options.ExpectSha256 = None,
+    trust: options.Trust = None,
     option: options.BackendOption = None,
     ignore_label: Annotated[
         int | None,
@@ -82,6 +83,7 @@ def evaluate(
             allow_fallback=allow_fallback,
             cuda_binding=cuda_binding,
             expect_sha256=expect_sha256,
+            trust=trust,
         )
         with console.progress(short_name(artefact)) as advance:
             found.append(

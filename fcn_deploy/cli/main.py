@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 from fcn_deploy import __version__
 from fcn_deploy.cli.bench import bench
 from fcn_deploy.cli.build_engine import build_engine
+from fcn_deploy.cli.check import check
 from fcn_deploy.cli.clip import clip
 from fcn_deploy.cli.console import guarded, set_debug
 from fcn_deploy.cli.doctor import doctor
@@ -19,6 +20,7 @@ from fcn_deploy.cli.export import export
 from fcn_deploy.cli.inspect import inspect
 from fcn_deploy.cli.quantize import quantize
 from fcn_deploy.cli.run import run
+from fcn_deploy.cli.wrap import wrap
 
 
 class _Group(TyperGroup):
@@ -80,6 +82,13 @@ _add(
     "--weights bundled --precision fp16 --calib FOLDER -o model.fp16.onnx",
 )
 _add(
+    "wrap",
+    wrap,
+    "segformer.onnx --scale 1/255 --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 -o model.onnx",
+    "mmseg.onnx --mean 123.675,116.28,103.53 --std 58.395,57.12,57.375 --classes names.txt -o model.onnx",
+    "unet.onnx --scale 1/255 --mean 0,0,0 --std 1,1,1 --size-multiple 32 --threshold 0.4 -o model.onnx",
+)
+_add(
     "quantize",
     quantize,
     "model.onnx --target tensorrt --calib frames -o model.int8.onnx",
@@ -108,6 +117,13 @@ _add(
     evaluate,
     "model.onnx --data camvid/val",
     "model.safetensors model.onnx --data camvid/val --json scores.json --confusion confusion.png",
+)
+_add(
+    "check",
+    check,
+    "model.onnx answers.npz",
+    "model.onnx answers.npz --picture worst.png --json",
+    "model.engine answers.npz --min-agreement 0.99",
 )
 _add(
     "bench",

@@ -11,7 +11,7 @@ import typer
 
 from fcn_deploy.errors import UsageError
 
-_ARTEFACT_HELP = ".onnx, .safetensors, .engine, or a file or URL that an installed backend reads."
+_ARTEFACT_HELP = ".onnx, .pt2, .safetensors, .engine, or a file or URL that an installed backend reads."
 
 Artefact = Annotated[str, typer.Argument(metavar="ARTEFACT", help=_ARTEFACT_HELP, show_default=False)]
 Artefacts = Annotated[list[str], typer.Argument(metavar="ARTEFACT", help=_ARTEFACT_HELP, show_default=False)]
@@ -47,7 +47,13 @@ CudaBinding = Annotated[
 ]
 ExpectSha256 = Annotated[
     str | None,
-    typer.Option(metavar="HEX", help="Refuse an engine that has another SHA-256.", show_default=False),
+    typer.Option(metavar="HEX", help="Refuse an artefact that has another SHA-256.", show_default=False),
+]
+Trust = Annotated[
+    bool | None,
+    typer.Option(
+        "--trust", help="Open a .pt2 program without its manifest; it can run any code.", show_default=False
+    ),
 ]
 # None and not False, as for the other options of a backend: only given options are passed to a backend.
 AllowFallback = Annotated[
@@ -62,6 +68,14 @@ BackendOption = Annotated[
         "--option",
         metavar="NAME=VALUE",
         help="Any option of the backend, by its name in Python; repeat it for several.",
+        show_default=False,
+    ),
+]
+CheckAgainst = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="ANSWERS.npz",
+        help="Answers of the original network; where the graph differs, nothing is written.",
         show_default=False,
     ),
 ]
@@ -82,6 +96,8 @@ class VariantChoice(str, Enum):
     ATONCE = "fcn8s-atonce"
     SAME = "fcn8s-same"
     LITE = "fcn8s-lite"
+    LECTURE = "fcn8s-lecture"
+    LECTURE_NORELU = "fcn8s-lecture-norelu"
 
 
 class Precision(str, Enum):
@@ -111,8 +127,24 @@ def parse_size(text: str, option: str) -> tuple[int, int]:
     return size
 
 
+def parse_factor(text: str, option: str) -> float:
+    """``1/255`` or ``0.0039`` -> a number.
+
+    Raises:
+        UsageError: anything else, or not above 0.
+    """
+    try:
+        above, _, below = text.partition("/")
+        factor = float(above) / float(below or 1)
+    except (ValueError, ZeroDivisionError):
+        factor = 0.0
+    if not 0 < factor < float("inf"):
+        raise UsageError(f"{option} {text}: expected a number above 0 or a fraction, such as 1/255")
+    return factor
+
+
 def parse_channels(text: str, option: str) -> tuple[float, float, float]:
-    """``104.0,116.7,122.7`` -> three numbers in the order B, G, R.
+    """``104.0,116.7,122.7`` -> three numbers, one a channel, in the order given.
 
     Raises:
         UsageError: not three numbers.
@@ -121,7 +153,7 @@ def parse_channels(text: str, option: str) -> tuple[float, float, float]:
         b, g, r = map(float, text.split(","))
     except ValueError:
         raise UsageError(
-            f"{option} {text}: expected three numbers B,G,R, such as 104.007,116.669,122.679"
+            f"{option} {text}: expected three numbers, one a channel, such as 104.007,116.669,122.679"
         ) from None
     return b, g, r
 

@@ -89,6 +89,7 @@ def quantize(
     save_table: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Keep the calibration table as JSON.")
     ] = None,
+    check_against: options.CheckAgainst = None,
     as_json: options.Json = False,
 ) -> None:
     """Quantise a model to INT8 on your own frames."""
@@ -130,6 +131,7 @@ def quantize(
             data=eval_data,
             sensitivity=sensitivity,
             save_table=save_table,
+            check_against=check_against,
             progress=step,
         )
     if chart and result.sensitivity:

@@ -130,6 +130,7 @@ def run(
     allow_fallback: options.AllowFallback = None,
     cuda_binding: options.CudaBinding = None,
     expect_sha256: options.ExpectSha256 = None,
+    trust: options.Trust = None,
     option: options.BackendOption = None,
     as_json: options.Json = False,
 ) -> None:
@@ -168,6 +169,7 @@ def run(
                 allow_fallback=allow_fallback,
                 cuda_binding=cuda_binding,
                 expect_sha256=expect_sha256,
+                trust=trust,
             ),
         ) as segmenter,
     ):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from fcn_deploy.data.calibration import CalibrationFrames
 from fcn_deploy.export.graph.files import read_model, write_model
-from fcn_deploy.export.parity import Reference, check_parity, graph_results
+from fcn_deploy.export.parity import Expected, Frames, ParityReference, check_parity, graph_results
 from fcn_deploy.export.precision import check_fp16_range, to_fp16
 from fcn_deploy.runtimes.artefact import identity
 from fcn_deploy.spec import ModelSpec
@@ -23,7 +23,7 @@ SYNTHETIC_CLIP = "the synthetic street clip"
 def convert_to_fp16(
     graph: ModelProto,
     spec: ModelSpec,
-    reference: Reference,
+    reference: ParityReference,
     *,
     calib: str | Path | None = None,
     keep_fp32: bool = False,
@@ -81,10 +81,15 @@ def convert_file_to_fp16(
     """
     graph, spec = read_model(model)
     with graph_results(graph) as results:
+
+        def expected(images: Frames) -> Expected:
+            labels, logits = results(images)
+            return Expected(logits, labels)
+
         half, spec = convert_to_fp16(
             graph,
             spec,
-            Reference(lambda images: results(images)[1], f"{Path(model).name} in fp32", "the fp32 graph"),
+            ParityReference(expected, f"{Path(model).name} in fp32", "the fp32 graph"),
             calib=calib,
             keep_fp32=keep_fp32,
             step=step,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from fcn_deploy.answers.checking import require_answers
 from fcn_deploy.contract import INPUT
 from fcn_deploy.errors import ExportError, UsageError
 from fcn_deploy.export.evidence import made_now
@@ -15,10 +16,11 @@ from fcn_deploy.export.fp16 import convert_to_fp16
 from fcn_deploy.export.graph.files import SINGLE_FILE_LIMIT, weight_bytes, write_model
 from fcn_deploy.export.graph.naming import tidy
 from fcn_deploy.export.graph.normal_form import normalise
+from fcn_deploy.export.graph.preparation import fold_preparation
 from fcn_deploy.export.graph.surgery import find_node, pad_pooling
 from fcn_deploy.export.parity import check_parity
 from fcn_deploy.export.reference import reference_of
-from fcn_deploy.export.tracing import EXAMPLE, dynamic_axes, quiet
+from fcn_deploy.export.tracing import EXAMPLE, dynamic_axes, failure, quiet
 from fcn_deploy.lazy import require
 from fcn_deploy.model.deploy import DeployModel
 from fcn_deploy.model.network import Network, Rewrites
@@ -40,6 +42,7 @@ def export_onnx(
     calib: str | Path | None = None,
     keep_fp32: bool = False,
     rewrites: Rewrites = Rewrites(),  # noqa: B008 - frozen
+    check_against: str | Path | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> ModelSpec:
     """Export the deploy graph of a model, verify it, and write it.
@@ -52,6 +55,7 @@ def export_onnx(
         calib: images or a video for the range check of fp16; None uses the synthetic clip.
         keep_fp32: leave layers that overflow fp16 in fp32 instead of failing.
         rewrites: which faster forms to use.
+        check_against: answers of the original network, as :func:`fcn_deploy.check_answers` takes them.
         progress: called with the name of each step as it begins.
 
     Returns:
@@ -59,7 +63,7 @@ def export_onnx(
 
     Raises:
         UsageError: the file cannot be written, or ``precision`` is unknown.
-        ParityError: the fp32 graph does not give what the plain module gives.
+        ParityError: the fp32 graph does not give what the plain module gives, or what the original gave.
         ExportError: the exporter failed, or a layer overflows fp16.
     """
     if precision not in ("fp32", "fp16"):
@@ -78,6 +82,9 @@ def export_onnx(
     spec = spec.replace(precision="fp32").with_evidence("parity", parity)
     if precision == "fp16":
         graph, spec = convert_to_fp16(graph, spec, reference, calib=calib, keep_fp32=keep_fp32, step=step)
+    if check_against is not None:
+        found = require_answers(graph, spec, check_against, Path(path).name, progress=step)
+        spec = spec.with_evidence("answers", found)
 
     step("writing")
     spec = spec.with_evidence("made", made_now(torch=str(torch.__version__), opset=OPSET))
@@ -110,13 +117,11 @@ def trace(deploy: DeployModel) -> ModelProto:
     except ExportError:
         raise
     except Exception as exc:  # the exporter raises many classes, some of them private
-        raise ExportError(
-            f"torch {torch.__version__} could not export the deploy graph ({type(exc).__name__}); "
-            "install the versions in constraints.txt, or run again with --debug"
-        ) from exc
+        raise failure(exc) from exc
     normalise(model)
     tidy(model)
     pad_pooling(model)
+    fold_preparation(model)
     find_node(model, "ArgMax")
     _check(model)
     return model

@@ -266,9 +266,11 @@ def check_fp16_range(
 
 
 def synthetic_batches(spec: ModelSpec, frames: int = 8) -> Iterable[NDArray[np.uint8]]:
-    """Frames of the synthetic street clip, one a batch: uint8 ``[1, 360, 480, 3]``."""
+    """Frames of the synthetic street clip, one a batch: uint8 ``[1, 360, 480, 3]``, or the fixed size."""
     from fcn_deploy.data.street import SyntheticStreet
 
-    height, width = min(360, spec.max_height), min(480, spec.max_width)
+    _, fixed_height, fixed_width = spec.fixed_shape
+    height = fixed_height or max(spec.min_height, min(360, spec.max_height))
+    width = fixed_width or max(spec.min_width, min(480, spec.max_width))
     clip = SyntheticStreet(frames=frames, height=height, width=width, color_order=spec.color_order)
     return (frame.image[None] for frame in clip)

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-CHECKPOINT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
-"""Files that are read as checkpoints."""
+CHECKPOINT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar", ".pkl", ".ckpt")
+"""How checkpoints are usually named. What a file is, its content says: any name is read."""
 
 
 def bundled_path() -> Path:

@@ -11,6 +11,7 @@ Each rewrite can be switched off, and the tests compare each with the plain modu
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any, cast
 
 import numpy as np
@@ -22,6 +23,21 @@ from torch import Tensor, nn
 from fcn_deploy.model.network import Network, Rewrites, dtype_of
 from fcn_deploy.spec import ModelSpec
 
+Crop = Callable[[Tensor, int, int, int], Tensor]
+"""A result, the row and column where the frame starts in it, the frame's height and width -> the frame."""
+
+
+def crop_by_slice(result: Tensor, offset: int, height: int, width: int) -> Tensor:
+    """The frame as a view."""
+    return result[..., offset : offset + height, offset : offset + width]
+
+
+def crop_by_index(result: Tensor, offset: int, height: int, width: int) -> Tensor:
+    """The frame as a copy. For torch.export: a slice asks whether it is the whole, which sizes decide."""
+    rows = torch.arange(offset, offset + height, device=result.device)
+    columns = torch.arange(offset, offset + width, device=result.device)
+    return result.index_select(-2, rows).index_select(-1, columns)
+
 
 class DeployModel(nn.Module):
     """The deploy graph as a module.
@@ -31,6 +47,7 @@ class DeployModel(nn.Module):
         spec: colour order, mean and scale.
         outputs: ``labels`` and on request ``confidence`` and ``logits``; None uses the spec's.
         rewrites: which faster forms to use.
+        crop: how results are cut to the frame.
     """
 
     def __init__(
@@ -38,12 +55,14 @@ class DeployModel(nn.Module):
         model: Network,
         spec: ModelSpec,
         outputs: tuple[str, ...] | None = None,
-        rewrites: Rewrites = Rewrites(),
+        rewrites: Rewrites = Rewrites(),  # noqa: B008 - frozen
+        crop: Crop = crop_by_slice,
     ) -> None:
         super().__init__()
         self.model = copy.deepcopy(model).eval()
         self.outputs = spec.outputs if outputs is None else outputs
         self.rewrites = rewrites
+        self.crop = crop
         self.swap = spec.color_order != model.channel_order
         """Whether frames come in the reverse of the network's channel order."""
         mean, std = _in_order(spec.mean, model), _in_order(spec.std, model)
@@ -66,18 +85,14 @@ class DeployModel(nn.Module):
         height, width = image.shape[1:3]
         frames = self.padded(self.normalise(image)).to(dtype_of(self.model))
         logits, offset = self.model.logits_to_crop(frames, self.rewrites)
-
-        def crop(result: Tensor) -> Tensor:
-            return result[..., offset : offset + height, offset : offset + width]
-
         late = self.rewrites.crop_labels and "logits" not in self.outputs
         if not late:
-            logits = crop(logits)
+            logits = self.crop(logits, offset, height, width)
         results = {"labels": logits.argmax(1)}
         if "confidence" in self.outputs:
             results["confidence"] = confidence(logits, self.model.threshold)
         if late:
-            results = {name: crop(result) for name, result in results.items()}
+            results = {name: self.crop(result, offset, height, width) for name, result in results.items()}
         # TensorRT makes uint8 only from float, not from the integers of argmax.
         results["labels"] = results["labels"].float().to(torch.uint8)
         results["logits"] = logits

@@ -70,6 +70,13 @@ class Network(nn.Module, ABC):
         """
         return False
 
+    def as_usual(self) -> tuple[Network, str]:
+        """The network as programs without this package have it, and in which words that differs.
+
+        It is what a benchmark calls typical user code.
+        """
+        return self, ""
+
     def logits_to_crop(self, frames: Tensor, rewrites: Rewrites) -> tuple[Tensor, int]:
         """Logits in the fastest form: they cover the frame from row and column ``offset`` on.
 

@@ -139,6 +139,44 @@ def test_a_checkpoint_trained_on_rgb_is_read_as_such(artefact: Path) -> None:
     assert (again.conv1_1.weight == model.conv1_1.weight).all()
 
 
+def test_a_variant_that_keys_do_not_tell_is_that_of_the_description(artefact: Path) -> None:
+    import torch
+
+    from fcn_deploy.model.checkpoints.describe import describe
+    from fcn_deploy.model.checkpoints.layouts import load_checkpoint
+    from fcn_deploy.model.checkpoints.random import random_model
+
+    keys = {
+        "score_pool4": "score_pool4_fr",
+        "score_pool3": "score_pool3_fr",
+        "upscore_pool4": "upscore2_pool4",
+    }
+    state = {}
+    for key, value in random_model(3, "fcn8s-lecture", width=2, fc_channels=4)[0].state_dict().items():
+        layer, kind = key.split(".")
+        state[f"{keys.get(layer, layer + '.0' * layer.startswith('conv'))}.{kind}"] = value
+    checkpoint = artefact.with_name("lecture.pth")
+    torch.save(state, checkpoint)
+    for variant in ("fcn8s-lecture", "fcn8s-lecture-norelu"):
+        spec = describe(*load_checkpoint(checkpoint, variant=variant))
+        again, _ = load_reference(chain_reference(artefact, spec, []))
+        assert again.architecture.name == variant
+
+
+@pytest.mark.parametrize("name", ["mine.pth.tar", "checkpoint"])
+def test_the_set_of_weights_that_was_exported_is_the_reference(name: str, artefact: Path) -> None:
+    import torch
+
+    from fcn_deploy.model.checkpoints import describe, load_checkpoint, random_model
+
+    kept, average = (random_model(3, "fcn8s-lite", width=1, fc_channels=2, seed=i)[0] for i in (1, 2))
+    path = artefact.with_name(name)
+    torch.save({"model": kept.state_dict(), "ema": average.state_dict()}, path)
+    spec = describe(*load_checkpoint(path, variant="fcn8s-lite", key="ema"))
+    again, _ = load_reference(chain_reference(artefact, spec, []))
+    assert torch.equal(again.state_dict()["fc7.weight"], average.state_dict()["fc7.weight"])
+
+
 def test_a_named_reference_keeps_its_own_description(tmp_path: Path, spec: ModelSpec) -> None:
     own = spec.replace(color_order="rgb", std=(2.0, 2.0, 2.0))
     found = named_reference(str(weights(tmp_path / "teacher.safetensors", own)), spec)
@@ -156,12 +194,12 @@ def test_artefacts_of_one_model_share_one_reference(tmp_path: Path, spec: ModelS
 
 @pytest.mark.parametrize(
     ("name", "told"),
-    [("missing.pth", "does not exist"), (".", "is a folder"), ("model.onnx", "is not a checkpoint")],
+    [("missing.pth", "does not exist"), (".", "is a folder"), ("model.engine", "is not a checkpoint")],
 )
 def test_a_named_reference_must_be_a_checkpoint(
     artefact: Path, spec: ModelSpec, name: str, told: str
 ) -> None:
-    artefact.write_bytes(b"x")
+    artefact.with_name("model.engine").write_bytes(b"x")
     with pytest.raises(UsageError, match=told):
         named_reference(str(artefact.parent / name), spec)
 

@@ -187,7 +187,7 @@ SAME = (*KNOWN, "--variant", "fcn8s-same")
 @pytest.mark.parametrize(
     ("words", "part"),
     [
-        (("--weights", "random", "-o", "{tmp}/m.pt"), "must end in .onnx or .safetensors"),
+        (("--weights", "random", "-o", "{tmp}/m.pt"), "must end in .onnx or .pt2 or .safetensors"),
         (("--weights", "random", "-o", "{tmp}/none/m.onnx"), "create it first"),
         (("--weights", "random", "-o", "{tmp}/folder.onnx"), "is a folder"),
         (KNOWN, "give --variant, one of fcn8s, "),

@@ -67,8 +67,10 @@ def make_model() -> MakeModel:
                 if isinstance(module, nn.Conv2d):
                     module.weight.copy_(noise(module.weight, math.sqrt(2 / module.weight[0].numel())))
                     module.bias.copy_(noise(module.bias, 0.3))
-                elif isinstance(module, Upscore) and learned_upscore:
+                elif isinstance(module, Upscore) and model.learned_upscore:
                     module.weight.add_(noise(module.weight, 0.1))
+                    if module.bias is not None:
+                        module.bias.copy_(noise(module.bias, 0.3))
         return model.eval()
 
     return make

@@ -1,4 +1,4 @@
-"""A second implementation of the paper's FCN-8s and of the ``same`` family, in numpy alone.
+"""A second implementation of the paper's FCN-8s, the ``same`` and the ``lecture`` family, in numpy alone.
 
 It exists so that the module is not compared with itself. It is written from the layer table, the
 authors' Caffe definition and the formulas of each operation, it shares no code and no library with
@@ -35,23 +35,31 @@ class Paper:
     crops: tuple[int, int, int] = (5, 9, 31)
     scales: tuple[float, float] = (1.0, 1.0)
     ceil_mode: bool = True
+    fc_relu: bool = True
 
 
 FCN8S = Paper()
 ATONCE = Paper(scales=(0.01, 0.0001))
 SAME = Paper(padding=1, fc6_padding=3, crops=(0, 0, 0))
+LECTURE = Paper(padding=1, ceil_mode=False)
+NORELU = Paper(padding=1, ceil_mode=False, fc_relu=False)
 
 
 def logits(frame: Array, weights: Weights, variant: str, *, learned_upscore: bool = False) -> Array:
     """Logits float64 [C, H, W] for a normalised frame [3, H, W] of any size from 1x1.
 
-    ``variant`` is ``fcn8s``, ``fcn8s-atonce``, ``fcn8s-same`` or ``fcn8s-lite``. The paper's two
-    take their upscore kernels from ``weights``; the ``same`` family only where they were learned.
+    ``variant`` is one of the paper's two, which take their upscore kernels from ``weights``, of the
+    ``same`` family, which does only where they were learned, or of the ``lecture`` family, whose frame is
+    padded with zeros below and to the right.
     """
     if variant == "fcn8s":
         return paper_logits(frame, weights, FCN8S)
     if variant == "fcn8s-atonce":
         return paper_logits(frame, weights, ATONCE)
+    if variant == "fcn8s-lecture":
+        return lecture_logits(frame, weights, LECTURE)
+    if variant == "fcn8s-lecture-norelu":
+        return lecture_logits(frame, weights, NORELU)
     assert variant in ("fcn8s-same", "fcn8s-lite"), variant
     return same_logits(frame, weights, learned_upscore=learned_upscore)
 
@@ -101,6 +109,22 @@ def same_logits(
     return upscore(fused, "upscore8", 8, like=frame)
 
 
+def lecture_logits(frame: Array, weights: Weights, numbers: Paper) -> Array:
+    """The ``lecture`` family: frames of multiples of 32, so that twice a map is the map before it."""
+    w = {name: np.asarray(value, dtype=np.float64) for name, value in weights.items()}
+    below, right = (-length % 32 for length in frame.shape[1:])
+    pool3, pool4, fc7 = trunk(np.pad(frame, ((0, 0), (0, below), (0, right))), w, numbers)
+
+    def upscore(x: Array, name: str, factor: int) -> Array:
+        grown = deconv(x, w[f"{name}.weight"], stride=factor) + w[f"{name}.bias"][:, None, None]
+        cut = factor // 2
+        return grown[:, cut:-cut, cut:-cut]
+
+    fused = upscore(conv(fc7, w, "score_fr"), "upscore2", 2) + conv(pool4, w, "score_pool4")
+    fused = upscore(fused, "upscore_pool4", 2) + conv(pool3, w, "score_pool3")
+    return crop(upscore(fused, "upscore8", 8), 0, like=frame)
+
+
 def trunk(frame: Array, w: Mapping[str, Array], numbers: Paper) -> tuple[Array, Array, Array]:
     """VGG16 as convolutions: pool3, pool4 and fc7 (dropout does nothing outside training)."""
     x, pools = np.asarray(frame, dtype=np.float64), []
@@ -109,8 +133,9 @@ def trunk(frame: Array, w: Mapping[str, Array], numbers: Paper) -> tuple[Array, 
             x = relu(conv(x, w, name, padding=numbers.padding if name == "conv1_1" else 1))
         x = max_pool(x, ceil_mode=numbers.ceil_mode)
         pools.append(x)
-    fc6 = relu(conv(x, w, "fc6", padding=numbers.fc6_padding))
-    return pools[2], pools[3], relu(conv(fc6, w, "fc7"))
+    activate = relu if numbers.fc_relu else np.asarray
+    fc6 = activate(conv(x, w, "fc6", padding=numbers.fc6_padding))
+    return pools[2], pools[3], activate(conv(fc6, w, "fc7"))
 
 
 def conv(x: Array, w: Mapping[str, Array], name: str, *, padding: int = 0) -> Array:

@@ -55,8 +55,16 @@ def frame_of(height: int, width: int, seed: int = 0) -> np.ndarray:
 
 
 def answer(model: FCN8s, frame: np.ndarray) -> np.ndarray:
+    return answers(model.double(), frame[None])[0]
+
+
+def answers(model: FCN8s, frames: np.ndarray) -> np.ndarray:
+    """Logits at the size of the frames [N, 3, H, W], which are padded with zeros to what is taken."""
+    height, width = frames.shape[2:]
+    below, right = (-length % model.size_multiple for length in (height, width))
+    padded = np.pad(frames, ((0, 0), (0, 0), (0, below), (0, right)))
     with torch.inference_mode():
-        return model.double()(torch.from_numpy(frame[None]))[0].numpy()
+        return model(torch.from_numpy(padded))[..., :height, :width].numpy()
 
 
 def expected(reference: ModuleType, model: FCN8s, frame: np.ndarray) -> np.ndarray:
@@ -121,10 +129,9 @@ def test_float32_stays_within_the_tolerance_of_a_parity_check(
 ) -> None:
     model = make_model(variant, width=4)
     frame = frame_of(45, 67)
-    with torch.inference_mode():
-        found = model(torch.from_numpy(frame[None]).float())[0]
-    assert found.dtype == torch.float32
-    assert equal(found.numpy(), expected(reference, model, frame.astype(np.float32)), 1e-5)
+    found = answers(model, frame[None].astype(np.float32))[0]
+    assert found.dtype == np.float32
+    assert equal(found, expected(reference, model, frame.astype(np.float32)), 1e-5)
 
 
 def mutate_variant(**changes: Any) -> Callable[[FCN8s], None]:
@@ -157,6 +164,11 @@ def upscore_by_kernel(model: FCN8s) -> None:
         upscore.resize = False
 
 
+def drop_biases(model: FCN8s) -> None:
+    for upscore in (model.upscore2, model.upscore_pool4, model.upscore8):
+        upscore.bias = None
+
+
 PLANTED = {
     "pooling rounds down": ("fcn8s", set_ceil_mode),
     "crops 4/9/31": ("fcn8s", mutate_variant(crops=(4, 9, 31))),
@@ -178,6 +190,9 @@ PLANTED = {
     "same: padding 2": ("fcn8s-same", set_padding("conv1_1", 2)),
     "same: zeros beyond the edge": ("fcn8s-same", upscore_by_kernel),
     "lite: pooling rounds down": ("fcn8s-lite", set_ceil_mode),
+    "lecture: no ReLU after fc6 and fc7": ("fcn8s-lecture", mutate_variant(fc_relu=False)),
+    "lecture: upscores without a bias": ("fcn8s-lecture", drop_biases),
+    "early lecture: ReLU after fc6 and fc7": ("fcn8s-lecture-norelu", mutate_variant(fc_relu=True)),
 }
 
 
@@ -240,8 +255,7 @@ def test_a_frame_is_answered_alike_alone_and_in_a_batch(
 ) -> None:
     model = make_model(variant)
     frames = np.stack([frame_of(29, 37, seed) for seed in range(3)])
-    with torch.inference_mode():
-        together = model.double()(torch.from_numpy(frames)).numpy()
+    together = answers(model.double(), frames)
     for frame, found in zip(frames, together, strict=True):
         assert equal(found, answer(model, frame), 1e-12)
     assert not equal(together[0], together[1])
@@ -271,9 +285,21 @@ def test_the_papers_network_has_the_papers_layers() -> None:
 def test_every_variant_has_the_same_keys(variant: str) -> None:
     with torch.device("meta"):
         state = FCN8s(21, variant).state_dict()
-    assert set(state) == {f"{name}.{kind}" for name in SHAPES for kind in ("weight", "bias")} | set(
-        UPSCORE_SHAPES
-    )
+    wanted = {f"{name}.{kind}" for name in SHAPES for kind in ("weight", "bias")} | set(UPSCORE_SHAPES)
+    if "lecture" in variant:
+        wanted |= {key.replace("weight", "bias") for key in UPSCORE_SHAPES}
+    assert set(state) == wanted
+
+
+def test_the_lectures_network_has_the_lectures_layers() -> None:
+    with torch.device("meta"):
+        model = FCN8s(12, "fcn8s-lecture")
+    assert (model.size_multiple, model.learned_upscore) == (32, True)
+    assert model.architecture.options["learned_upscore"] is True
+    shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    assert shapes["fc6.weight"] == (4096, 512, 1, 1)
+    assert (shapes["upscore2.bias"], shapes["upscore_pool4.bias"], shapes["upscore8.bias"]) == ((12,),) * 3
+    assert all(parameter.requires_grad for parameter in model.parameters())
 
 
 def test_lite_is_a_quarter_of_the_channels() -> None:
@@ -346,7 +372,14 @@ def test_two_to_255_classes(num_classes: int) -> None:
 
 
 def test_variants_are_found_by_their_exact_name() -> None:
-    for name in ("fcn8s", "fcn8s-atonce", "fcn8s-same", "fcn8s-lite"):
+    for name in (
+        "fcn8s",
+        "fcn8s-atonce",
+        "fcn8s-same",
+        "fcn8s-lite",
+        "fcn8s-lecture",
+        "fcn8s-lecture-norelu",
+    ):
         assert find_variant(name).name == name
     with pytest.raises(ModelError, match="unknown variant"):
         find_variant("FCN8s")

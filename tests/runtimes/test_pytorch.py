@@ -107,7 +107,7 @@ def test_half_precision_as_it_runs_on_a_gpu(artefact, build) -> None:
     model, spec = load_safetensors(path)
     module = DeployModel(model, spec).eval()
     run_in_half(module)
-    runtime = PyTorch(module, spec, "cpu")
+    runtime = PyTorch(module, module.outputs, spec, "cpu")
     assert runtime.details()["computes_in"] == "fp16"
     frames = build.frames(1, 40, 48)
     answer = runtime.infer(frames)

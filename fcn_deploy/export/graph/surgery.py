@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,20 +18,8 @@ PROTO_FLOAT, PROTO_HALF = 1, 10
 """onnx.TensorProto.FLOAT and FLOAT16, which need no import."""
 
 
-def element_types(model: ModelProto) -> dict[str, int]:
-    """Tensor name -> ONNX element type, for all tensors of a graph."""
-    kinds = {v.name: v.type.tensor_type.elem_type for v in _inferred(model)}
-    return {**kinds, **{t.name: t.data_type for t in model.graph.initializer}}
-
-
-def channel_counts(model: ModelProto) -> dict[str, int]:
-    """Name of a map ``[N, C, H, W]`` -> its channels, where their number is known."""
-    shapes = {v.name: v.type.tensor_type.shape.dim for v in _inferred(model)}
-    return {name: dims[1].dim_value for name, dims in shapes.items() if len(dims) == 4 and dims[1].dim_value}
-
-
-def _inferred(model: ModelProto) -> list[ValueInfoProto]:
-    """What onnx's shape inference knows about the tensors that are not initializers."""
+def inferred_values(model: ModelProto) -> dict[str, ValueInfoProto]:
+    """Tensor name -> type and shape, for the tensors of a graph that shape inference reaches."""
     onnx = require("onnx", extra="export")
     light = onnx.ModelProto()
     light.CopyFrom(model)
@@ -38,7 +27,19 @@ def _inferred(model: ModelProto) -> list[ValueInfoProto]:
         if len(tensor.raw_data) > 1024:  # shapes need the small ones only
             tensor.ClearField("raw_data")
     inferred = onnx.shape_inference.infer_shapes(light)
-    return [*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output]
+    return {v.name: v for v in (*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output)}
+
+
+def element_types(model: ModelProto) -> dict[str, int]:
+    """Tensor name -> ONNX element type, for all tensors of a graph."""
+    kinds = {name: value.type.tensor_type.elem_type for name, value in inferred_values(model).items()}
+    return {**kinds, **{t.name: t.data_type for t in model.graph.initializer}}
+
+
+def channel_counts(model: ModelProto) -> dict[str, int]:
+    """Name of a map ``[N, C, H, W]`` -> its channels, where their number is known."""
+    shapes = {name: value.type.tensor_type.shape.dim for name, value in inferred_values(model).items()}
+    return {name: dims[1].dim_value for name, dims in shapes.items() if len(dims) == 4 and dims[1].dim_value}
 
 
 def makers(model: ModelProto) -> dict[str, NodeProto]:
@@ -69,11 +70,36 @@ def constants(model: ModelProto, limit: int = 1 << 16) -> dict[str, NDArray[Any]
     }
 
 
+def names_read(node: NodeProto) -> Iterator[str]:
+    """The tensors that a node reads, those that its subgraphs (of If, Loop, Scan) read included."""
+    yield from node.input
+    for attribute in node.attribute:
+        for graph in (*attribute.graphs, *((attribute.g,) if attribute.HasField("g") else ())):
+            for inner in graph.node:
+                yield from names_read(inner)
+            yield from (output.name for output in graph.output)
+
+
+def rename(graph: GraphProto, names: Mapping[str, str]) -> None:
+    """Give tensors other names, in place, wherever they stand: in subgraphs, inputs and outputs too."""
+    if not names:
+        return
+    for value in (*graph.input, *graph.output, *graph.initializer, *graph.value_info):
+        value.name = names.get(value.name, value.name)
+    for node in graph.node:
+        for listed in (node.input, node.output):
+            for place, name in enumerate(listed):
+                listed[place] = names.get(name, name)
+        for attribute in node.attribute:
+            for inner in (*attribute.graphs, *((attribute.g,) if attribute.HasField("g") else ())):
+                rename(inner, names)
+
+
 def replace_nodes(graph: GraphProto, nodes: list[NodeProto]) -> None:
     """Give a graph these nodes, in place, and remove the initializers that none of them reads."""
     del graph.node[:]
     graph.node.extend(nodes)
-    read = {name for node in nodes for name in node.input}
+    read = {name for node in nodes for name in names_read(node)}
     for place in reversed(range(len(graph.initializer))):
         if graph.initializer[place].name not in read:
             del graph.initializer[place]
@@ -111,10 +137,18 @@ def pad_pooling(model: ModelProto) -> None:
         node.attribute.extend(onnx.helper.make_attribute(k, v) for k, v in stated.items())
 
 
+def deciding_node(model: ModelProto) -> NodeProto | None:
+    """The ArgMax that the labels come from; None where the network itself gives labels, not scores."""
+    made_by = makers(model)
+    node = made_by.get("labels")
+    while node is not None and node.op_type in ("Cast", "Slice", "Identity"):
+        node = made_by.get(node.input[0])
+    return node if node is not None and node.op_type == "ArgMax" else None
+
+
 def crop_offset(model: ModelProto) -> int:
     """Rows and columns that the deploy graph crops at the labels' start; 0 where it crops the logits."""
-    onnx = require("onnx", extra="export")
-    inside = find_node(model, "ArgMax").output[0]
+    deciding = deciding_node(model)
+    inside = None if deciding is None else deciding.output[0]
     starts = [n.input[1] for n in model.graph.node if n.op_type == "Slice" and n.input[0] == inside]
-    values = {t.name: t for t in model.graph.initializer if t.name in starts}
-    return int(onnx.numpy_helper.to_array(values[starts[0]])[0]) if starts else 0
+    return int(constants(model)[starts[0]][0]) if starts else 0

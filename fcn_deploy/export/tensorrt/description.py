@@ -41,8 +41,7 @@ def describe(
     declared = source.declared
     spec = source.spec.replace(
         precision=declared.precision,
-        # Parity was checked for the graph, not for the engine.
-        evidence={("parent_parity" if k == "parity" else k): v for k, v in source.spec.evidence.items()},
+        evidence=source.spec.evidence_for_child(),  # checked for the graph, not for the engine
     ).with_parent(kind="onnx", name=source.path.name, sha256=identity)
     return Sidecar(
         spec=spec,

@@ -10,7 +10,7 @@ import dataclasses
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -48,6 +48,7 @@ def build_from_graph(
     timing_cache: str | Path | None = None,
     require_precision: str | None = None,
     timeout: float | None = None,
+    evidence: Mapping[str, Any] | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> EngineResult:
     """Build an engine of a graph in its own precision, and write its sidecar.
@@ -65,6 +66,7 @@ def build_from_graph(
         require_precision: ``fp32``, ``fp16``, ``int8`` or ``int8+fp16`` that the graph, and where a device
             is there the engine, must have; None requires what the model's description says.
         timeout: seconds that the process which builds may take.
+        evidence: what was verified about the graph beside what its description says, by kind.
         progress: called in the thread of this call.
 
     Raises:
@@ -74,6 +76,9 @@ def build_from_graph(
     begun = time.monotonic()
     target, settings = check_arguments(output, settings, flavor, timeout)
     source = read_source(onnx)
+    if evidence:
+        spec = source.spec.replace(evidence={**source.spec.evidence, **evidence})
+        source = dataclasses.replace(source, spec=spec)
     wanted = require_precision or source.spec.precision
     check_precision(source.declared, wanted, str(source.path))
     ranges = resolve_profiles(profiles, source.spec)

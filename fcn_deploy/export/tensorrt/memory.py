@@ -88,6 +88,8 @@ _INTEGER_OPS: dict[str, Callable[..., Any]] = {
     "Unsqueeze": lambda value, axes: np.expand_dims(value, tuple(axes)),
     "Reshape": lambda value, shape: np.reshape(value, shape),
     "Identity": lambda value: value,
+    "Concat": lambda *values: np.concatenate(values),
+    "Gather": lambda value, indices: np.take(value, indices),
 }
 """What the exporter computes sizes with. A size made by anything else stays unknown."""
 

@@ -11,6 +11,8 @@ from fcn_deploy.spec import ModelSpec
 
 _EXAMPLE = "1x360x480:1x720x960:4x1080x1920, or one size such as 1x360x480"
 
+_AXES = ("batch", "height", "width")
+
 _DEFAULT_OPT = (1, 360, 480)
 
 _DEFAULT_MAX = (1, 1080, 1920)
@@ -26,7 +28,7 @@ def parse_profile(text: str, index: int = 0) -> Profile:
     if len(sizes) not in (1, 3):
         raise UsageError(f"the profile {text} has {len(sizes)} sizes; expected min:opt:max as in {_EXAMPLE}")
     min_, opt, max_ = sizes if len(sizes) == 3 else sizes * 3
-    for axis, low, mid, high in zip(("batch", "height", "width"), min_, opt, max_, strict=True):
+    for axis, low, mid, high in zip(_AXES, min_, opt, max_, strict=True):
         if not low <= mid <= high:
             raise UsageError(
                 f"the profile {text} is not in order: its {axis} is {low} : {mid} : {high}, expected "
@@ -45,20 +47,28 @@ def _size(part: str, text: str) -> Size:
 
 
 def default_profiles(spec: ModelSpec) -> tuple[Profile, ...]:
-    """One profile: single frames of every size up to Full HD or the model's limit, tuned for 360x480."""
-    limit = (1, spec.max_height, spec.max_width)
-    return (Profile(0, (1, 1, 1), _within(_DEFAULT_OPT, limit), _within(_DEFAULT_MAX, limit)),)
+    """One profile: single frames of every size up to Full HD or the model's limit, tuned for 360x480.
+
+    Lengths that are fixed in the graph are those of the profile.
+    """
+    low, high = (1, spec.min_height, spec.min_width), (1, spec.max_height, spec.max_width)
+    min_, opt, max_ = (_within(size, low, high, spec) for size in (low, _DEFAULT_OPT, _DEFAULT_MAX))
+    return (Profile(0, min_, opt, max_),)
 
 
-def _within(size: Size, limit: Size) -> Size:
-    return (min(size[0], limit[0]), min(size[1], limit[1]), min(size[2], limit[2]))
+def _within(size: Size, low: Size, high: Size, spec: ModelSpec) -> Size:
+    batch, height, width = (
+        fixed or min(max(length, smallest), largest)
+        for length, smallest, largest, fixed in zip(size, low, high, spec.fixed_shape, strict=True)
+    )
+    return (batch, height, width)
 
 
 def check_profiles(profiles: Sequence[Profile], spec: ModelSpec) -> tuple[Profile, ...]:
-    """``profiles`` numbered in order, all within the largest frame that the model accepts.
+    """``profiles`` numbered in order, all within the frames that the model accepts.
 
     Raises:
-        UsageError: one is larger than the model's limit, or two are the same.
+        UsageError: one is outside the model's limits, or two are the same.
     """
     numbered = tuple(Profile(index, p.min, p.opt, p.max) for index, p in enumerate(profiles))
     for profile in numbered:
@@ -67,9 +77,27 @@ def check_profiles(profiles: Sequence[Profile], spec: ModelSpec) -> tuple[Profil
                 f"the profile {profile} is larger than this model's limit of {spec.max_height}x"
                 f"{spec.max_width}; make it smaller, or export with a higher --max-size"
             )
+        if profile.min[1] < spec.min_height or profile.min[2] < spec.min_width:
+            raise UsageError(
+                f"the profile {profile} begins below {spec.min_height}x{spec.min_width}, the smallest frame "
+                "that this model takes; make it larger"
+            )
+        _check_fixed(profile, spec)
     if len({str(profile) for profile in numbered}) < len(numbered):
         raise UsageError("two profiles are the same; give each once")
     return numbered
+
+
+def _check_fixed(profile: Profile, spec: ModelSpec) -> None:
+    """Refuse a profile with other lengths than those that are fixed in the graph."""
+    for place, (axis, fixed) in enumerate(zip(_AXES, spec.fixed_shape, strict=True)):
+        lengths = {size[place] for size in (profile.min, profile.opt, profile.max)}
+        if fixed is not None and lengths != {fixed}:
+            only = "x".join(str(length or "any") for length in spec.fixed_shape)
+            raise UsageError(
+                f"the profile {profile} has another {axis} than {fixed}, and this model takes {only} (batch "
+                "x height x width) only; leave --profile out"
+            )
 
 
 def is_static(profiles: Sequence[Profile]) -> bool:

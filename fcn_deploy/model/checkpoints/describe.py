@@ -31,13 +31,22 @@ class CheckpointInfo:
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
     trained_on: str = "bgr"
     """Channel order of the frames that it was trained on."""
+    turned: bool = False
+    """Whether its first convolution was reversed because the caller stated that order."""
+    starting: ModelSpec | None = None
+    """A description that the caller gave, for a module of theirs."""
+    min_side: int = 1
+    """Rows and columns of the smallest frame that it takes."""
+    key: str | None = None
+    """Which of several sets of weights the caller chose."""
     note: str = ""
     assumptions: tuple[str, ...] = ()
     """Sentences to show: what was assumed because the file does not say it."""
 
     def link(self) -> dict[str, Any]:
         """This checkpoint as a link of :attr:`ModelSpec.provenance`."""
-        return {"kind": self.kind, "name": self.name, "sha256": self.sha256}
+        link = {"kind": self.kind, "name": self.name, "sha256": self.sha256}
+        return link if self.key is None else {**link, "key": self.key}
 
 
 def in_memory(model: Network) -> CheckpointInfo:
@@ -63,18 +72,29 @@ def describe(model: Network, info: CheckpointInfo, **stated: Any) -> ModelSpec:
     given = {key: value for key, value in stated.items() if value is not None}
     if not given.get("palette"):
         given.pop("palette", None)
-    names = given.get("classes") or (info.classes.names if info.classes else neutral_names(model.num_classes))
+    names = given.get("classes") or _names(model, info)
     if len(names) != model.num_classes:
         raise ModelError(
             f"{info.name} has {model.num_classes} classes and {len(names)} names were given; "
             "give one name for each class, in the order of their ids"
         )
-    reference = Reference(model.architecture.name, info.known_by, info.sha256)
     known = next((found for found in BUILTIN_CLASSES.values() if found.names == names), ClassSet(names))
+    given["reference"] = Reference(model.architecture.name, info.known_by, info.sha256)
     if info.spec is not None:
         if "classes" in given:
             given.setdefault("palette", known.palette or default_palette(len(names)))
-        return info.spec.replace(**given, reference=reference).with_parent(**info.link())
+        return info.spec.replace(**given).with_parent(**info.link())
+    given |= {
+        "architecture": model.architecture,
+        "stride": model.stride,
+        "size_multiple": model.size_multiple,
+        "threshold": model.threshold,
+        **dict.fromkeys(("min_height", "min_width"), info.min_side),
+    }
+    if info.starting is not None:
+        if "classes" in given:
+            given.setdefault("palette", known.palette or default_palette(len(names)))
+        return _started(info.starting, given).with_parent(**info.link())
     defaults = {
         "classes": names,
         "palette": known.palette,
@@ -83,14 +103,24 @@ def describe(model: Network, info: CheckpointInfo, **stated: Any) -> ModelSpec:
         "std": info.std,
         "note": info.note,
     }
-    return ModelSpec(
-        architecture=model.architecture,
-        stride=model.stride,
-        size_multiple=model.size_multiple,
-        threshold=model.threshold,
-        reference=reference,
-        **{**defaults, **given},
-    ).with_parent(**info.link())
+    return ModelSpec(**{**defaults, **given}).with_parent(**info.link())
+
+
+def _started(starting: ModelSpec, found: dict[str, Any]) -> ModelSpec:
+    """A description that the caller gave, with what was found; what is another artefact's is left out."""
+    limits = {name: max(found[name], getattr(starting, name)) for name in ("min_height", "min_width")}
+    stride = starting.stride if found["stride"] is None else found["stride"]
+    others = {"evidence": {}, "provenance": (), "fixed_shape": (None, None, None)}
+    return starting.replace(**{**others, **found, **limits, "stride": stride})
+
+
+def _names(model: Network, info: CheckpointInfo) -> tuple[str, ...]:
+    """Names of the classes where none were given."""
+    if info.starting is not None:
+        return info.starting.classes
+    if info.classes is not None:
+        return info.classes.names
+    return ("background", "foreground") if model.threshold is not None else neutral_names(model.num_classes)
 
 
 def classes_in_metadata(

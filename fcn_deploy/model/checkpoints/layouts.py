@@ -8,29 +8,34 @@ are not in it. The variant must be given, or known from the metadata or the file
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
 
 from fcn_deploy.errors import ModelError, UsageError
 from fcn_deploy.files import input_file, md5_of, sha256_of
-from fcn_deploy.model import CHECKPOINT_SUFFIXES, bundled_path
+from fcn_deploy.model import bundled_path
 from fcn_deploy.model.checkpoints.describe import CheckpointInfo, classes_in_metadata
+from fcn_deploy.model.checkpoints.fcn_layouts import FCN_LAYOUTS
 from fcn_deploy.model.checkpoints.fitting import build, sized
-from fcn_deploy.model.checkpoints.keys import first
+from fcn_deploy.model.checkpoints.keys import first, refuse_names
+from fcn_deploy.model.checkpoints.layout import (
+    IMAGENET_MEAN_BGR,
+    IMAGENET_STD_BGR,
+    ON_IMAGENET,
+    Keys,
+    Layout,
+    Opened,
+    Stated,
+    same_variant,
+)
 from fcn_deploy.model.checkpoints.networks import rebuild, torchvision_network
 from fcn_deploy.model.checkpoints.random import he_normal
 from fcn_deploy.model.checkpoints.read import StoredWeights, read
-from fcn_deploy.model.fcn8s import VARIANTS, find_variant
+from fcn_deploy.model.fcn8s import VARIANTS, FCN8s, find_variant
 from fcn_deploy.model.network import Network
 from fcn_deploy.model.torchvision_models import AUXILIARY, name_of
-from fcn_deploy.spec import CAFFE_MEAN_BGR, METADATA_KEY, Architecture, ModelSpec
-
-Triple = tuple[float, float, float]
-Keys = dict[str, Tensor]
-"""A state_dict by the keys of :mod:`fcn_deploy.model.fcn8s`."""
+from fcn_deploy.spec import METADATA_KEY, Architecture, ModelSpec
 
 
 def load_checkpoint(
@@ -39,7 +44,8 @@ def load_checkpoint(
     variant: str | None = None,
     num_classes: int | None = None,
     learned_upscore: bool | None = None,
-    trained_on: str = "bgr",
+    trained_on: str | None = None,
+    key: str | None = None,
 ) -> tuple[Network, CheckpointInfo]:
     """Load a checkpoint of any known layout.
 
@@ -50,9 +56,11 @@ def load_checkpoint(
             layers get. None uses the number in the file.
         learned_upscore: True keeps the upscore weights of the file as transposed convolutions,
             False requires fixed bilinear ones; None decides by the weights.
-        trained_on: channel order of the frames that it was trained on, ``bgr`` or ``rgb``, where the
-            layout does not define it. For ``rgb`` the input channels of the first convolution are
-            reversed, because FCN8s always reads B, G, R.
+        trained_on: channel order of the frames that it was trained on, ``bgr`` or ``rgb``; None uses the
+            layout's, or ``bgr``. Where the network here reads the other order, the input channels of its
+            first convolution are reversed.
+        key: which set of weights, where the file holds several, as
+            :func:`fcn_deploy.model.checkpoints.read.read` takes it.
 
     Returns:
         The float32 model in evaluation mode, and where it came from.
@@ -61,21 +69,21 @@ def load_checkpoint(
         UsageError: the file cannot be read, or the variant is neither given nor known.
         ModelError: the file is damaged, or its weights do not fit; keys are listed.
     """
-    if trained_on not in ("bgr", "rgb"):
+    if trained_on not in (None, "bgr", "rgb"):
         raise UsageError(f"trained_on must be bgr or rgb, not {trained_on!r}")
     path = bundled_path() if str(source) == "bundled" else input_file(source, "checkpoint")
-    if path.suffix not in CHECKPOINT_SUFFIXES:
-        raise UsageError(f"{path} is not a checkpoint: expected one of {', '.join(CHECKPOINT_SUFFIXES)}")
-    stored = read(path)
-    # Unknown keys are compared with the public layout's, so that the message lists the differences.
-    layout = next((known for known in LAYOUTS if known.recognises(stored)), PUBLIC)
-    trained_on = layout.trained_on or trained_on
-    found = layout.open(stored, Stated(variant, num_classes, learned_upscore, trained_on))
+    stored = read(path, key)
+    layout = _layout_of(stored)
+    order = trained_on or layout.trained_on or "bgr"
+    found = layout.open(stored, Stated(variant, num_classes, learned_upscore, order))
+    if found.spec is not None and trained_on == "rgb":
+        raise UsageError(f"{path} has a description with its colour order; leave out --trained-on")
     model = found.network
     classes, unused = classes_in_metadata(stored.metadata, model.num_classes)
     spec = found.spec and found.spec.replace(architecture=model.architecture)
+    assumed = layout.assumptions if trained_on in (None, layout.trained_on) else ()
     return model, CheckpointInfo(
-        kind=layout.kind or ("safetensors" if path.suffix == ".safetensors" else "checkpoint"),
+        kind=layout.kind or stored.container,
         name="bundled" if str(source) == "bundled" else path.name,
         sha256=sha256_of(path),
         known_by=found.known_by,
@@ -83,56 +91,31 @@ def load_checkpoint(
         classes=classes,
         mean=spec.mean if spec else layout.mean,
         std=spec.std if spec else layout.std,
-        trained_on=trained_on,
+        trained_on=order,
+        turned=trained_on not in (None, layout.trained_on or "bgr"),
+        key=key,
         note=spec.note if spec else layout.note,
-        assumptions=(*stored.assumptions, *found.assumptions, *layout.assumptions, *unused),
+        assumptions=(*stored.assumptions, *found.assumptions, *assumed, *unused),
     )
 
 
-@dataclass(frozen=True)
-class Stated:
-    """What the caller of :func:`load_checkpoint` stated about the network."""
+def _layout_of(stored: StoredWeights) -> Layout:
+    """The first layout that recognises a file.
 
-    variant: str | None
-    num_classes: int | None
-    learned_upscore: bool | None
-    trained_on: str = "bgr"
-    """Channel order of the frames; what the layout says, where it says it."""
-
-
-@dataclass(frozen=True)
-class Opened:
-    """The network in a checkpoint."""
-
-    network: Network
-    known_by: str
-    """As :attr:`fcn_deploy.spec.Reference.known_by` says it."""
-    spec: ModelSpec | None = None
-    """The description inside the file, for our own safetensors."""
-    assumptions: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Layout:
-    """One known layout."""
-
-    recognises: Callable[[StoredWeights], bool]
-    """Whether a file has this layout, by its keys or metadata."""
-    open: Callable[[StoredWeights, Stated], Opened]
-    """Keys -> a network. Raises ModelError or UsageError where the file is not complete, or does not fit what
-    was stated."""
-    kind: str | None = None
-    """:attr:`CheckpointInfo.kind`; None takes it from the kind of file."""
-    trained_on: str | None = None
-    """Channel order of the frames that these networks were trained on; None where it must be stated."""
-    mean: Triple = CAFFE_MEAN_BGR
-    """B, G, R, subtracted from frames of 0..255."""
-    std: Triple = (1.0, 1.0, 1.0)
-    """B, G, R; frames are divided by it after the mean."""
-    note: str = ""
-    """Shown wherever the model is named."""
-    assumptions: tuple[str, ...] = ()
-    """What is assumed about every file of this layout, in sentences."""
+    Raises:
+        ModelError: none does.
+    """
+    layout = next((known for known in LAYOUTS if known.recognises(stored)), None)
+    if layout is not None:
+        return layout
+    public = FCN8s(2, width=1, fc_channels=1).state_dict()
+    if any(key in stored.state for key in public):
+        return PUBLIC  # what is missing and what is unknown is listed
+    raise ModelError(
+        f"{stored.path} has no known layout (its {len(stored.state)} keys begin with "
+        f"{first(list(stored.state))}); name the code that builds its network: --model FILE.py:FACTORY "
+        f"--weights {stored.path}"
+    )
 
 
 # Our own safetensors
@@ -141,7 +124,7 @@ class Layout:
 def _native(stored: StoredWeights, stated: Stated) -> Opened:
     spec = ModelSpec.from_json(stored.metadata[METADATA_KEY], str(stored.path))
     name, options = spec.architecture.name, dict(spec.architecture.options)
-    _same_variant(stored.path, stated.variant, name, "its own description")
+    same_variant(stored.path, stated.variant, name, "its own description")
     _same_classes(stored.path, stated.num_classes, spec.num_classes)
     if stated.learned_upscore is not None:
         options["learned_upscore"] = stated.learned_upscore
@@ -179,10 +162,10 @@ def _which_variant(stored: StoredWeights, given: str | None) -> tuple[str, str, 
     """The variant, how it is known, and the same in a sentence."""
     path = stored.path
     if said := stored.metadata.get("variant"):
-        _same_variant(path, given, said, "its metadata")
+        same_variant(path, given, said, "its metadata")
         return said, "metadata", f"variant {said}, from the file's metadata"
     if known := KNOWN_MD5.get(md5_of(path)):
-        _same_variant(path, given, known, f"the MD5 of the published {known} weights")
+        same_variant(path, given, known, f"the MD5 of the published {known} weights")
         return known, "md5", f"variant {known}, known by the file's MD5"
     if given is None:
         raise UsageError(
@@ -200,19 +183,8 @@ def _which_variant(stored: StoredWeights, given: str | None) -> tuple[str, str, 
     return name, "stated", f"variant {given}, as given; nothing in the file confirms it"
 
 
-def _same_variant(path: Path, given: str | None, known: str, by: str) -> None:
-    if given is not None and given != known:
-        find_variant(given)
-        raise ModelError(f"{path} is {known} by {by}, and --variant says {given}; leave out --variant")
-
-
 # torchvision's VGG16 classifier
 
-
-TORCHVISION_MEAN_BGR = (255 * 0.406, 255 * 0.456, 255 * 0.485)
-
-TORCHVISION_STD_BGR = (255 * 0.225, 255 * 0.224, 255 * 0.229)
-"""torchvision's ImageNet statistics, from R, G, B in 0..1 to B, G, R in 0..255."""
 
 _VGG16_FEATURES = {
     **{0: "conv1_1", 2: "conv1_2", 5: "conv2_1", 7: "conv2_2", 10: "conv3_1", 12: "conv3_2", 14: "conv3_3"},
@@ -252,11 +224,8 @@ def _torchvision_vgg16(stored: StoredWeights, stated: Stated) -> Opened:
 def _require_vgg16_keys(stored: StoredWeights) -> None:
     wanted = {f"features.{i}.{kind}" for i in _VGG16_FEATURES for kind in ("weight", "bias")}
     wanted |= {f"classifier.{i}.{kind}" for i in (0, 3, 6) for kind in ("weight", "bias")}
-    unknown, missing = sorted(set(stored.state) - wanted), sorted(wanted - set(stored.state))
-    if unknown or missing:
-        lists = (("unknown", unknown), ("missing", missing))
-        found = "; ".join(f"{len(keys)} {what}: {first(keys)}" for what, keys in lists if keys)
-        raise ModelError(f"{stored.path} is not torchvision's VGG16 (without batch normalisation): {found}")
+    name = "torchvision's VGG16 (without batch normalisation)"
+    refuse_names(stored.path, sorted(stored.state), sorted(wanted), name)
 
 
 def _as_convolution(tensor: Tensor, size: int) -> Tensor:
@@ -277,7 +246,8 @@ def _torchvision(stored: StoredWeights, stated: Stated) -> Opened:
         raise UsageError(
             f"{stored.path} is torchvision's {name} by its keys; {option} is for FCN-8s, leave it out"
         )
-    network = torchvision_network(stored.path, stored.state, name)
+    state = stored.state if stated.trained_on == "rgb" else _reversed_stem(stored.state)
+    network = torchvision_network(stored.path, state, name)
     _same_classes(stored.path, stated.num_classes, network.num_classes)
     assumptions = [f"torchvision's {name}, known by its keys"]
     if any(key.startswith(AUXILIARY) for key in stored.state):
@@ -285,7 +255,11 @@ def _torchvision(stored: StoredWeights, stated: Stated) -> Opened:
     return Opened(network, "keys", assumptions=tuple(assumptions))
 
 
-_ON_IMAGENET = "trained on R, G, B with torchvision's statistics"
+def _reversed_stem(state: Keys) -> Keys:
+    """The input channels of the first convolution in reverse."""
+    stem = next(key for key, value in state.items() if value.ndim == 4)
+    return {**state, stem: state[stem].flip(1)}
+
 
 PUBLIC = Layout(recognises=lambda stored: "conv1_1.weight" in stored.state, open=_public)
 
@@ -296,19 +270,20 @@ LAYOUTS = (
         open=_torchvision_vgg16,
         kind="torchvision",
         trained_on="rgb",
-        mean=TORCHVISION_MEAN_BGR,
-        std=TORCHVISION_STD_BGR,
+        mean=IMAGENET_MEAN_BGR,
+        std=IMAGENET_STD_BGR,
         note="score layers untrained: a start for training, labels mean nothing",
-        assumptions=(_ON_IMAGENET,),
+        assumptions=(ON_IMAGENET,),
     ),
     Layout(
         recognises=lambda stored: name_of(stored.state) is not None,
         open=_torchvision,
         trained_on="rgb",
-        mean=TORCHVISION_MEAN_BGR,
-        std=TORCHVISION_STD_BGR,
-        assumptions=(_ON_IMAGENET,),
+        mean=IMAGENET_MEAN_BGR,
+        std=IMAGENET_STD_BGR,
+        assumptions=(ON_IMAGENET,),
     ),
+    *FCN_LAYOUTS,
     PUBLIC,
 )
 """Every known layout; the first that recognises a file converts it."""

@@ -10,6 +10,7 @@ import torch
 
 from fcn_deploy.errors import ModelError, UsageError
 from fcn_deploy.files import input_file, write_bytes
+from fcn_deploy.model.checkpoints.containers import SAFETENSORS, container_of
 from fcn_deploy.model.checkpoints.networks import rebuild
 from fcn_deploy.model.checkpoints.read import read
 from fcn_deploy.model.network import Network
@@ -25,7 +26,7 @@ def load_safetensors(path: str | Path) -> tuple[Network, ModelSpec]:
         ModelError: it is damaged, or is a plain checkpoint without a model description.
     """
     found = input_file(path, "model")
-    if found.suffix == ".safetensors":
+    if container_of(found) == SAFETENSORS:
         stored = read(found)
         if METADATA_KEY in stored.metadata:
             spec = ModelSpec.from_json(stored.metadata[METADATA_KEY], str(path))

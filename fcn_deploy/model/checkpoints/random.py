@@ -47,3 +47,5 @@ def he_normal(model: FCN8s, seed: int, only: tuple[str, ...] = ()) -> None:
             module.bias.copy_(torch.randn(module.bias.shape, generator=generator))
         elif model.learned_upscore:
             module.weight.add_(noise * 0.02)
+            if module.bias is not None:
+                module.bias.copy_(torch.randn(module.bias.shape, generator=generator))

@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fcn_deploy.errors import EngineError, UsageError
+from fcn_deploy.errors import EngineError
 from fcn_deploy.files import input_file
+from fcn_deploy.runtimes.known_hash import check_expected
 from fcn_deploy.runtimes.tensorrt.profiles import Profile
 from fcn_deploy.spec import ModelSpec
 
@@ -256,13 +257,7 @@ def check_engine(engine: str | Path, host: Host | None = None, expect_sha256: st
 
 
 def _check_hash(engine: Path, sidecar: Sidecar, sha256: str, expected: str | None) -> None:
-    if expected is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", expected):
-        raise UsageError(f"expected a SHA-256 of 64 hexadecimal digits, not {expected!r}")
-    if expected is not None and sha256 != expected.lower():
-        raise EngineError(
-            f"{engine} has the SHA-256 {sha256}, expected {expected.lower()}; do not load it, get it again "
-            "from where the hash comes from"
-        )
+    check_expected(engine, sha256, expected, EngineError)
     if sha256 != sidecar.engine_sha256:
         raise EngineError(
             f"{engine} is not the engine that {sidecar_path(engine).name} describes (SHA-256 "

@@ -32,13 +32,13 @@ def test_round_trip(
     loaded, found = load_safetensors(path)
     assert found == written
     assert_holds(loaded, wanted)
-    assert loaded.variant == model.variant and loaded.learned_upscore == learned_upscore
+    assert loaded.variant == model.variant and loaded.learned_upscore == model.learned_upscore
     assert not loaded.training
 
     again, info = load_checkpoint(path)
     assert_holds(again, wanted)
     assert (info.kind, info.spec, info.mean, info.std) == ("safetensors", spec, spec.mean, spec.std)
-    assert again.learned_upscore == learned_upscore
+    assert again.learned_upscore == model.learned_upscore
     assert [p.name for p in tmp_path.iterdir()] == ["ours.safetensors"]
 
 
