@@ -1,6 +1,6 @@
 """Small deploy graphs with the parts of today's networks, written in ONNX directly: no exporter, no seconds.
 
-Weights are seeded (He-normal), so activations stay in a usual range, and every graph gives five classes.
+Weights are seeded (He-normal), so activations stay in a usual range, and every graph gives CamVid's classes.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from fcn_deploy.classes import CAMVID_CLASSES
 from fcn_deploy.spec import Architecture, ModelSpec
 
-CLASSES = ("road", "car", "tree", "sky", "wall")
 MEAN_RGB, STD_RGB = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 
@@ -93,13 +93,13 @@ def mobile(seed: int = 0) -> onnx.ModelProto:
     first = g.conv(g.prepared(), "first", (3, 16), kernel=3, stride=2, act="HardSwish")
     x = g.conv(first, "depthwise", (16, 16), kernel=3, group=16, act="Relu")
     low = g.node("Add", [g.conv(x, "project", (16, 16)), first], "residual")
-    x = g.conv(low, "expand", (16, 32), act="HardSwish")
+    x = g.conv(low, "expand", (16, 32), kernel=5, act="HardSwish")
     x = g.conv(x, "dilated", (32, 32), kernel=5, dilation=2, group=32, stride=2, act="HardSwish")
     pooled = g.node("GlobalAveragePool", [x], "pooled")
     gate = g.conv(g.conv(pooled, "squeeze", (32, 8), act="Relu"), "excite", (8, 32), act="HardSigmoid")
     x = g.conv(g.node("Mul", [gate, x], "scaled"), "last", (32, 24), act="Relu")
-    high = g.conv(g.resized(x, low, "upscored.high"), "score_of_high", (24, 5))
-    return g.labels(g.node("Add", [g.conv(low, "score_of_low", (16, 5)), high], "scores"))
+    high = g.conv(g.resized(x, low, "upscored.high"), "score_of_high", (24, 11))
+    return g.labels(g.node("Add", [g.conv(low, "score_of_low", (16, 11)), high], "scores"))
 
 
 def residual(seed: int = 0) -> onnx.ModelProto:
@@ -118,7 +118,7 @@ def residual(seed: int = 0) -> onnx.ModelProto:
         g.resized(mean, x, "context.spread"),
     ]
     x = g.conv(g.node("Concat", branches, "context", axis=1), "mix", (24, 16), act="Relu")
-    return g.labels(g.conv(x, "classify", (16, 5)))
+    return g.labels(g.conv(x, "classify", (16, 11)))
 
 
 def unet(seed: int = 0) -> onnx.ModelProto:
@@ -130,7 +130,7 @@ def unet(seed: int = 0) -> onnx.ModelProto:
     twice = g.constant("twice", [1, 1, 2, 2])
     x = g.node("Resize", [x, "", twice], "up", mode="nearest", coordinate_transformation_mode="asymmetric")
     x = g.conv(g.node("Concat", [x, skip], "both", axis=1), "join", (40, 16), kernel=3, act="Relu")
-    return g.labels(g.conv(x, "head", (16, 5), kernel=3))
+    return g.labels(g.conv(x, "head", (16, 11), kernel=3))
 
 
 NETWORKS: dict[str, Callable[..., onnx.ModelProto]] = {"mobile": mobile, "residual": residual, "unet": unet}
@@ -138,11 +138,12 @@ NETWORKS: dict[str, Callable[..., onnx.ModelProto]] = {"mobile": mobile, "residu
 
 def spec_of(name: str, **fields: Any) -> ModelSpec:
     return ModelSpec(
-        classes=CLASSES,
+        classes=CAMVID_CLASSES,  # what the labelled street clip has
         architecture=Architecture(name),
         color_order="rgb",
         mean=MEAN_RGB[::-1],
         std=STD_RGB[::-1],
+        ignore_label=11,
         size_multiple=2 if name == "unet" else 1,
         **fields,
     )
