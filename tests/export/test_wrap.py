@@ -309,6 +309,22 @@ def test_weights_beside_the_file_are_read(tmp_path: Path) -> None:
     onnxruntime_session(result.path).run(None, {"image": frames(1, 8, 8)})
 
 
+def test_beyond_two_gigabytes_the_weights_stay_beside_the_graph(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("graph.files", "graph.session", "graph.opset", "wrap"):
+        monkeypatch.setattr(f"fcn_deploy.export.{module}.SINGLE_FILE_LIMIT", 1000)
+    original = exporters.torchvision(tmp_path / "original.onnx")
+    result = wrap_model(original, tmp_path / "deploy.onnx", **IMAGENET)
+    assert len(list(tmp_path.glob("deploy.*.data"))) == 1
+    images = frames(1, 20, 20)
+    (labels,) = onnxruntime_session(result.path).run(None, {"image": images})
+    assert (labels == answers(original, images, "out", **IMAGENET).argmax(1)).mean() > 0.999
+    newer = exporters.smp(tmp_path / "newer.onnx", 3, opset=22)
+    told = wrap_model(newer, tmp_path / "deploy.onnx", **IMAGENET, size_multiple=4).assumptions
+    assert any("onnx converts graphs up to 2 GB only" in sentence for sentence in told)
+
+
 def test_local_functions_are_inlined(tmp_path: Path) -> None:
     function = helper.make_function(
         "pkg.local",
