@@ -320,7 +320,7 @@ def _describe(
 
     spec = spec_of(network, info, **stated)
     parent, *ancestors = spec.provenance
-    if info.turned:
+    if info.kind != "random":
         parent = {**parent, "trained_on": info.trained_on}
     spec = spec.replace(
         provenance=(parent, *ancestors),

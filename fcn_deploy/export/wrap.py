@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fcn_deploy.answers.checking import require_answers
+from fcn_deploy.answers.file import OriginalAnswers
 from fcn_deploy.arguments import as_integer, as_names, as_size
 from fcn_deploy.classes import ClassSet, neutral_names
 from fcn_deploy.errors import ExportError, ModelError, ParityError, UsageError, first_line
@@ -82,6 +84,7 @@ def wrap_model(
     threshold: float | None = None,
     max_size: tuple[int, int] | None = None,
     note: str | None = None,
+    check_against: str | Path | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> ExportResult:
     """Make an artefact of an ONNX file that another tool exported, and verify it before it is written.
@@ -112,12 +115,15 @@ def wrap_model(
         threshold: for a network of one channel: class 1 is where its sigmoid is above it; None for 0.5.
         max_size: height and width of the largest frame that is accepted.
         note: shown wherever the model is named.
+        check_against: answers of the original network (``.npz``), as :func:`fcn_deploy.check_answers` takes
+            them.
         progress: called with the name of each step as it begins.
 
     Raises:
         UsageError: an argument cannot be used or does not fit the file, or a file cannot be read or written.
         ModelError: the file is damaged, or is no network that can be wrapped.
-        ParityError: the graph does not give what the file gives; nothing was written.
+        ParityError: the graph does not give what the file gives, or what ``check_against`` says; nothing was
+            written.
         ExportError: the graph cannot be converted.
         MissingDependency: onnx or ONNX Runtime is not installed.
     """
@@ -143,9 +149,13 @@ def wrap_model(
         note=note,
     )
     step = progress or (lambda _: None)
+    originals = None if check_against is None else OriginalAnswers(check_against)
     step("reading the file")
     wrapping = _Wrapping(read_original(model), reading, wanted, step)
     graph, spec = wrapping.run()
+    if originals is not None:
+        found = require_answers(graph, spec, originals, target.name, progress=step)
+        spec = spec.with_evidence("answers", found)
     step("writing")
     spec = write_model(graph, spec, target)
     size, sha256 = target.stat().st_size, sha256_of(target)

@@ -97,6 +97,20 @@ def test_colours_are_swapped_where_orders_differ(tmp_path: Path, trained_on: str
     assert "Gather" not in operators(result.path)
 
 
+def test_answers_of_the_original_are_compared_before_it_is_written(tmp_path: Path) -> None:
+    original = exporters.torchvision(tmp_path / "original.onnx")
+    images = frames(2, 33, 47)
+    logits = answers(original, images, "out", **IMAGENET, trained_on="rgb")
+    np.savez(tmp_path / "answers.npz", frames=images, logits=logits, color_order="bgr")
+    wrapped = tmp_path / "deploy.onnx"
+    with pytest.raises(ParityError, match=r"exchanges red and blue .* --trained-on rgb --mean 123\.675,"):
+        wrap_model(original, wrapped, **IMAGENET, trained_on="bgr", check_against=tmp_path / "answers.npz")
+    assert not wrapped.exists()
+    done = wrap_model(original, wrapped, **IMAGENET, check_against=tmp_path / "answers.npz")
+    assert done.spec.evidence["answers"]["frames"] == 2
+    assert done.spec.evidence["answers"]["logit_error"] < 1e-4
+
+
 def test_raw_frames_need_no_operator_but_cast_and_transpose(tmp_path: Path) -> None:
     original = exporters.keras(tmp_path / "original.onnx")
     nothing = {"mean": (0, 0, 0), "std": (1, 1, 1), "trained_on": "bgr"}

@@ -7,7 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fcn_deploy.answers.mistakes.preparation import IMAGENET_MEAN, IMAGENET_STD, Preparation, preparations
+from fcn_deploy.answers.mistakes.preparation import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    TriedPreparation,
+    preparations,
+)
 from fcn_deploy.spec import Architecture, ModelSpec
 
 triples = st.tuples(*[st.floats(-300, 300)] * 3)
@@ -32,7 +37,7 @@ def test_our_preparation_of_the_frame_is_the_originals_of_the_image(
     mean: tuple, std: tuple, own_mean: tuple, own_std: tuple, swapped: bool, order: str
 ) -> None:
     own = spec(mean=own_mean, std=own_std, color_order=order)
-    frame = Preparation((), swapped, mean, std, "").applied(FRAME, own)
+    frame = TriedPreparation((), swapped, mean, std, "").applied(FRAME, own)
     seen = (blue_green_red(frame, order) - np.array(own_mean)) / np.array(own_std)
     wanted = (blue_green_red(FRAME, order) - np.array(mean)) / np.array(std)
     # In float32, next to a mean of up to 300.
@@ -60,11 +65,14 @@ def test_the_kinds_say_what_differs() -> None:
     assert by_words["takes 0..255 minus Caffe's ImageNet mean"].kinds == ("/255", "mean", "std")
 
 
-def test_the_repair_names_options_of_export_and_only_those_that_change() -> None:
+def test_the_repair_names_options_of_export_in_the_channel_order_of_the_training() -> None:
     swap = next(one for one in preparations(spec()) if one.kinds == ("color order",))
-    assert swap.repair(spec()) == "--trained-on rgb"
-    assert swap.repair(spec(provenance=({"kind": "checkpoint", "trained_on": "rgb"},))) == "--trained-on bgr"
+    assert swap.repair(spec()) == "--trained-on rgb --mean 122.679,116.669,104.007"
+    trained_on_rgb = spec(provenance=({"kind": "checkpoint", "trained_on": "rgb"},), mean=(1, 2, 3))
+    swap = next(one for one in preparations(trained_on_rgb) if one.kinds == ("color order",))
+    assert swap.repair(trained_on_rgb) == "--trained-on bgr --mean 1,2,3"
     known = next(
         one for one in preparations(spec()) if one.words == "takes 0..1 with ImageNet's mean and std"
     )
-    assert known.repair(spec()) == "--mean 103.53,116.28,123.675 --std 57.375,57.12,58.395"
+    wanted = "--trained-on bgr --mean 103.53,116.28,123.675 --std 57.375,57.12,58.395"
+    assert known.repair(spec()) == wanted

@@ -17,21 +17,33 @@ IMAGENET = {"mean": (0.406 * 255, 0.456 * 255, 0.485 * 255), "std": (0.225 * 255
 ORDER = (0, 3, 2, 1, 4, 5, 8, 7, 6, 9, 10)
 
 RARER = {
-    "mean order": ({"preparation": {"mean": CAFFE_MEAN[::-1]}}, {"mean"}, "--mean 122.679,116.669,104.007"),
+    "mean order": (
+        {"preparation": {"mean": CAFFE_MEAN[::-1]}},
+        {"mean"},
+        "--trained-on bgr --mean 122.679,116.669,104.007",
+    ),
     "another VGG mean": (
         {"preparation": {"mean": (103.939, 116.779, 123.68)}},
         {"mean"},
-        "--mean 103.939,116.779,123.68",
+        "--trained-on bgr --mean 103.939,116.779,123.68",
     ),
     "align_corners by a factor": ({"align_corners": True}, {"align_corners"}, "--model"),
     "resized to a size": ({"to_size": True}, {"upsampling"}, "--model"),
     "transposed convolutions": ({"transposed": True}, {"upsampling"}, "--learned-upscore"),
 }
 PLANTED = RARER | {
-    "BGR for RGB": ({"preparation": {"rgb": True}}, {"color order"}, "--trained-on rgb"),
-    "/255": ({"preparation": {"std": (255,) * 3}}, {"/255"}, "--std 255,255,255"),
-    "mean": ({"preparation": {"mean": (0, 0, 0)}}, {"mean"}, "--mean 0,0,0"),
-    "std": ({"preparation": {"std": (57.375, 57.12, 58.395)}}, {"/255", "std"}, "--std 57.375,57.12,58.395"),
+    "BGR for RGB": (
+        {"preparation": {"rgb": True}},
+        {"color order"},
+        "--trained-on rgb --mean 122.679,116.669,104.007",
+    ),
+    "/255": ({"preparation": {"std": (255,) * 3}}, {"/255"}, "--trained-on bgr --std 255,255,255"),
+    "mean": ({"preparation": {"mean": (0, 0, 0)}}, {"mean"}, "--trained-on bgr --mean 0,0,0"),
+    "std": (
+        {"preparation": {"std": (57.375, 57.12, 58.395)}},
+        {"/255", "std"},
+        "--trained-on bgr --std 57.375,57.12,58.395",
+    ),
     "skip scales": ({"skip_scales": (0.0001, 0.01)}, {"skip scales"}, "--variant fcn8s-atonce"),
     "class order": ({"classes": ORDER}, {"class order"}, "--classes"),
     "ceil_mode": ({"ceil_mode": False, "to_size": True}, {"ceil_mode"}, "--model"),
@@ -98,7 +110,7 @@ def test_a_common_recipe_is_one_mistake(bundled, write_answers) -> None:
     found = check(bundled, write_answers(preparation={"rgb": True, **IMAGENET}))
     (mistake,) = found.mistakes
     assert mistake.kinds == ("color order", "/255", "mean", "std")
-    assert mistake.repair == ("--trained-on rgb --mean 103.53,116.28,123.675 --std 57.375,57.12,58.395")
+    assert mistake.repair == ("--trained-on rgb --mean 123.675,116.28,103.53 --std 58.395,57.12,57.375")
 
 
 @pytest.mark.slow

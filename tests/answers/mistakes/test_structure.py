@@ -80,6 +80,8 @@ def module_graph(pooled: bool) -> onnx.ModelProto:
         helper.make_node("ArgMax", ["e"], ["f"], axis=1, keepdims=0),
         helper.make_node("Cast", ["f"], ["labels"], to=TensorProto.UINT8),
     ]
+    for node in nodes:
+        node.name = node.output[0]
     rng = np.random.default_rng(0)
     weights = {"w1": rng.normal(size=(4, 3, 3, 3)), "w2": rng.normal(size=(5, 4, 1, 1))}
     graph = helper.make_graph(
