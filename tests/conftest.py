@@ -21,6 +21,7 @@ import hypothesis
 import pytest
 
 if TYPE_CHECKING:
+    import torch
     from onnx import ModelProto
 
     from fcn_deploy.calibration.recipe import Fp32Model
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from fcn_deploy.spec import ModelSpec
 
 Exported = tuple[Path, "FCN8s", "ModelSpec"]
+Program = tuple[Path, "torch.nn.Module", "ModelSpec"]
 Exporter = Callable[..., Exported]
 TracedOnce = Callable[[], AbstractContextManager[None]]
 
@@ -64,6 +66,22 @@ def nets() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def program(nets: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Program:
+    """A ``.pt2`` artefact of a user's module, which is padded to multiples of 8, and what it was made of."""
+    from fcn_deploy.export.checkpoint import export_model
+
+    module = nets.UNet(3)
+    path = tmp_path_factory.mktemp("program") / "unet.pt2"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "fcn_deploy.export.parity.PARITY_SIZES", ((1, 1, 1), (1, 31, 33), (3, 20, 24), (1, 64, 96))
+        )
+        outputs = ("labels", "confidence", "logits")
+        result = export_model(module, path, size_multiple=8, outputs=outputs, classes=("road", "sky", "car"))
+    return path, module, result.spec
 
 
 @pytest.fixture(scope="session")
