@@ -50,6 +50,7 @@ SLOW_SHELL = [
     "camera.sh",
 ]
 SLOW_PYTHON = ["export_python.py", "benchmark.py"]
+ANSWERS = ["write_answers.py", "check_answers.py"]  # run by answers/test_checking.py
 EXAMPLES = ["camera_embed.py"]  # run by test_examples.py
 
 
@@ -81,7 +82,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_snippet_is_run_here_and_shown_somewhere() -> None:
     files = {path.name for path in SNIPPETS.iterdir()}
-    assert files == {*SHELL, *PYTHON, *STANDALONE, *SLOW_SHELL, *SLOW_PYTHON}
+    assert files == {*SHELL, *PYTHON, *STANDALONE, *SLOW_SHELL, *SLOW_PYTHON, *ANSWERS}
     shown = {name for page in PAGES for name in INCLUDE.findall(page.read_text(encoding="utf-8"))}
     assert shown == {*files, *EXAMPLES}
 

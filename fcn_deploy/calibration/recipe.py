@@ -112,7 +112,7 @@ def quantised_layers(fp32: Fp32Model, recipe: Recipe) -> list[str]:
     known = layer_inputs(fp32.model)
     if unknown := sorted(set(recipe.float_layers) - set(known)):
         raise UsageError(f"there is no convolution {unknown[0]}; choose from {', '.join(known)}")
-    return [name for name in default_layers(fp32.model) if name not in recipe.float_layers]
+    return [name for name in default_layers(fp32.model, recipe.target) if name not in recipe.float_layers]
 
 
 def quantized_graph(fp32: Fp32Model, table: CalibrationTable, recipe: Recipe) -> ModelProto:

@@ -15,7 +15,7 @@ from fcn_deploy.classes.reading import named_classes
 from fcn_deploy.contract import OUTPUTS
 from fcn_deploy.describe import describe, file_facts, file_row, triple
 from fcn_deploy.errors import UsageError
-from fcn_deploy.export.preparation import to_spec
+from fcn_deploy.export.preparation import order_warning, to_spec
 from fcn_deploy.export.request import Request
 from fcn_deploy.files import check_output, input_file, sha256_of
 from fcn_deploy.lazy import require
@@ -200,6 +200,7 @@ def export_model(
     network, info = open_network(request)
     stated |= to_spec(mean, std, scale, info.trained_on)
     described, assumptions = _describe(request, network, info, stated)
+    assumptions += order_warning(mean, scale, info.trained_on)
     step("writing")
     half = {"calib": calib, "keep_fp32": keep_fp32}
     written = _write(network, described, target, precision, {**half, "check_against": check_against}, step)
@@ -303,6 +304,7 @@ def _unstated(
         names = "numbers for names" if info.classes is None else "the names in its metadata"
         yield f"{spec.num_classes} classes with {names} (--classes)"
     if "mean" not in stated:
-        yield f"frames minus {triple(spec.mean)}, the mean of its training (--mean)"
+        whose = "ImageNet's mean" if info.kind == "module" else "the mean of its training"
+        yield f"frames minus {triple(spec.mean)}, {whose} (--mean)"
     if "std" not in stated:
         yield f"and then divided by {triple(spec.std)} (--std)"

@@ -15,6 +15,7 @@ from fcn_deploy.export.evidence import made_now
 from fcn_deploy.export.fp16 import convert_to_fp16
 from fcn_deploy.export.graph.files import SINGLE_FILE_LIMIT, weight_bytes, write_model
 from fcn_deploy.export.graph.naming import tidy
+from fcn_deploy.export.graph.normal_form import normalise
 from fcn_deploy.export.graph.preparation import fold_preparation
 from fcn_deploy.export.graph.surgery import find_node, pad_pooling
 from fcn_deploy.export.parity import check_parity
@@ -120,6 +121,7 @@ def trace(deploy: DeployModel) -> ModelProto:
             f"torch {torch.__version__} could not export the deploy graph ({type(exc).__name__}); "
             "install the versions in constraints.txt, or run again with --debug"
         ) from exc
+    normalise(model)
     tidy(model)
     pad_pooling(model)
     fold_preparation(model)

@@ -10,7 +10,7 @@ from fcn_deploy.errors import UsageError
 from fcn_deploy.export.request import FACTORY_WEIGHTS, Request
 from fcn_deploy.files import input_file, sha256_of
 from fcn_deploy.model.checkpoints import CheckpointInfo, in_memory, load_checkpoint, random_model
-from fcn_deploy.model.checkpoints.layout import IMAGENET_MEAN_BGR, IMAGENET_STD_BGR, ON_IMAGENET
+from fcn_deploy.model.checkpoints.layout import IMAGENET_MEAN_BGR, IMAGENET_STD_BGR
 from fcn_deploy.model.checkpoints.networks import fill
 from fcn_deploy.model.checkpoints.read import read
 from fcn_deploy.model.factory import build_module, short_factory
@@ -88,8 +88,6 @@ def _user_network(request: Request) -> tuple[Network, CheckpointInfo]:
         )
     if request.trained_on is None:
         assumptions.append("trained on R, G, B (--trained-on)")
-    if request.spec is None:
-        assumptions.append(ON_IMAGENET)
     return network, dataclasses.replace(
         info,
         starting=request.spec,
@@ -105,6 +103,9 @@ def _filled(
 ) -> tuple[CheckpointInfo, tuple[str, ...]]:
     path = input_file(request.checkpoint, "checkpoint")
     stored = read(path, request.key)
-    fill(module, stored.state, path, type(module).__name__)
+    state = stored.state
+    if state.keys().isdisjoint(module.state_dict()):  # the module's own names may begin with that prefix
+        state = {f"{stored.prefix}{name}": value for name, value in state.items()}
+    fill(module, state, path, type(module).__name__)
     found = dataclasses.replace(info, name=f"{path.name} in {info.name}", sha256=sha256_of(path))
     return found, stored.assumptions

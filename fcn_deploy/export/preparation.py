@@ -29,7 +29,7 @@ def to_spec(
         trained_on: the channel order of the training, ``bgr`` or ``rgb``.
 
     Raises:
-        UsageError: a number cannot be used, or ImageNet's mean is given in the wrong order.
+        UsageError: a number cannot be used.
     """
     factor = 1.0 if scale is None else scale
     if not (math.isfinite(factor) and factor > 0):
@@ -37,7 +37,6 @@ def to_spec(
     for name, given in (("mean", mean), ("std", std)):
         if given is not None and len(given) != 3:
             raise UsageError(f"{name} is one number a channel, three in all, not {given!r}")
-    _refuse_wrong_order(mean, factor, trained_on)
     found = {}
     if mean is not None:
         found["mean"] = _ordered([value / factor for value in mean], trained_on)
@@ -51,20 +50,20 @@ def _ordered(values: list[float], trained_on: str) -> Triple:
     return first, second, third
 
 
-def _refuse_wrong_order(mean: Triple | None, factor: float, trained_on: str) -> None:
-    """ImageNet's mean is copied from training code so often that its order can be checked."""
+def order_warning(mean: Triple | None, scale: float | None, trained_on: str) -> tuple[str, ...]:
+    """A sentence where ImageNet's mean, which is copied from training code so often, is in the other order.
+
+    Args: as those of :func:`to_spec`.
+    """
     if mean is None:
-        return
+        return ()
     wrong = IMAGENET_MEAN if trained_on == "bgr" else IMAGENET_MEAN[::-1]
     pairs = zip(mean, wrong, strict=True)
-    if all(math.isclose(value / factor, 255 * one, rel_tol=1e-3) for value, one in pairs):
-        found = ", ".join(f"{value:g}" for value in mean)
-        raise UsageError(
-            f"mean {found} is ImageNet's in the order {_other(trained_on)}, and frames of the training are "
-            f"said to be {trained_on}; mean and std are given in the channel order of the training: reverse "
-            f"them, or give --trained-on {_other(trained_on)}"
-        )
-
-
-def _other(order: str) -> str:
-    return "rgb" if order == "bgr" else "bgr"
+    if not all(math.isclose(value / (scale or 1.0), 255 * one, rel_tol=1e-3) for value, one in pairs):
+        return ()
+    other = "rgb" if trained_on == "bgr" else "bgr"
+    return (
+        f"mean {', '.join(f'{value:g}' for value in mean)} is taken in the order {trained_on}, that of the "
+        f"training; it is ImageNet's in the order {other}: reverse mean and std, or say --trained-on "
+        f"{other}, unless the training really did that",
+    )

@@ -67,7 +67,8 @@ def test_the_description_names_the_file_and_holds_the_numbers_of_bytes(tmp_path:
     np.testing.assert_allclose(spec.mean, (103.53, 116.28, 123.675), rtol=1e-6)
     np.testing.assert_allclose(spec.std, (57.375, 57.12, 58.395), rtol=1e-6)
     assert spec.architecture.name == "onnx"
-    assert spec.architecture.options == {"file": "original.onnx", "output": "out"}
+    options = {"file": "original.onnx", "channel_order": "rgb", "output": "out"}
+    assert spec.architecture.options == options
     assert (spec.reference.name, spec.reference.known_by, spec.reference.sha256) == (
         *("original.onnx", "file"),
         digest,

@@ -113,6 +113,7 @@ def _statistics(spec: ModelSpec) -> Iterator[tuple[Triple, Triple, str]]:
     yield ZERO, std, "subtracts no mean"
     yield _reversed(mean), std, "subtracts the mean in the other channel order"
     yield mean, ONE if _unit(std) == 1 else BYTE, "divides by no std"
+    yield mean, _times(IMAGENET_STD, 255), "divides by ImageNet's std"
     yield mean, _reversed(std), "divides by the std in the other channel order"
     yield _reversed(mean), _reversed(std), "has mean and std in the other channel order"
     yield mean, _times(std, 255), "divides by 255 after the mean is subtracted"
