@@ -74,9 +74,9 @@ def named_reference(name: str, spec: ModelSpec) -> BenchReference:
         UsageError: it cannot be read, is no checkpoint or artefact, or was converted to lower precision.
         ModelError: an ONNX file or a program carries no description.
     """
+    if Path(name).suffix == ".engine":  # of any other file its content decides, when it is read in the child
+        raise UsageError(f"{name} is not a checkpoint; name the weights that it was made from")
     path = bundled_path() if name == "bundled" else input_file(name, "reference checkpoint")
-    if path.suffix == ".engine":  # of any other file its content decides, when it is read in the child
-        raise UsageError(f"{path} is not a checkpoint; name the weights that it was made from")
     if not _is_fp32(path):
         raise UsageError(f"{path} is a conversion to lower precision; name the fp32 checkpoint")
     if path.suffix in _ARTEFACTS:

@@ -20,7 +20,7 @@ from fcn_deploy.export.graph.preparation import fold_preparation
 from fcn_deploy.export.graph.surgery import find_node, pad_pooling
 from fcn_deploy.export.parity import check_parity
 from fcn_deploy.export.reference import reference_of
-from fcn_deploy.export.tracing import EXAMPLE, dynamic_axes, quiet
+from fcn_deploy.export.tracing import EXAMPLE, dynamic_axes, failure, quiet
 from fcn_deploy.lazy import require
 from fcn_deploy.model.deploy import DeployModel
 from fcn_deploy.model.network import Network, Rewrites
@@ -117,10 +117,7 @@ def trace(deploy: DeployModel) -> ModelProto:
     except ExportError:
         raise
     except Exception as exc:  # the exporter raises many classes, some of them private
-        raise ExportError(
-            f"torch {torch.__version__} could not export the deploy graph ({type(exc).__name__}); "
-            "install the versions in constraints.txt, or run again with --debug"
-        ) from exc
+        raise failure(exc) from exc
     normalise(model)
     tidy(model)
     pad_pooling(model)
