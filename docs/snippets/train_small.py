@@ -21,7 +21,7 @@ def train(network, loss_of):
     labels = torch.stack([torch.from_numpy(read("labels", number)[::2, ::2].copy()) for number in range(6)])
     average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(0.9), use_buffers=True)
     optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
-    for step in range(40):
+    for step in range(30):
         chosen = [step % 6, (step + 3) % 6]
         loss = loss_of(network(frames[chosen]), labels[chosen])
         optimizer.zero_grad()
@@ -43,7 +43,7 @@ def is_road(logits, labels):
 if __name__ == "__main__":
     torch.manual_seed(0)
     network, average = train(street(), by_class)
-    torch.save({"model": network.state_dict(), "ema": average.state_dict(), "epoch": 40}, "street.pth")
+    torch.save({"model": network.state_dict(), "ema": average.state_dict(), "epoch": 12}, "street.pth")
     torch.save(train(road(), is_road)[0], "road.pt")
     torch.save(train(coarse(), by_class)[0].state_dict(), "coarse.pth")
     torch.onnx.export(network, (torch.zeros(1, 3, 360, 480),), "theirs.onnx", dynamo=True, verbose=False)
