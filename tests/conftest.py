@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from functools import cache, partial
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import hypothesis
@@ -53,6 +54,16 @@ def camvid() -> Path:
     if not CAMVID.is_dir():
         pytest.skip("the CamVid frames are not beside the repository (shared/data/camvid)")
     return CAMVID
+
+
+@pytest.fixture(scope="session")
+def nets() -> ModuleType:
+    """tests/fixtures/user_modules.py: networks as users bring them; the tests are no package."""
+    path = Path(__file__).with_name("fixtures") / "user_modules.py"
+    spec = importlib.util.spec_from_file_location("user_modules", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="session")

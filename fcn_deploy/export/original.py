@@ -251,7 +251,7 @@ def _rank(value: ValueInfoProto) -> int | None:
     return len(tensor.shape.dim) if tensor.HasField("shape") else None
 
 
-class Run(Protocol):
+class RunOriginal(Protocol):
     """Runs a file on frames."""
 
     def __call__(self, images: Frames, nudge: int | None = None) -> Arrays:
@@ -274,7 +274,7 @@ def run_original(
     preparation: Preparation,
     color_order: str,
     size_multiple: int,
-) -> Iterator[Run]:
+) -> Iterator[RunOriginal]:
     """Its tensors for frames, behind numpy preprocessing.
 
     Args:
@@ -305,7 +305,7 @@ def _runner(
     preparation: Preparation,
     color_order: str,
     size_multiple: int,
-) -> Run:
+) -> RunOriginal:
     def run(images: Frames, nudge: int | None = None) -> Arrays:
         frames = preparation.apply(images, color_order)
         if nudge is not None:

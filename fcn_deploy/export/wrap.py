@@ -17,6 +17,7 @@ from fcn_deploy.export.evidence import made_now
 from fcn_deploy.export.foreign import ForeignNetwork, Reading, open_network
 from fcn_deploy.export.graph.files import write_model
 from fcn_deploy.export.graph.foreign import simplify
+from fcn_deploy.export.graph.normal_form import normalise
 from fcn_deploy.export.graph.opset import OPSET, fit_opset, needed_onnxruntime, opset_of
 from fcn_deploy.export.graph.surround import declare, surround
 from fcn_deploy.export.limits import Limits
@@ -271,6 +272,7 @@ class _Wrapping:
         original, reading = self.original, self.reading
         graph = original.model  # the session has its own copy
         simplify(graph, answer.tensor)
+        normalise(graph)
         graph, reason = fit_opset(graph)
         if reason is not None:
             self._say(

@@ -483,6 +483,12 @@ def test_arguments_that_do_not_fit(tmp_path: Path, changed: dict[str, Any], mess
     assert [p.name for p in tmp_path.iterdir()] == ["original.onnx"]
 
 
+def test_imagenet_s_mean_in_the_other_order_is_told(tmp_path: Path) -> None:
+    swapped = {**IMAGENET, "mean": IMAGENET["mean"][::-1]}
+    result = wrap_model(_tiny(tmp_path / "original.onnx"), tmp_path / "deploy.onnx", **swapped)
+    assert any("it is ImageNet's in the order bgr" in sentence for sentence in result.assumptions)
+
+
 def _tiny(path: Path, frame: Any = exporters.FRAMES, **changed: Any) -> Path:
     """One convolution of 3 channels, with a part of it changed."""
     graph = exporters.Graph()
