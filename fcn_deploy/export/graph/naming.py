@@ -45,7 +45,7 @@ def tidy(model: ModelProto) -> None:
     del graph.metadata_props[:]
     del model.functions[:]
     graph.doc_string = model.doc_string = ""
-    graph.name = "fcn8s"
+    graph.name = "deploy"
 
 
 def _node_name(node: NodeProto, renamed: dict[str, str], count: dict[str, int]) -> str:
