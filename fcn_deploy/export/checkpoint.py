@@ -341,7 +341,11 @@ def _unstated(
     if info.spec is not None or request.spec is not None:
         return
     if "classes" not in stated:
-        names = "numbers for names" if info.classes is None else "the names in its metadata"
+        names = "numbers for names"
+        if info.classes is not None:
+            names = "the names in its metadata"
+        elif spec.threshold is not None:
+            names = f"the names {' and '.join(spec.classes)}"
         yield f"{spec.num_classes} classes with {names} (--classes)"
     if "mean" not in stated:
         whose = "ImageNet's mean" if spec.mean == IMAGENET_MEAN_BGR else "the mean of its training"

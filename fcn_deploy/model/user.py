@@ -22,8 +22,9 @@ _PROBED = 192
 """Rows and columns of the frame that a module is tried with first, at least; raised to its size multiple."""
 _ODD = (97, 131)
 """Rows and columns of a frame that shows whether a module takes any size, or any multiple of some size."""
-_MULTIPLES = (*range(2, 65), 128, 256)
-"""Size multiples that are tried for a module that does not take any size."""
+_POWERS = tuple(2**power for power in range(1, 9))
+_MULTIPLES = (*_POWERS, *(number for number in range(3, 65) if number not in _POWERS))
+"""Size multiples that are tried for a module that does not take any size, the usual ones first."""
 _PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 _SMALL = (1, 2, 4, 8, 16, 32, 64, 128)
 """Frames of so many blocks are tried to find the smallest that a module takes."""
@@ -162,12 +163,15 @@ class UserNetwork(Network):
         return logits.shape[1]
 
     def _raised(self, height: int, width: int, multiple: int | None = None) -> tuple[int, int]:
-        """A size raised to odd numbers of blocks of the size multiple, or to another one."""
+        """A size raised to whole blocks of the size multiple, or of another one.
+
+        The numbers of blocks are odd and have no common factor, so that no larger multiple fits by chance.
+        """
         block = self.size_multiple if multiple is None else multiple
-        rows, columns = (math.ceil(length / block) for length in (height, width))
         if block == 1:
-            return rows, columns
-        return (rows | 1) * block, (columns | 1) * block
+            return height, width
+        rows, columns = (math.ceil(length / block) | 1 for length in (height, width))
+        return rows * block, (columns if math.gcd(rows, columns) == 1 else rows + 2) * block
 
     def _failed(self, exc: Exception, height: int, width: int) -> Exception:
         """What to raise where the module fails on a frame of this size."""
