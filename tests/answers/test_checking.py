@@ -208,7 +208,7 @@ def test_an_engine_of_a_wrong_graph_is_not_built(
     swapped_file: Path, tmp_path: Path, write_answers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fcn_deploy.export.tensorrt.engine.installed", lambda _: True)
-    with pytest.raises(ParityError, match="--trained-on rgb .*; nothing was written"):
+    with pytest.raises(ParityError, match=r"--trained-on rgb .*; nothing was written"):
         fcn_deploy.build_engine(
             swapped_file, tmp_path / "model.engine", flavor="rtx", check_against=write_answers().path
         )
