@@ -219,17 +219,24 @@ def _fp32_artefact(path: Location, spec: ModelSpec, given: Iterable[Location]) -
         return _artefact(path, spec, "its own fp32 form, which export compared with the module")
     parents = {link.get("sha256") for link in spec.provenance if link.get("kind") == "onnx"}
     root = spec.provenance[-1]
-    for file in _files_beside([path, *given], lambda file: file.suffix in _ARTEFACTS):
-        found = _own_spec(file)
-        if found is None or found.precision != "fp32":
-            continue
+    beside = _files_beside([path, *given], lambda file: file.suffix in _ARTEFACTS)
+    in_fp32 = {file: s for file in beside if (s := _own_spec(file)) is not None and s.precision == "fp32"}
+    for file, found in in_fp32.items():
+        if identity(file) in parents:
+            return _artefact(file, found, "the fp32 artefact that it was made from")
+    for file, found in in_fp32.items():
         same_module = root.get("sha256") is not None and found.provenance[-1:] == (root,)
-        if same_module or identity(file) in parents:
+        if same_module and _prepared(found) == _prepared(spec):
             return _artefact(file, found, "the fp32 artefact of the same module")
     raise ModelError(
         f"it was made of {root.get('name')}, and no fp32 artefact of it is beside it; put it there, or name "
         "it as the reference"
     )
+
+
+def _prepared(spec: ModelSpec) -> tuple[object, ...]:
+    """What must be equal for two artefacts of a module to label a frame alike."""
+    return (spec.mean, spec.std, spec.architecture, spec.size_multiple, spec.threshold, spec.fixed_shape)
 
 
 def _original(path: Path, spec: ModelSpec) -> BenchReference:

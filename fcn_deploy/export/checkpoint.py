@@ -340,6 +340,11 @@ def _unstated(
 
     if info.spec is not None or request.spec is not None:
         return
+
+    def typed(values: Triple) -> str:
+        """As the options take it: in the channel order of the training."""
+        return triple(values if info.trained_on == "bgr" else values[::-1])
+
     if "classes" not in stated:
         names = "numbers for names"
         if info.classes is not None:
@@ -349,6 +354,6 @@ def _unstated(
         yield f"{spec.num_classes} classes with {names} (--classes)"
     if "mean" not in stated:
         whose = "ImageNet's mean" if spec.mean == IMAGENET_MEAN_BGR else "the mean of its training"
-        yield f"frames minus {triple(spec.mean)}, {whose} (--mean)"
+        yield f"frames minus {typed(spec.mean)}, {whose} (--mean)"
     if "std" not in stated:
-        yield f"and then divided by {triple(spec.std)} (--std)"
+        yield f"and then divided by {typed(spec.std)} (--std)"

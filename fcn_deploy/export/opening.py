@@ -116,4 +116,6 @@ def _filled(module: nn.Module, request: Request, info: CheckpointInfo) -> Checkp
         state = {f"{stored.prefix}{name}": value for name, value in state.items()}
     fill(module, state, path, type(module).__name__)
     name = f"{path.name} in {info.name}"
-    return dataclasses.replace(info, name=name, sha256=sha256_of(path), assumptions=stored.assumptions)
+    return dataclasses.replace(
+        info, name=name, sha256=sha256_of(path), key=request.key, assumptions=stored.assumptions
+    )
