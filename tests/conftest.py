@@ -14,12 +14,14 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from functools import cache, partial
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
 
 if TYPE_CHECKING:
+    import torch
     from onnx import ModelProto
 
     from fcn_deploy.calibration.recipe import Fp32Model
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from fcn_deploy.spec import ModelSpec
 
 Exported = tuple[Path, "FCN8s", "ModelSpec"]
+Program = tuple[Path, "torch.nn.Module", "ModelSpec"]
 Exporter = Callable[..., Exported]
 TracedOnce = Callable[[], AbstractContextManager[None]]
 
@@ -53,6 +56,32 @@ def camvid() -> Path:
     if not CAMVID.is_dir():
         pytest.skip("the CamVid frames are not beside the repository (shared/data/camvid)")
     return CAMVID
+
+
+@pytest.fixture(scope="session")
+def nets() -> ModuleType:
+    """tests/fixtures/user_modules.py: networks as users bring them; the tests are no package."""
+    path = Path(__file__).with_name("fixtures") / "user_modules.py"
+    spec = importlib.util.spec_from_file_location("user_modules", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def program(nets: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Program:
+    """A ``.pt2`` artefact of a user's module, which is padded to multiples of 8, and what it was made of."""
+    from fcn_deploy.export.checkpoint import export_model
+
+    module = nets.UNet(3)
+    path = tmp_path_factory.mktemp("program") / "unet.pt2"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "fcn_deploy.export.parity.PARITY_SIZES", ((1, 1, 1), (1, 31, 33), (3, 20, 24), (1, 64, 96))
+        )
+        outputs = ("labels", "confidence", "logits")
+        result = export_model(module, path, size_multiple=8, outputs=outputs, classes=("road", "sky", "car"))
+    return path, module, result.spec
 
 
 @pytest.fixture(scope="session")

@@ -23,15 +23,28 @@ CONTENT = "ab" * 32
     size_multiple=st.integers(1, 64),
     stride=st.none() | st.integers(1, 64),
     reference=st.none() | st.builds(Reference, st.text(), st.text(), st.none() | st.just(CONTENT)),
+    least=st.integers(1, 64),
+    fixed=st.tuples(*[st.none() | st.integers(1, 64)] * 3),
+    threshold=st.none() | st.floats(0.01, 0.99),
 )
 def test_json_and_back(
-    options: dict[str, object], size_multiple: int, stride: int | None, reference: Reference | None
+    options: dict[str, object],
+    size_multiple: int,
+    stride: int | None,
+    reference: Reference | None,
+    least: int,
+    fixed: tuple[int | None, ...],
+    threshold: float | None,
 ) -> None:
     spec = SPEC.replace(
         architecture=Architecture("anything", options),
         size_multiple=size_multiple,
         stride=stride,
         reference=reference,
+        min_height=least,
+        min_width=least + 1,
+        fixed_shape=fixed,
+        threshold=threshold,
     )
     assert ModelSpec.from_json(spec.to_json()) == spec
 
@@ -41,6 +54,17 @@ def test_json_and_back(
     [
         {"size_multiple": 0},
         {"stride": 0},
+        {"min_height": 0},
+        {"min_height": 4097},
+        {"min_width": 2.5},
+        {"fixed_shape": (None, 0, None)},
+        {"fixed_shape": (None, None)},
+        {"fixed_shape": (1, True, None)},
+        {"fixed_shape": 7},
+        {"threshold": 0},
+        {"threshold": 1.0},
+        {"threshold": "half"},
+        {"threshold": 0.5, "classes": ("a", "b", "c"), "palette": ()},
         {"contract": "float-nchw"},
         {"outputs": ("confidence",)},
         {"outputs": ("labels", "depth")},

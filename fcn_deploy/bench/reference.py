@@ -74,9 +74,9 @@ def named_reference(name: str, spec: ModelSpec) -> BenchReference:
         UsageError: it cannot be read, is no checkpoint or artefact, or was converted to lower precision.
         ModelError: an ONNX file or a program carries no description.
     """
+    if Path(name).suffix == ".engine":  # of any other file its content decides, when it is read in the child
+        raise UsageError(f"{name} is not a checkpoint; name the weights that it was made from")
     path = bundled_path() if name == "bundled" else input_file(name, "reference checkpoint")
-    if path.suffix == ".engine":  # of any other file its content decides, when it is read in the child
-        raise UsageError(f"{path} is not a checkpoint; name the weights that it was made from")
     if not _is_fp32(path):
         raise UsageError(f"{path} is a conversion to lower precision; name the fp32 checkpoint")
     if path.suffix in _ARTEFACTS:
@@ -219,17 +219,24 @@ def _fp32_artefact(path: Location, spec: ModelSpec, given: Iterable[Location]) -
         return _artefact(path, spec, "its own fp32 form, which export compared with the module")
     parents = {link.get("sha256") for link in spec.provenance if link.get("kind") == "onnx"}
     root = spec.provenance[-1]
-    for file in _files_beside([path, *given], lambda file: file.suffix in _ARTEFACTS):
-        found = _own_spec(file)
-        if found is None or found.precision != "fp32":
-            continue
+    beside = _files_beside([path, *given], lambda file: file.suffix in _ARTEFACTS)
+    in_fp32 = {file: s for file in beside if (s := _own_spec(file)) is not None and s.precision == "fp32"}
+    for file, found in in_fp32.items():
+        if identity(file) in parents:
+            return _artefact(file, found, "the fp32 artefact that it was made from")
+    for file, found in in_fp32.items():
         same_module = root.get("sha256") is not None and found.provenance[-1:] == (root,)
-        if same_module or identity(file) in parents:
+        if same_module and _prepared(found) == _prepared(spec):
             return _artefact(file, found, "the fp32 artefact of the same module")
     raise ModelError(
         f"it was made of {root.get('name')}, and no fp32 artefact of it is beside it; put it there, or name "
         "it as the reference"
     )
+
+
+def _prepared(spec: ModelSpec) -> tuple[object, ...]:
+    """What must be equal for two artefacts of a module to label a frame alike."""
+    return (spec.mean, spec.std, spec.architecture, spec.size_multiple, spec.threshold, spec.fixed_shape)
 
 
 def _original(path: Path, spec: ModelSpec) -> BenchReference:

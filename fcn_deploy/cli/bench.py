@@ -34,6 +34,7 @@ def bench(
     ] = None,
     threads: options.Threads = None,
     cuda_binding: options.CudaBinding = None,
+    trust: options.Trust = None,
     option: options.BackendOption = None,
     rounds: Annotated[int, typer.Option(min=1, metavar="N", help="How often each row is timed.")] = 10,
     seconds: Annotated[
@@ -78,7 +79,8 @@ def bench(
     from fcn_deploy.bench.pictures import draw_pictures
     from fcn_deploy.bench.report import write_html
 
-    opened = _options(artefacts, backend, option or [], threads=threads, cuda_binding=cuda_binding)
+    typed = {"threads": threads, "cuda_binding": cuda_binding, "trust": trust}
+    opened = _options(artefacts, backend, option or [], **typed)
     with console.steps() as step:
         found = benchmark(
             artefacts,

@@ -47,6 +47,7 @@ def check(
     allow_fallback: options.AllowFallback = None,
     cuda_binding: options.CudaBinding = None,
     expect_sha256: options.ExpectSha256 = None,
+    trust: options.Trust = None,
     option: options.BackendOption = None,
     as_json: options.Json = False,
 ) -> None:
@@ -68,6 +69,7 @@ def check(
         allow_fallback=allow_fallback,
         cuda_binding=cuda_binding,
         expect_sha256=expect_sha256,
+        trust=trust,
     )
     with console.steps() as step:
         result = check_answers(

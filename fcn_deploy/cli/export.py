@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -171,7 +173,8 @@ def export(
     options.check_output("-o", output, SUFFIXES)
     if weights is None and model is None:
         raise UsageError("give --weights, or --model for a network of your own")
-    with console.steps() as step:
+    # What a module or its factory prints is not part of the report.
+    with console.steps() as step, contextlib.redirect_stdout(sys.stderr):
         result = export_model(
             FACTORY_WEIGHTS if weights is None else weights,
             output,

@@ -11,7 +11,7 @@ import typer
 
 from fcn_deploy.errors import UsageError
 
-_ARTEFACT_HELP = ".onnx, .safetensors, .engine, or a file or URL that an installed backend reads."
+_ARTEFACT_HELP = ".onnx, .pt2, .safetensors, .engine, or a file or URL that an installed backend reads."
 
 Artefact = Annotated[str, typer.Argument(metavar="ARTEFACT", help=_ARTEFACT_HELP, show_default=False)]
 Artefacts = Annotated[list[str], typer.Argument(metavar="ARTEFACT", help=_ARTEFACT_HELP, show_default=False)]

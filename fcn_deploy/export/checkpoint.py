@@ -15,7 +15,7 @@ from fcn_deploy.classes.reading import named_classes
 from fcn_deploy.contract import OUTPUTS
 from fcn_deploy.describe import describe, file_facts, file_row, triple
 from fcn_deploy.errors import UsageError
-from fcn_deploy.export.preparation import order_warning, to_spec
+from fcn_deploy.export.preparation import Triple, check_statistics, order_warning, to_spec
 from fcn_deploy.export.request import Request
 from fcn_deploy.files import check_output, input_file, sha256_of
 from fcn_deploy.lazy import require
@@ -112,8 +112,10 @@ def export_model(
         classes: names by class id, a file of them, or ``camvid`` or ``voc``; None uses the names in the
             checkpoint, else numbers.
         ignore_label: label of pixels that are not scored, 0 to 255.
-        mean: subtracted from frames in training; in the channel order of the training.
-        std: divided by after the mean; in the same order.
+        mean: subtracted from frames in training; in the channel order of the training. None uses that of the
+            checkpoint's layout; for a module ImageNet's, or 0 where ``scale`` is given.
+        std: divided by after the mean; in the same order. None as for ``mean``, but 1 where ``scale`` is
+            given.
         scale: what frames of 0 to 255 were multiplied with before that, such as 1/255; None stands for 1.
         color_order: ``bgr`` or ``rgb``, of the frames handed to the artefact.
         trained_on: ``bgr`` or ``rgb``, of the frames in training; None uses what the layout of the checkpoint
@@ -159,11 +161,8 @@ def export_model(
     ):
         if value is not None:
             as_integer(name, value, minimum)
-    _refuse_output(checkpoint, target, precision, calib, keep_fp32)
-    if check_against is not None:
-        if target.suffix != ".onnx":
-            raise UsageError("--check-against is for an .onnx file; check others with: fcn-deploy check")
-        input_file(check_against, "answers file")
+    check_statistics(mean, std, scale)
+    _refuse_output(checkpoint, target, precision, calib, keep_fp32, check_against)
     named = class_set(classes, num_classes)
     request = Request(
         checkpoint=checkpoint,
@@ -183,21 +182,22 @@ def export_model(
         spec=spec,
     )
     request.check()
-    stated: dict[str, Any] = {
-        **({} if named is None else {"classes": named.names, "palette": named.palette or None}),
-        "ignore_label": ignore_label if ignore_label is not None or named is None else named.ignore_label,
-        "color_order": color_order,
-        "outputs": None if outputs is None else output_names(as_names(outputs)),
-        **({} if max_size is None else dict(zip(_MAX_SIZE, as_size("max_size", max_size), strict=True))),
-        "note": note,
-    }
-    stated = {key: value for key, value in stated.items() if value is not None}
+    stated = _stated(
+        named,
+        ignore_label=ignore_label,
+        color_order=color_order,
+        outputs=outputs,
+        max_size=max_size,
+        note=note,
+    )
     step = progress or (lambda _: None)
     step("reading the weights")
     require("torch", extra="export")
     from fcn_deploy.export.opening import open_network
 
     network, info = open_network(request)
+    if scale is not None and mean is None and info.known_by == "module" and spec is None:
+        mean = (0.0, 0.0, 0.0)
     stated |= to_spec(mean, std, scale, info.trained_on)
     described, assumptions = _describe(request, network, info, stated)
     assumptions += order_warning(mean, scale, info.trained_on)
@@ -211,6 +211,27 @@ def export_model(
 _MAX_SIZE = ("max_height", "max_width")
 
 
+def _stated(
+    named: ClassSet | None,
+    *,
+    ignore_label: int | None,
+    outputs: str | Sequence[str] | None,
+    max_size: tuple[int, int] | None,
+    **others: str | None,
+) -> dict[str, Any]:
+    """The fields of the description that the caller stated. Raises UsageError."""
+    if ignore_label is None and named is not None:
+        ignore_label = named.ignore_label
+    fields: dict[str, Any] = {"ignore_label": ignore_label, **others}
+    if named is not None:
+        fields |= {"classes": named.names, "palette": named.palette or None}
+    if outputs is not None:
+        fields["outputs"] = output_names(as_names(outputs))
+    if max_size is not None:
+        fields |= dict(zip(_MAX_SIZE, as_size("max_size", max_size), strict=True))
+    return {key: value for key, value in fields.items() if value is not None}
+
+
 def _write(
     network: Network,
     spec: ModelSpec,
@@ -220,11 +241,18 @@ def _write(
     step: Callable[[str], None],
 ) -> ModelSpec:
     """Write the artefact; returns its description as written."""
-    if target.suffix == ".safetensors":
+    kind = target.suffix.lower()
+    if kind == ".safetensors":
         from fcn_deploy.model.checkpoints import save_safetensors
+        from fcn_deploy.model.checkpoints.networks import can_build
 
+        if not can_build(network):
+            raise UsageError(
+                f"{spec.architecture.name} is built by code of your own, which a .safetensors file does not "
+                "hold; write an .onnx or .pt2 file"
+            )
         return save_safetensors(network, spec.replace(precision=precision), target, dtype=precision)
-    if target.suffix == ".pt2":
+    if kind == ".pt2":
         from fcn_deploy.export.program import export_program
 
         return export_program(network, spec, target, progress=step)
@@ -234,18 +262,28 @@ def _write(
 
 
 def _refuse_output(
-    checkpoint: object, target: Path, precision: str, calib: str | Path | None, keep_fp32: bool
+    checkpoint: object,
+    target: Path,
+    precision: str,
+    calib: str | Path | None,
+    keep_fp32: bool,
+    check_against: str | Path | None,
 ) -> None:
     """Refuse what does not go with the file to write."""
+    kind = target.suffix.lower()
     if precision not in PRECISIONS:
         raise UsageError(f"precision must be fp32 or fp16, not {precision!r}; INT8 is made by quantize")
-    if precision == "fp16" and target.suffix == ".pt2":
+    if precision == "fp16" and kind == ".pt2":
         raise UsageError(".pt2 programs are fp32; write an .onnx file for fp16")
     if isinstance(checkpoint, (str, Path)) and Path(checkpoint).resolve() == target.resolve():
         raise UsageError(f"{target} is the checkpoint itself; name another file to write")
     for option, given in (("--calib", calib is not None), ("--keep-fp32", keep_fp32)):
-        if given and (precision != "fp16" or target.suffix != ".onnx"):
+        if given and (precision != "fp16" or kind != ".onnx"):
             raise UsageError(f"{option} is for --precision fp16 and an .onnx file; leave it out")
+    if check_against is not None:
+        if kind != ".onnx":
+            raise UsageError("--check-against is for an .onnx file; check others with: fcn-deploy check")
+        input_file(check_against, "answers file")
 
 
 def output_names(names: Sequence[str]) -> tuple[str, ...]:
@@ -298,13 +336,24 @@ def _unstated(
     spec: ModelSpec, request: Request, info: CheckpointInfo, stated: dict[str, Any]
 ) -> Iterator[str]:
     """What was assumed where a checkpoint without a description does not say it."""
+    from fcn_deploy.model.checkpoints.layout import IMAGENET_MEAN_BGR
+
     if info.spec is not None or request.spec is not None:
         return
+
+    def typed(values: Triple) -> str:
+        """As the options take it: in the channel order of the training."""
+        return triple(values if info.trained_on == "bgr" else values[::-1])
+
     if "classes" not in stated:
-        names = "numbers for names" if info.classes is None else "the names in its metadata"
+        names = "numbers for names"
+        if info.classes is not None:
+            names = "the names in its metadata"
+        elif spec.threshold is not None:
+            names = f"the names {' and '.join(spec.classes)}"
         yield f"{spec.num_classes} classes with {names} (--classes)"
     if "mean" not in stated:
-        whose = "ImageNet's mean" if info.kind == "module" else "the mean of its training"
-        yield f"frames minus {triple(spec.mean)}, {whose} (--mean)"
+        whose = "ImageNet's mean" if spec.mean == IMAGENET_MEAN_BGR else "the mean of its training"
+        yield f"frames minus {typed(spec.mean)}, {whose} (--mean)"
     if "std" not in stated:
-        yield f"and then divided by {triple(spec.std)} (--std)"
+        yield f"and then divided by {typed(spec.std)} (--std)"

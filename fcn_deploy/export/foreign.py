@@ -16,7 +16,7 @@ from fcn_deploy.export.answer import Answer, find_source, understand
 from fcn_deploy.export.original import (
     Original,
     Preparation,
-    Run,
+    RunOriginal,
     choose_output,
     read_original,
     run_original,
@@ -61,7 +61,7 @@ class ForeignNetwork:
 
     reading: Reading
     answer: Answer
-    run: Run
+    run: RunOriginal
     assumptions: tuple[str, ...]
     """A sentence for each thing that was assumed about its input and outputs."""
 
@@ -130,7 +130,9 @@ def _check_fixed(original: Original, reading: Reading) -> None:
         )
 
 
-def _probe(original: Original, reading: Reading, run: Run) -> tuple[list[NDArray[Any]], tuple[int, int]]:
+def _probe(
+    original: Original, reading: Reading, run: RunOriginal
+) -> tuple[list[NDArray[Any]], tuple[int, int]]:
     """Its tensors for one frame, and the rows and columns that it was given."""
     batch, height, width = original.input.fixed
     spec = ModelSpec(("any", "other"), Architecture("onnx"), color_order=reading.color_order)

@@ -15,7 +15,7 @@ from fcn_deploy.model.checkpoints.networks import fill
 from fcn_deploy.model.checkpoints.read import read
 from fcn_deploy.model.factory import build_module, short_factory
 from fcn_deploy.model.network import Network
-from fcn_deploy.model.user import ModuleOptions, UserNetwork
+from fcn_deploy.model.user import ModuleOptions, UserNetwork, own_copy
 
 
 def open_network(request: Request) -> tuple[Network, CheckpointInfo]:
@@ -66,46 +66,56 @@ def _from_file(request: Request) -> tuple[Network, CheckpointInfo]:
 
 def _user_network(request: Request) -> tuple[Network, CheckpointInfo]:
     """A module of the user's, filled with the weights of a file where one is given."""
-    built = request.checkpoint if request.model is None else request.model
-    module = build_module(built) if isinstance(built, str) else built
-    factory = short_factory(built) if isinstance(built, str) else None
-    if not isinstance(module, nn.Module):
-        raise UsageError(f"model is a module, package.module:function or file.py:function, not {module!r}")
+    module, factory = _built(request.checkpoint if request.model is None else request.model)
     trained_on = request.trained_on or "rgb"
     name = factory or f"{type(module).__name__} in memory"
-    assumptions: list[str] = []
     info = CheckpointInfo("module", name, None, "module", trained_on=trained_on)
     if not request.in_memory and request.checkpoint != FACTORY_WEIGHTS:
-        info, read_as = _filled(module, request, info)
-        assumptions += read_as
-    stated = {key: value for key, value in request.module.items() if value is not None}
-    if request.spec is not None:
-        stated = {"size_multiple": request.spec.size_multiple, "threshold": request.spec.threshold, **stated}
-    network = UserNetwork(module, ModuleOptions(channel_order=trained_on, factory=factory, **stated))
+        # A module that the caller holds stays as it is.
+        module = module if factory else own_copy(module)
+        info = _filled(module, request, info)
+    network = UserNetwork(module, _options(request, trained_on, factory))
     if request.num_classes not in (None, network.num_classes):
         raise UsageError(
             f"{name} has {network.num_classes} classes, and --num-classes says {request.num_classes}"
         )
-    if request.trained_on is None:
-        assumptions.append("trained on R, G, B (--trained-on)")
+    assumed = ("trained on R, G, B (--trained-on)",) if request.trained_on is None else ()
     return network, dataclasses.replace(
         info,
         starting=request.spec,
         mean=IMAGENET_MEAN_BGR,
         std=IMAGENET_STD_BGR,
         min_side=network.smallest(),
-        assumptions=tuple(assumptions),
+        assumptions=(*info.assumptions, *assumed),
     )
 
 
-def _filled(
-    module: nn.Module, request: Request, info: CheckpointInfo
-) -> tuple[CheckpointInfo, tuple[str, ...]]:
+def _built(model: object) -> tuple[nn.Module, str | None]:
+    """A module, and how its factory is called where it has one."""
+    if isinstance(model, str):
+        return build_module(model), short_factory(model)
+    if isinstance(model, nn.Module):
+        return model, None
+    raise UsageError(f"model is a module, package.module:function or file.py:function, not {model!r}")
+
+
+def _options(request: Request, trained_on: str, factory: str | None) -> ModuleOptions:
+    """What was stated about a module; what was not, its starting description may say."""
+    stated = {key: value for key, value in request.module.items() if value is not None}
+    if request.spec is not None:
+        stated = {"size_multiple": request.spec.size_multiple, "threshold": request.spec.threshold, **stated}
+    return ModuleOptions(channel_order=trained_on, factory=factory, **stated)
+
+
+def _filled(module: nn.Module, request: Request, info: CheckpointInfo) -> CheckpointInfo:
+    """Put the weights of the request's file into a module, in place; returns where they came from."""
     path = input_file(request.checkpoint, "checkpoint")
     stored = read(path, request.key)
     state = stored.state
     if state.keys().isdisjoint(module.state_dict()):  # the module's own names may begin with that prefix
         state = {f"{stored.prefix}{name}": value for name, value in state.items()}
     fill(module, state, path, type(module).__name__)
-    found = dataclasses.replace(info, name=f"{path.name} in {info.name}", sha256=sha256_of(path))
-    return found, stored.assumptions
+    name = f"{path.name} in {info.name}"
+    return dataclasses.replace(
+        info, name=name, sha256=sha256_of(path), key=request.key, assumptions=stored.assumptions
+    )

@@ -6,7 +6,6 @@ local functions, whose bodies are put in place of their calls.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from fcn_deploy.export.graph.foreign import check_operators, inlined
 from fcn_deploy.export.graph.session import open_session
 from fcn_deploy.export.graph.surgery import PROTO_FLOAT, PROTO_HALF
 from fcn_deploy.export.parity import Frames, SizeRefused
+from fcn_deploy.export.preparation import check_statistics
 from fcn_deploy.files import input_file, sha256_of
 from fcn_deploy.lazy import require
 from fcn_deploy.runtimes.onnx_file import check_external_data
@@ -74,24 +74,9 @@ def stated_preparation(
             of 0 to 255: nothing would fail, and the labels would be wrong.
     """
     order = channel_order("trained_on", trained_on)
-    for name, values in (("mean", mean), ("std", std)):
-        if len(values) != 3 or not all(math.isfinite(value) for value in values):
-            raise UsageError(f"{name} is three numbers, one a channel, not {values!r}")
-    if not all(value > 0 for value in std):
-        raise UsageError(f"std is three numbers above 0, not {std!r}")
+    check_statistics(mean, std, scale)
     means = (float(mean[0]), float(mean[1]), float(mean[2]))
     stds = (float(std[0]), float(std[1]), float(std[2]))
-    largest = max(map(abs, means))
-    if scale is None and 0 < largest <= 1:
-        raise UsageError(
-            f"mean {_listed(means)} is of frames of 0 to 1, and frames come as 0 to 255; add "
-            "--scale 1/255 (or --scale 1, if it really is subtracted from 0 to 255)"
-        )
-    if scale is not None and scale <= 0.01 and largest > 2:
-        raise UsageError(
-            f"mean {_listed(means)} is of frames of 0 to 255, and --scale {scale:.4g} makes 0 to 1 of "
-            "them first; leave out --scale, or divide mean and std by 255"
-        )
     return Preparation(means, stds, 1.0 if scale is None else float(scale), order)
 
 
@@ -100,10 +85,6 @@ def channel_order(name: str, value: str) -> str:
     if value not in ("bgr", "rgb"):
         raise UsageError(f"{name} must be bgr or rgb, not {value!r}")
     return value
-
-
-def _listed(values: Sequence[float]) -> str:
-    return ", ".join(f"{value:g}" for value in values)
 
 
 @dataclass(frozen=True)
@@ -270,7 +251,7 @@ def _rank(value: ValueInfoProto) -> int | None:
     return len(tensor.shape.dim) if tensor.HasField("shape") else None
 
 
-class Run(Protocol):
+class RunOriginal(Protocol):
     """Runs a file on frames."""
 
     def __call__(self, images: Frames, nudge: int | None = None) -> Arrays:
@@ -293,7 +274,7 @@ def run_original(
     preparation: Preparation,
     color_order: str,
     size_multiple: int,
-) -> Iterator[Run]:
+) -> Iterator[RunOriginal]:
     """Its tensors for frames, behind numpy preprocessing.
 
     Args:
@@ -324,7 +305,7 @@ def _runner(
     preparation: Preparation,
     color_order: str,
     size_multiple: int,
-) -> Run:
+) -> RunOriginal:
     def run(images: Frames, nudge: int | None = None) -> Arrays:
         frames = preparation.apply(images, color_order)
         if nudge is not None:

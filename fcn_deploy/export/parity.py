@@ -54,6 +54,11 @@ ILL_CONDITIONED = 4.0
 """How much further than the fp32 reference an artefact may be from float64, where that is beyond the
 tolerance: both round at other places, and a network with untrained weights makes much of each rounding."""
 
+_ADVICE = (
+    "install the versions in constraints.txt and export again, or, where the network's code chooses by a "
+    "frame's size or its numbers, take that out: a graph cannot follow it"
+)
+
 _REPRODUCIBLE = 0.05
 """A network that is further than this from its own float64 has no labels that a device could reproduce."""
 
@@ -85,8 +90,9 @@ class ParityReference:
     """What it is, and how it is run, for the evidence."""
     network: str
     """A short name, such as ``fcn8s-same``."""
-    exact: Logits | None = None
-    """The same network in float64, asked only where fp32 differs by more than the tolerance."""
+    exact: Callable[[Frames], LogitArray | None] | None = None
+    """The same network in float64, asked only where fp32 differs by more than the tolerance; it gives None
+    where it cannot be run so."""
     neighbours: Callable[[Frames], Iterator[LogitArray]] | None = None
     """The network in fp32 for frames that differ in the last bit, where there is no float64 of it: how far
     its logits move is what it makes of rounding. Asked as ``exact`` is."""
@@ -145,8 +151,9 @@ def check_results(
         record = compare(labels, logits, scores, truth)
         error = record["relative_error"]
         if tolerance is not None and not error <= tolerance:
-            if reference.exact is not None:
-                record |= _against_exact(logits, scores, reference.exact(images))
+            exact = None if reference.exact is None else reference.exact(images)
+            if exact is not None:
+                record |= _against_exact(logits, scores, exact)
             elif reference.neighbours is not None:
                 record |= _moved(scores, reference.neighbours(images))
         records.append(record)
@@ -209,7 +216,7 @@ def _within(spec: ModelSpec, height: int, width: int) -> bool:
 
 def _against_exact(logits: LogitArray, expected: LogitArray, exact: LogitArray) -> dict[str, float]:
     """How far the artefact and the fp32 reference are from float64."""
-    largest = float(np.abs(exact).max())
+    largest = float(np.abs(exact).max()) or 1.0
     pairs = (("from_float64", logits), ("reference_from_float64", expected))
     return {name: float(np.abs(values - exact).max()) / largest for name, values in pairs}
 
@@ -323,9 +330,9 @@ def _remedy(record: dict[str, Any]) -> str:
     if own is not None:
         return (
             f"it is {record['from_float64']:.3g} from the network in float64, and the network in fp32 is "
-            f"{own:.3g} from it; install the versions in constraints.txt and export again"
+            f"{own:.3g} from it; {_ADVICE}"
         )
-    return "install the versions in constraints.txt and export again"
+    return _ADVICE
 
 
 def parity_frames(batch: int, height: int, width: int, spec: ModelSpec) -> NDArray[np.uint8]:

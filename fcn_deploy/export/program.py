@@ -5,8 +5,7 @@ The PyTorch backend runs it without the code that built the network.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +15,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils._sympy.value_ranges import ValueRanges
 
-from fcn_deploy.errors import ExportError
 from fcn_deploy.export.evidence import made_now
 from fcn_deploy.export.parity import Results, check_results
 from fcn_deploy.export.reference import reference_of
-from fcn_deploy.export.tracing import EXAMPLE, dynamic_axes, quiet
+from fcn_deploy.export.tracing import EXAMPLE, dynamic_axes, failure, quiet
 from fcn_deploy.files import atomic_output
 from fcn_deploy.model.deploy import DeployModel, crop_by_index
 from fcn_deploy.model.network import Network
 from fcn_deploy.runtimes.pt2 import add_spec, content_of_program, write_manifest
 from fcn_deploy.spec import ModelSpec
+
+_PROBED = 64
+"""Rows and columns of the frame that shows where the logits begin, at least."""
 
 
 def export_program(
@@ -53,14 +54,14 @@ def export_program(
     program = trace_program(deploy)
     reference = reference_of(model, spec)
     step(f"checking parity with {reference.network}")
-    with _results(program, deploy) as results:
-        parity = check_results(results, reference, spec, against=f"torch {torch.__version__} (CPU)")
+    results = _results(program, deploy, max(_PROBED, spec.min_height, spec.min_width))
+    parity = check_results(results, reference, spec, against=f"torch {torch.__version__} (CPU)")
     spec = spec.replace(precision="fp32").with_evidence("parity", parity)
     spec = spec.with_evidence("made", made_now(torch=str(torch.__version__)))
     step("writing")
     with atomic_output(path) as temporary:
-        with quiet():
-            torch.export.save(program, temporary)
+        with quiet(), temporary.open("wb") as stream:  # by its path, it would name a folder inside after it
+            torch.export.save(program, stream)
         spec = spec.with_digest(content_of_program(temporary))
         add_spec(temporary, spec)
     write_manifest(path, {"torch": str(torch.__version__)})
@@ -83,10 +84,7 @@ def trace_program(deploy: DeployModel) -> torch.export.ExportedProgram:
                 prefer_deferred_runtime_asserts_over_guards=True,
             )
     except Exception as exc:  # torch raises many classes, some of them private
-        raise ExportError(
-            f"torch {torch.__version__} could not export the network with dynamic sizes "
-            f"({type(exc).__name__}); run again with --debug to see where"
-        ) from exc
+        raise failure(exc) from exc
     _loosen(program)
     program.example_inputs = None
     return program
@@ -108,13 +106,22 @@ def _loosen(program: torch.export.ExportedProgram) -> None:
         program.range_constraints[symbol] = ValueRanges(1, bounds.upper)
 
 
-@contextmanager
-def _results(program: torch.export.ExportedProgram, deploy: DeployModel) -> Iterator[Results]:
-    """A function that gives the labels of a program, and the logits from which it takes them."""
+def _results(program: torch.export.ExportedProgram, deploy: DeployModel, side: int) -> Results:
+    """A function that gives the labels of a program, and the logits from which it takes them.
+
+    Args:
+        program: made of ``deploy``.
+        deploy: says where the frame begins in its logits.
+        side: rows and columns of a frame that the network takes.
+    """
     watched = _Watched(program.module(check_guards=False))
-    example = torch.zeros(1, 3, 64, 64)
-    late = deploy.rewrites.crop_labels and "logits" not in deploy.outputs
-    start = deploy.model.logits_to_crop(deploy.padded(example), deploy.rewrites)[1] if late else 0
+    start = 0
+    if (
+        deploy.rewrites.crop_labels and "logits" not in deploy.outputs
+    ):  # the argmax reads logits before the crop
+        example = torch.zeros(1, 3, side, side)
+        with torch.inference_mode():
+            start = deploy.model.logits_to_crop(deploy.padded(example), deploy.rewrites)[1]
     place = deploy.outputs.index("labels")
 
     def results(images: NDArray[np.uint8]) -> tuple[Any, Any]:
@@ -124,7 +131,7 @@ def _results(program: torch.export.ExportedProgram, deploy: DeployModel) -> Iter
         logits = watched.logits[..., start : start + height, start : start + width]
         return labels.numpy(), logits.numpy()
 
-    yield results
+    return results
 
 
 class _Watched(torch.fx.Interpreter):

@@ -49,6 +49,14 @@ class Request:
         """Raises UsageError where two things that were stated do not go together."""
         if self.trained_on not in (None, *ORDERS):
             raise UsageError(f"trained_on must be bgr or rgb, not {self.trained_on!r}")
+        if not isinstance(self.spec, (ModelSpec, type(None))):
+            raise UsageError(f"spec is a ModelSpec, not a {type(self.spec).__name__}")
+        if not self.in_memory and str(self.checkpoint) == FACTORY_WEIGHTS and self.model is None:
+            raise UsageError("give a checkpoint, or a model that has its own weights")
+        if self.model is not None and str(self.checkpoint) == "bundled":
+            raise UsageError(
+                "the bundled weights are those of fcn8s-lite, and --model names another; leave it out"
+            )
         if self.is_random and (self.model is not None or self.trained_on == "rgb"):
             option = "--model" if self.model is not None else "--trained-on"
             raise UsageError(f"{option} is for checkpoint files; leave it out")

@@ -17,8 +17,9 @@ from fcn_deploy.export.answer import Answer
 from fcn_deploy.export.checkpoint import ExportResult, class_set, output_names
 from fcn_deploy.export.evidence import made_now
 from fcn_deploy.export.foreign import ForeignNetwork, Reading, open_network
-from fcn_deploy.export.graph.files import write_model
+from fcn_deploy.export.graph.files import SINGLE_FILE_LIMIT, weight_bytes, write_model
 from fcn_deploy.export.graph.foreign import simplify
+from fcn_deploy.export.graph.normal_form import normalise
 from fcn_deploy.export.graph.opset import OPSET, fit_opset, needed_onnxruntime, opset_of
 from fcn_deploy.export.graph.surround import declare, surround
 from fcn_deploy.export.limits import Limits
@@ -281,6 +282,7 @@ class _Wrapping:
         original, reading = self.original, self.reading
         graph = original.model  # the session has its own copy
         simplify(graph, answer.tensor)
+        normalise(graph)
         graph, reason = fit_opset(graph)
         if reason is not None:
             self._say(
@@ -291,7 +293,8 @@ class _Wrapping:
         surround(graph, original.input, answer, spec, swap)
         onnx = require("onnx", extra="export")
         try:
-            onnx.checker.check_model(graph)
+            if weight_bytes(graph) <= SINGLE_FILE_LIMIT:  # beyond that onnx checks files only
+                onnx.checker.check_model(graph)
         except onnx.checker.ValidationError as exc:
             raise ExportError(f"the wrapped graph is not valid ONNX: {first_line(exc)}") from exc
         return graph

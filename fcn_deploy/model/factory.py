@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from types import ModuleType
+from typing import Any
 
 from torch import nn
 
@@ -22,18 +24,20 @@ def build_module(factory: str) -> nn.Module:
     """Call a factory and return the module that it makes.
 
     Args:
-        factory: ``package.module:function`` or ``file.py:function``; a class with no arguments will do.
-            Imports in that code look into the file's own folder first, or into the current one.
+        factory: ``package.module:function`` or ``file.py:function``. The function takes no arguments; a
+            class or a module that is built already will do. Imports in that code look into the file's own
+            folder first, or into the current one.
 
     Raises:
-        UsageError: it cannot be found.
+        UsageError: it cannot be found, or needs arguments.
         ModelError: it raises, or returns something else than a module.
     """
     place, _, name = factory.rpartition(":")
     if not place or not name:
         raise UsageError(f"--model {factory}: expected package.module:function or file.py:function")
     with _imports_from(Path(place).resolve().parent if place.endswith(".py") else Path.cwd()):
-        made = _called(_function(factory, place, name), factory)
+        found = _found(factory, place, name)
+        made = found if isinstance(found, nn.Module) else _called(found, factory)
     if isinstance(made, nn.Module):
         return made
     raise ModelError(f"{factory} returned {type(made).__name__}; a torch.nn.Module is expected")
@@ -47,16 +51,31 @@ def short_factory(factory: str) -> str:
 
 def _called(function: Callable[[], Any], factory: str) -> Any:
     try:
+        inspect.signature(function).bind()
+    except TypeError as exc:
+        raise UsageError(
+            f"--model {factory}: a factory is called without arguments ({exc}); name a function that fills "
+            "them in"
+        ) from exc
+    except ValueError:  # a function of an extension says nothing about its arguments
+        pass
+    try:
         return function()
-    except Exception as exc:  # whatever the user's code raises
+    except (Exception, SystemExit) as exc:  # whatever the user's code raises
         raise ModelError(f"{factory} failed ({type(exc).__name__}: {first_line(exc)})") from exc
 
 
-def _function(factory: str, place: str, name: str) -> Callable[[], Any]:
+def _found(factory: str, place: str, name: str) -> Any:
+    """What has that name: a function, a class or a module."""
     if place.endswith(".py") and not Path(place).is_file():
         raise UsageError(f"--model {factory}: there is no file {place}")
     try:
         module = _module_of_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
+    except SystemExit as exc:
+        raise UsageError(
+            f"--model {factory}: {place} ends the program while it is imported; put what it runs as a script "
+            'under: if __name__ == "__main__"'
+        ) from exc
     except Exception as exc:  # whatever is raised while the user's code is imported
         raise UsageError(
             f"--model {factory}: {place} cannot be imported ({type(exc).__name__}: {first_line(exc)})"
@@ -66,18 +85,22 @@ def _function(factory: str, place: str, name: str) -> Callable[[], Any]:
         found = getattr(found, part, None)
     if not callable(found):
         raise UsageError(
-            f"--model {factory}: there is no function {name} in {place}; it has {_names(vars(module))}"
+            f"--model {factory}: there is no function {name} in {place}; it has {_factories(module)}"
         )
-    return cast("Callable[[], Any]", found)
+    return found
 
 
-def _module_of_file(path: Path) -> Any:
+def _module_of_file(path: Path) -> ModuleType:
     name = f"fcn_deploy_user_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None, "a .py file has a loader"
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses look their module up there
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
     return module
 
 
@@ -91,6 +114,11 @@ def _imports_from(folder: Path) -> Iterator[None]:
         sys.path.remove(str(folder))
 
 
-def _names(found: Iterable[str]) -> str:
-    public = [name for name in found if not name.startswith("_")]
-    return ", ".join(public[:8]) or "no public name"
+def _factories(module: ModuleType) -> str:
+    """The functions and classes that a module defines itself."""
+    names = [
+        name
+        for name, value in vars(module).items()
+        if not name.startswith("_") and getattr(value, "__module__", None) == module.__name__
+    ]
+    return ", ".join(names[:8]) or "none"

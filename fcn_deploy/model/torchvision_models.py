@@ -48,7 +48,7 @@ class TorchvisionNetwork(Network):
 
     @property
     def architecture(self) -> Architecture:
-        return Architecture(self.name)
+        return Architecture(self.name, {"channel_order": self.channel_order})
 
     def forward(self, frames: Tensor) -> Tensor:
         logits: Tensor = self.module(frames)["out"]

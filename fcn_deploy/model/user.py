@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, final
+from numbers import Real
+from typing import Any, cast, final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from fcn_deploy.errors import ModelError, UsageError, first_line
 from fcn_deploy.model.network import Network, dtype_of
 from fcn_deploy.spec import Architecture
 
 _PROBED = 192
-"""Rows and columns of the frame that a module is tried with, at least; raised to its size multiple."""
+"""Rows and columns of the frame that a module is tried with first, at least; raised to its size multiple."""
 _ODD = (97, 131)
-"""Rows and columns of a frame that shows whether a module takes any size."""
+"""Rows and columns of a frame that shows whether a module takes any size, or any multiple of some size."""
+_POWERS = tuple(2**power for power in range(1, 9))
+_MULTIPLES = (*_POWERS, *(number for number in range(3, 65) if number not in _POWERS))
+"""Size multiples that are tried for a module that does not take any size, the usual ones first."""
+_PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 _SMALL = (1, 2, 4, 8, 16, 32, 64, 128)
 """Frames of so many blocks are tried to find the smallest that a module takes."""
 
@@ -54,17 +61,18 @@ class ModuleOptions:
             )
         if self.align_corners and self.logits_stride is None:
             raise UsageError("align_corners is about resizing logits; give logits_stride too")
-        if self.threshold is not None and not 0 < self.threshold < 1:
-            raise UsageError(f"threshold is a probability between 0 and 1, not {self.threshold}")
+        number = isinstance(self.threshold, Real) and not isinstance(self.threshold, bool)
+        if self.threshold is not None and not (number and 0 < self.threshold < 1):
+            raise UsageError(f"threshold is a probability between 0 and 1, not {self.threshold!r}")
 
 
 @final
 class UserNetwork(Network):
-    """A module of the user's, with what :class:`ModuleOptions` says about it.
+    """A copy of a module of the user's, with what :class:`ModuleOptions` says about it.
 
     Args:
         module: takes float ``[N, 3, H, W]`` and gives logits ``[N, classes, h, w]``: as a tensor, as the
-            first of a tuple or list of tensors, or under ``out`` in a mapping.
+            first of a tuple or list of tensors, or under ``out`` in a mapping. It is not changed.
         options: what it does not say.
 
     Raises:
@@ -74,23 +82,18 @@ class UserNetwork(Network):
 
     def __init__(self, module: nn.Module, options: ModuleOptions) -> None:
         super().__init__()
-        self.module = module.float().eval()
+        self.module = own_copy(module)
         self.options = options
         self.channel_order = options.channel_order
         self.size_multiple = options.size_multiple
-        _check_weights(module)
-        logits, side = self._probe()
-        self._check_size(logits, side)
-        if options.size_multiple == 1:
-            self._check_odd()
-        channels = logits.shape[1]
+        channels = self._check_sizes()
         if channels > 1 and options.threshold is not None:
             raise UsageError(f"threshold is for one channel of logits, and {self.name} gives {channels}")
-        if channels > 255:
-            raise ModelError(f"{self.name} gives {channels} channels; 255 classes are the most")
+        if not 1 <= channels <= 255:
+            raise ModelError(f"{self.name} gives {channels} channels; 1 to 255 are possible")
         self.num_classes = max(2, channels)
         if channels == 1:
-            self.threshold = 0.5 if options.threshold is None else options.threshold
+            self.threshold = 0.5 if options.threshold is None else float(options.threshold)
 
     @property
     def name(self) -> str:
@@ -129,65 +132,124 @@ class UserNetwork(Network):
         size = list(frames.shape[-2:])
         return F.interpolate(logits, size=size, mode="bilinear", align_corners=self.options.align_corners)
 
-    def _probe(self) -> tuple[Tensor, int]:
-        """What the module gives for a frame, and the frame's rows and columns."""
-        multiple = self.size_multiple
-        side = math.ceil(_PROBED / multiple) * multiple
-        frames = torch.zeros(1, 3, side, side, dtype=dtype_of(self.module))
-        try:
-            with torch.inference_mode():
-                found = self.module(frames)
-        except Exception as exc:  # whatever the user's code raises
-            raise ModelError(
-                f"{self.name} fails on a frame of {side}x{side} ({type(exc).__name__}: {first_line(exc)}); a "
-                "module must take float [N, 3, H, W]"
-            ) from exc
-        return _pick(found, self.name), side
+    def _run(self, height: int, width: int) -> Tensor:
+        """The module's own logits of a black frame. Raises whatever the user's code raises."""
+        frames = torch.zeros(1, 3, height, width, dtype=dtype_of(self.module))
+        with torch.inference_mode():
+            found = self.module(frames)
+        return _pick(found, self.name)
 
-    def _check_odd(self) -> None:
-        """Refuse a module that takes multiples of some size only, and say of which."""
-        if self._takes(*_ODD):
-            return
-        multiples = (2**power for power in range(1, 9))
-        fits = next((m for m in multiples if self._takes(*(math.ceil(n / m) * m for n in _ODD))), None)
-        height, width = _ODD
-        said = (
-            "such a module cannot be deployed for frames of any size"
-            if fits is None
-            else (f"give --size-multiple {fits}, which pads them in the graph")
+    def _check_sizes(self) -> int:
+        """How many channels the logits have, after their size was checked.
+
+        Raises:
+            UsageError: they have another size than stated, or frames have to be padded; says what helps.
+            ModelError: the module fails, or gives something else than logits.
+        """
+        side = self._raised(_PROBED, _PROBED)
+        try:
+            logits = self._run(*side)
+        except ModelError:
+            raise
+        except Exception as exc:  # whatever the user's code raises
+            raise self._failed(exc, *side) from exc
+        self._check_size(logits, *side)
+        odd = self._raised(*_ODD)
+        if not self._takes(*odd):
+            said = self._padding(self._takes) or "such a module cannot be deployed for frames of any size"
+            raise UsageError(
+                f"{self.name} does not give logits for every pixel of {odd[0]}x{odd[1]} frames; {said}"
+            )
+        return logits.shape[1]
+
+    def _raised(self, height: int, width: int, multiple: int | None = None) -> tuple[int, int]:
+        """A size raised to whole blocks of the size multiple, or of another one.
+
+        The numbers of blocks are odd and have no common factor, so that no larger multiple fits by chance.
+        """
+        block = self.size_multiple if multiple is None else multiple
+        if block == 1:
+            return height, width
+        rows, columns = (math.ceil(length / block) | 1 for length in (height, width))
+        return rows * block, (columns if math.gcd(rows, columns) == 1 else rows + 2) * block
+
+    def _failed(self, exc: Exception, height: int, width: int) -> Exception:
+        """What to raise where the module fails on a frame of this size."""
+        said = f"{self.name} fails on a frame of {height}x{width} ({type(exc).__name__}: {first_line(exc)})"
+        if padding := self._padding(self._answers):
+            return UsageError(f"{said}; {padding}")
+        return ModelError(
+            f"{said}; a module must take float [N, 3, H, W]; where it takes one size only, export it to ONNX "
+            "and use: fcn-deploy wrap"
         )
-        raise UsageError(
-            f"{self.name} does not give logits for every pixel of {height}x{width} frames; {said}"
-        )
+
+    def _padding(self, takes: Callable[[int, int], bool]) -> str | None:
+        """The size multiple that helps a module that does not take a size, in words; None where none does."""
+        multiple = next((m for m in _MULTIPLES if takes(*self._raised(*_ODD, m))), None)
+        return None if multiple is None else f"give --size-multiple {multiple}, which pads them in the graph"
+
+    def _answers(self, height: int, width: int) -> bool:
+        """Whether the module gives logits, of whatever size, for a frame of this one."""
+        try:
+            self._run(height, width)
+        except Exception:  # whatever the user's code raises for a frame that it does not take
+            return False
+        return True
 
     def _takes(self, height: int, width: int) -> bool:
         """Whether the module gives logits of the stated size for a frame of this one."""
         try:
-            with torch.inference_mode():
-                logits = _pick(self.module(torch.zeros(1, 3, height, width)), self.name)
+            found = self._run(height, width).shape[-2:]
         except Exception:  # whatever the user's code raises for a frame that it does not take
             return False
-        stride = self.options.logits_stride
-        if stride is None:
-            return logits.shape[-2:] == (height, width)
-        pairs = zip(logits.shape[-2:], (height, width), strict=True)
-        return all(found in (length // stride, -(-length // stride)) for found, length in pairs)
+        return _is_smaller(found, (height, width), self.options.logits_stride or 1)
 
-    def _check_size(self, logits: Tensor, side: int) -> None:
+    def _check_size(self, logits: Tensor, height: int, width: int) -> None:
         """Refuse logits of another size than stated."""
-        height, width = logits.shape[-2:]
-        stride = self.options.logits_stride
-        if stride is None and (height, width) != (side, side):
-            factor = side / height
-            said = f"give --logits-stride {round(factor)}" if factor > 1 else "crop them in the module"
-            raise UsageError(
-                f"{self.name} gives logits of {height}x{width} for a frame of {side}x{side}; {said}"
-            )
-        if stride is not None and not (side // stride <= min(height, width) <= -(-side // stride)):
-            raise UsageError(
-                f"{self.name} gives logits of {height}x{width} for a frame of {side}x{side}, and a logits "
-                f"stride of {stride} means {side // stride}; give --logits-stride {round(side / height)}"
-            )
+        found, stride = tuple(logits.shape[-2:]), self.options.logits_stride
+        if _is_smaller(found, (height, width), stride or 1):
+            return
+        fits = round(height / max(1, found[0]))
+        if found == (height, width):
+            said = "leave --logits-stride out"
+        elif fits > 1 and _is_smaller(found, (height, width), fits):
+            said = f"give --logits-stride {fits}"
+        else:
+            said = "resize or crop them to the frame in the module"
+        means = "" if stride is None else f", not of {height // stride}x{width // stride},"
+        raise UsageError(
+            f"{self.name} gives logits of {found[0]}x{found[1]}{means} for a frame of {height}x{width}; "
+            + said
+        )
+
+
+def own_copy(module: nn.Module) -> nn.Module:
+    """A copy of a module as it is deployed: on the CPU, in float32, in evaluation mode.
+
+    What DataParallel and torch.compile put around it is taken off.
+
+    Raises:
+        ModelError: it is TorchScript, cannot be copied, or its weights are no numbers.
+    """
+    while (compiled := hasattr(module, "_orig_mod")) or isinstance(module, _PARALLEL):
+        module = cast("nn.Module", module._orig_mod if compiled else module.module)
+    name = type(module).__name__
+    if isinstance(module, torch.jit.ScriptModule):
+        raise ModelError(f"{name} is a TorchScript module; give the Python module that it was made of")
+    _check_weights(module)
+    try:
+        return copy.deepcopy(module).cpu().float().eval()
+    except Exception as exc:  # whatever the user's tensors and attributes raise
+        raise ModelError(
+            f"{name} cannot be copied ({type(exc).__name__}: {first_line(exc)}); build it anew, and load its "
+            "state_dict"
+        ) from exc
+
+
+def _is_smaller(found: Sequence[int], frame: Sequence[int], stride: int) -> bool:
+    """Whether logits have the size of a frame over a stride, rounded down or up."""
+    pairs = zip(found, frame, strict=True)
+    return all(have in (length // stride, -(-length // stride)) for have, length in pairs)
 
 
 def smallest_side(network: Network) -> int:
@@ -201,10 +263,11 @@ def smallest_side(network: Network) -> int:
         frames = torch.zeros(1, 3, blocks * multiple, blocks * multiple, dtype=dtype_of(network))
         try:
             with torch.inference_mode():
-                network(frames)
+                logits = network(frames)
         except Exception:  # whatever a user's code raises for a frame that is too small
             continue
-        return (blocks - 1) * multiple + 1
+        if not logits.isnan().any():  # a standard deviation of one pixel is not a number
+            return (blocks - 1) * multiple + 1
     raise ModelError(
         f"{network.architecture.name} takes no frame up to {_SMALL[-1] * multiple} rows and columns"
     )
@@ -232,6 +295,11 @@ def _pick(found: Any, name: str) -> Tensor:
 
 
 def _check_weights(module: nn.Module) -> None:
+    """Refuse weights without numbers. Raises ModelError."""
     for key, value in module.state_dict().items():
+        if is_lazy(value) or value.is_meta:
+            raise ModelError(
+                f"{key} of {type(module).__name__} has no numbers yet; initialise the module first"
+            )
         if value.is_floating_point() and not torch.isfinite(value).all():
             raise ModelError(f"{key} of {type(module).__name__} holds NaN or infinite values")

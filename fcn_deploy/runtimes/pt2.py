@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,12 +20,23 @@ from fcn_deploy.errors import ModelError
 from fcn_deploy.files import sha256_of, write_text
 from fcn_deploy.runtimes.backend import spec_of
 from fcn_deploy.runtimes.known_hash import check_expected
+from fcn_deploy.runtimes.parameters import count_parameters
 from fcn_deploy.spec import METADATA_KEY, ModelSpec
 
 SUFFIX = ".pt2"
 _EXTRA = "extra/"
 """Folder of what was added to a program; PyTorch's loader leaves it alone."""
 _SPEC = f"{_EXTRA}{METADATA_KEY}"
+
+
+_WEIGHTS = "data/weights/model_weights_config.json"
+_TYPES = {6: "f16", 7: "f32", 8: "f64", 13: "bf16"}
+"""Numbers of the types of weights in ``torch._export.serde.schema.ScalarType``."""
+_LARGEST = 1 << 26
+"""Bytes of a description or a list of weights, at most."""
+_DAMAGED = (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, KeyError, TypeError, RuntimeError)
+"""What reading a damaged archive raises; NotImplementedError is a RuntimeError, UnicodeDecodeError a
+ValueError."""
 
 
 def manifest_path(path: Path) -> Path:
@@ -93,8 +105,20 @@ def read_pt2_spec(path: Path) -> ModelSpec:
     """
     with _opened(path) as archive:
         found = next((name for name in archive.namelist() if _within(name) == _SPEC), None)
-        text = None if found is None else archive.read(found).decode()
+        text = None if found is None else _read(archive, found).decode()
     return spec_of(text, path)
+
+
+def parameters_of_program(path: Path) -> dict[str, int]:
+    """How many numbers the weights in a program are, by type; nothing where its archive does not say it."""
+    with _opened(path) as archive:
+        found = next((name for name in archive.namelist() if _within(name) == _WEIGHTS), None)
+        listed = {} if found is None else json.loads(_read(archive, found))["config"]
+        weights = {one["path_name"]: one["tensor_meta"] for one in listed.values() if one["is_param"]}
+        return count_parameters(
+            (_TYPES.get(one["dtype"], "other"), [length["as_int"] for length in one["sizes"]])
+            for one in weights.values()
+        )
 
 
 def content_of_program(path: Path) -> str:
@@ -115,7 +139,17 @@ def add_spec(path: Path, spec: ModelSpec) -> None:
     """Add the spec to a program that :func:`torch.export.save` wrote."""
     with zipfile.ZipFile(path, "a") as archive:
         folder = archive.namelist()[0].partition("/")[0]
-        archive.writestr(f"{folder}/{_SPEC}", spec.to_json())
+        # Its own date: the same program is the same bytes.
+        archive.writestr(zipfile.ZipInfo(f"{folder}/{_SPEC}"), spec.to_json())
+
+
+def _read(archive: zipfile.ZipFile, name: str) -> bytes:
+    """A small part of an archive, which may say that it is large."""
+    with archive.open(name) as part:
+        data = part.read(_LARGEST + 1)
+    if len(data) > _LARGEST:
+        raise ValueError(f"{name} is larger than {_LARGEST} bytes")
+    return data
 
 
 def _within(name: str) -> str:
@@ -128,5 +162,5 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
     try:
         with zipfile.ZipFile(path) as archive:
             yield archive
-    except (zipfile.BadZipFile, NotImplementedError, EOFError, UnicodeDecodeError, KeyError) as exc:
+    except _DAMAGED as exc:
         raise ModelError(f"{path} is not a complete .pt2 file ({type(exc).__name__}); copy it again") from exc

@@ -23,7 +23,13 @@ from fcn_deploy.runtimes.base import Frames, Runtime, cuda_index
 from fcn_deploy.runtimes.known_hash import check_expected
 from fcn_deploy.runtimes.location import Location
 from fcn_deploy.runtimes.parameters import count_in_words, count_parameters
-from fcn_deploy.runtimes.pt2 import SUFFIX, check_trust, content_of_program, read_pt2_spec
+from fcn_deploy.runtimes.pt2 import (
+    SUFFIX,
+    check_trust,
+    content_of_program,
+    parameters_of_program,
+    read_pt2_spec,
+)
 from fcn_deploy.safetensors_content import content_of_file
 from fcn_deploy.spec import METADATA_KEY, ModelSpec
 
@@ -80,10 +86,12 @@ class PyTorchBackend(Backend[PyTorchOptions]):
         return content_of_program(path) if _is_program(path) else content_of_file(path)
 
     def describe(self, location: Location) -> Description:
-        """How many tensors there are and how many numbers they hold, from the header alone."""
-        if _is_program(Path(location)):
-            return Description({"program": "torch.export"}, [("weights", "in a program of torch.export")])
-        with safetensors.safe_open(Path(location), framework="numpy") as opened:
+        """How many numbers the weights are, from the header or the archive's own list alone."""
+        path = Path(location)
+        if _is_program(path):
+            parameters = parameters_of_program(path)
+            return Description({"parameters": parameters}, [("weights", count_in_words(parameters))])
+        with safetensors.safe_open(path, framework="numpy") as opened:
             slices = [opened.get_slice(key) for key in opened.keys()]  # noqa: SIM118
             parameters = count_parameters((piece.get_dtype(), piece.get_shape()) for piece in slices)
         facts = {"tensors": len(slices), "parameters": parameters}

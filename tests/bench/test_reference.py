@@ -9,9 +9,15 @@ import pytest
 import safetensors.numpy
 
 from fcn_deploy.bench import reference
-from fcn_deploy.bench.reference import chain_reference, load_reference, named_reference
+from fcn_deploy.bench.reference import (
+    chain_reference,
+    label_with_reference,
+    load_reference,
+    named_reference,
+)
 from fcn_deploy.errors import ModelError, UsageError
 from fcn_deploy.files import sha256_of
+from fcn_deploy.runtimes.artefact import identity, read_spec
 from fcn_deploy.spec import METADATA_KEY, ModelSpec
 
 
@@ -208,3 +214,79 @@ def test_a_named_reference_must_be_fp32(tmp_path: Path, spec: ModelSpec) -> None
     path = weights(tmp_path / "half.safetensors", spec.replace(precision="fp16"))
     with pytest.raises(UsageError, match="conversion to lower precision"):
         named_reference(str(path), spec)
+
+
+# Modules of the user's own, whose code is not here: the fp32 artefact is the reference
+
+MODULE = {"kind": "module", "name": "w.pth in nets.py:make", "sha256": "a" * 64}
+IN_MEMORY = {"kind": "module", "name": "Net in memory", "sha256": None}
+
+
+def test_an_fp32_artefact_of_a_module_is_its_own_reference(make_onnx) -> None:
+    path = make_onnx(provenance=(IN_MEMORY,))
+    found = chain_reference(path, read_spec(path), [])
+    assert (found.kind, found.path) == ("artefact", str(path))
+    assert "its own fp32 form, which export compared with the module" in str(found)
+
+
+def test_a_conversion_finds_the_fp32_artefact_that_it_was_made_from(make_onnx) -> None:
+    parent = make_onnx("fp32.onnx", provenance=(IN_MEMORY,))
+    link = {"kind": "onnx", "name": "renamed since.onnx", "sha256": identity(parent)}
+    child = make_onnx("int8.onnx", provenance=(link, IN_MEMORY), precision="int8")
+    found = chain_reference(child, read_spec(child), [])
+    assert (found.name, found.kind) == ("fp32.onnx", "artefact")
+
+
+def test_another_file_of_the_same_weights_will_do(make_onnx, tmp_path: Path) -> None:
+    other = make_onnx("elsewhere/fp32.onnx", provenance=(MODULE,))
+    child = make_onnx("fp16.onnx", provenance=(MODULE,), precision="fp16")
+    assert chain_reference(child, read_spec(child), [other]).path == str(other)
+
+
+@pytest.mark.parametrize("root", [MODULE, IN_MEMORY], ids=["from a file", "in memory"])
+def test_without_an_fp32_artefact_there_is_no_reference(make_onnx, root) -> None:
+    """Two modules in memory have no hash that says that they are the same."""
+    child = make_onnx("fp16.onnx", provenance=(root,), precision="fp16")
+    make_onnx("half.onnx", provenance=(root,), precision="fp16")
+    make_onnx("another.onnx", provenance=({**IN_MEMORY, "name": "Other in memory"},))
+    with pytest.raises(
+        ModelError, match=f"it was made of {root['name']}, and no fp32 artefact of it is beside"
+    ):
+        chain_reference(child, read_spec(child), [])
+
+
+def test_an_artefact_can_be_named_as_the_reference(make_onnx, program, spec: ModelSpec) -> None:
+    path = make_onnx(provenance=(IN_MEMORY,))
+    found = named_reference(str(path), spec)
+    assert (found.kind, found.name) == ("artefact", "tiny.onnx")
+    assert named_reference(str(program[0]), spec).kind == "artefact"
+    half = make_onnx("half.onnx", precision="fp16")
+    with pytest.raises(UsageError, match="conversion to lower precision"):
+        named_reference(str(half), spec)
+
+
+@pytest.mark.parametrize("order", ["bgr", "rgb"])
+def test_an_artefact_labels_the_frames_in_its_own_colour_order(make_onnx, tmp_path: Path, order: str) -> None:
+    path = make_onnx(provenance=(IN_MEMORY,), color_order=order)
+    frames = np.random.default_rng(0).integers(0, 256, (3, 6, 8, 3), dtype=np.uint8)  # B, G, R
+    np.save(tmp_path / "frames.npy", frames)
+    job = chain_reference(path, read_spec(path), []).job()
+    answer = label_with_reference(job, str(tmp_path / "frames.npy"), str(tmp_path / "labels.npy"))
+    assert answer == {"classes": 3}
+    handed = frames if order == "bgr" else frames[..., ::-1]
+    np.testing.assert_array_equal(np.load(tmp_path / "labels.npy"), handed.argmax(-1))
+
+
+def test_a_program_labels_the_frames(program, tmp_path: Path, spec: ModelSpec) -> None:
+    np.save(tmp_path / "frames.npy", np.zeros((2, 9, 7, 3), np.uint8))
+    job = named_reference(str(program[0]), spec).job()
+    answer = label_with_reference(job, str(tmp_path / "frames.npy"), str(tmp_path / "labels.npy"))
+    assert answer == {"classes": 3}
+    assert np.load(tmp_path / "labels.npy").shape == (2, 9, 7)
+
+
+def test_typical_user_code_of_a_module_must_be_given(make_onnx) -> None:
+    path = make_onnx(provenance=(IN_MEMORY,))
+    found = chain_reference(path, read_spec(path), [])
+    with pytest.raises(ModelError, match=r"whose code is not here; .*--typical-model FILE"):
+        load_reference(found)

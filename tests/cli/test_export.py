@@ -264,3 +264,95 @@ def test_a_failed_export_leaves_the_old_file(fails, checkpoint: Path, tmp_path: 
     assert "conv1_1.weight" in fails(2, "export", *words)
     assert out.read_bytes() == b"the old one"
     assert not leftovers()
+
+
+# Networks of the user's own
+
+
+@pytest.fixture
+def factory(nets) -> str:
+    return f"{nets.__file__}:plain"
+
+
+def test_a_module_of_the_users_own_becomes_a_program(cli, factory: str, tmp_path: Path, nets) -> None:
+    out = tmp_path / "own.pt2"
+    torch.save({"state_dict": torch.nn.DataParallel(nets.Plain(seed=7)).state_dict()}, tmp_path / "w.ckpt")
+    result = cli(
+        *("export", "--model", factory, "--weights", tmp_path / "w.ckpt", "--max-size", "64x64"),
+        *("--mean", "0.485,0.456,0.406", "--std", "0.229,0.224,0.225", "--scale", "1/255", "-o", out),
+    )
+    assert result.exit_code == 0, result.output
+    assert "assumed: took 'module.' off the names of all weights" in result.stdout
+    assert "assumed: trained on R, G, B (--trained-on)" in result.stdout
+    assert "parity" in result.stdout and "against Plain" in result.stdout
+    spec = read_spec(out)
+    assert spec.mean == pytest.approx((103.53, 116.28, 123.675))
+    assert spec.provenance[0]["name"] == "w.ckpt in user_modules.py:plain"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["own.pt2", "own.pt2.json", "w.ckpt"]
+    shown = cli("inspect", out)
+    parameters = sum(weight.numel() for weight in nets.Plain().parameters())
+    assert f"{parameters:,} f32" in shown.stdout
+
+
+def test_what_a_users_code_prints_is_not_in_the_json(cli, nets, tmp_path: Path) -> None:
+    out = tmp_path / "own.pt2"
+    call = ("export", "--model", f"{nets.__file__}:Talkative", "--max-size", "8x8", "-o", out, "--json")
+    result = cli(*call)
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["file"] == str(out)
+    assert "frames of (1, 3, 192, 192)" in result.stderr
+
+
+MODEL = ("--model", "{nets}:{name}", "-o", "{tmp}/m.onnx")
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "part"),
+    [
+        ("plain", ("-o", "{tmp}/m.onnx"), "give --weights, or --model for a network of your own"),
+        ("plain", ("--model", "{tmp}/none.py:f", "-o", "{tmp}/m.onnx"), "there is no file"),
+        ("plain", ("--model", "{nets}", "-o", "{tmp}/m.onnx"), "expected package.module:function or file.py"),
+        ("nothing", MODEL, "there is no function nothing in"),
+        ("UNet", MODEL, "give --size-multiple 32, which pads them in the graph"),
+        ("UNet", (*MODEL, "--size-multiple", "16"), "give --size-multiple 32"),
+        ("Strided", MODEL, "give --logits-stride 4"),
+        ("Strided", (*MODEL, "--logits-stride", "8"), "give --logits-stride 4"),
+        ("Patches", MODEL, "give --size-multiple 14"),
+        ("Returning", MODEL, "a factory is called without arguments (missing a required argument: 'form')"),
+        ("plain", (*MODEL, "--align-corners"), "align_corners is about resizing logits"),
+        (
+            "plain",
+            (*MODEL, "--threshold", "0.5"),
+            "threshold is for one channel of logits, and Plain gives 4",
+        ),
+        ("plain", (*MODEL, "--threshold", "2"), "between 0 and 1"),
+        ("plain", (*MODEL, "--classes", "camvid"), "has 4 classes and 11 names were given"),
+        ("plain", (*MODEL, "--num-classes", "5"), "has 4 classes, and --num-classes says 5"),
+        ("plain", (*MODEL, "--variant", "fcn8s"), "--variant is for FCN-8s"),
+        ("plain", (*MODEL, "--weights", "random"), "--model is for checkpoint files"),
+        ("plain", (*MODEL, "--weights", "bundled"), "bundled weights are those of fcn8s-lite"),
+        ("plain", (*MODEL, "--weights", "{ckpt}"), "mine.pth does not fit Plain: "),
+        ("plain", (*MODEL, "--weights", "{tmp}/none.pth"), "none.pth does not exist"),
+        ("plain", (*MODEL, "--mean", "0.485,0.456,0.406"), "add --scale 1/255"),
+        ("plain", (*MODEL, "--scale", "1/0"), "expected a number above 0 or a fraction"),
+        ("plain", (*MODEL, "--precision", "fp16", "-o", "{tmp}/m.pt2"), ".pt2 programs are fp32"),
+        ("plain", (*MODEL, "-o", "{tmp}/m.safetensors"), "is built by code of your own"),
+        ("plain", (*RANDOM, "--size-multiple", "8"), "--size-multiple is for modules of your own"),
+        ("plain", (*SAME, "--logits-stride", "8"), "--logits-stride is for modules of your own"),
+        ("plain", (*SAME, "--key", "ema"), "holds no weights under 'ema'"),
+    ],
+)
+def test_wrong_calls_about_a_module(
+    fails, checkpoint: Path, nets, tmp_path: Path, leftovers, name: str, words, part: str
+) -> None:
+    places = {"tmp": tmp_path, "ckpt": checkpoint, "nets": nets.__file__, "name": name}
+    told = fails(2, "export", *(word.format(**places) for word in words))
+    assert part in told
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.pth"]
+    assert not leftovers()
+
+
+def test_a_script_that_reads_our_command_line(fails, tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text("import argparse\nargparse.ArgumentParser().parse_args(['--lr'])\n")
+    told = fails(2, "export", "--model", f"{tmp_path}/train.py:make", "-o", tmp_path / "m.onnx")
+    assert 'put what it runs as a script under: if __name__ == "__main__"' in told

@@ -323,6 +323,22 @@ def test_weights_beside_the_file_are_read(tmp_path: Path) -> None:
     onnxruntime_session(result.path).run(None, {"image": frames(1, 8, 8)})
 
 
+def test_beyond_two_gigabytes_the_weights_stay_beside_the_graph(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("graph.files", "graph.session", "graph.opset", "wrap"):
+        monkeypatch.setattr(f"fcn_deploy.export.{module}.SINGLE_FILE_LIMIT", 1000)
+    original = exporters.torchvision(tmp_path / "original.onnx")
+    result = wrap_model(original, tmp_path / "deploy.onnx", **IMAGENET)
+    assert len(list(tmp_path.glob("deploy.*.data"))) == 1
+    images = frames(1, 20, 20)
+    (labels,) = onnxruntime_session(result.path).run(None, {"image": images})
+    assert (labels == answers(original, images, "out", **IMAGENET).argmax(1)).mean() > 0.999
+    newer = exporters.smp(tmp_path / "newer.onnx", 3, opset=22)
+    told = wrap_model(newer, tmp_path / "deploy.onnx", **IMAGENET, size_multiple=4).assumptions
+    assert any("onnx converts graphs up to 2 GB only" in sentence for sentence in told)
+
+
 def test_local_functions_are_inlined(tmp_path: Path) -> None:
     function = helper.make_function(
         "pkg.local",
@@ -462,7 +478,6 @@ def test_a_graph_that_answers_otherwise_is_refused_and_nothing_written(
 BAD_ARGUMENTS: list[tuple[dict[str, Any], str]] = [
     ({"scale": None}, r"mean 0\.485, 0\.456, 0\.406 is of frames of 0 to 1.*--scale 1/255"),
     ({"mean": (123.675, 116.28, 103.53)}, "is of frames of 0 to 255, and --scale 0.003922 makes 0 to 1"),
-    ({"mean": (0.406, 0.456, 0.485)}, "ImageNet's in the order bgr"),
     ({"mean": (1, 2)}, "mean is three numbers"),
     ({"mean": (float("nan"), 0, 0)}, "mean is three numbers"),
     ({"std": (1, 0, 1)}, "std is three numbers above 0"),
@@ -496,6 +511,12 @@ def test_arguments_that_do_not_fit(tmp_path: Path, changed: dict[str, Any], mess
     with pytest.raises(UsageError, match=message):
         wrap_model(original, tmp_path / "deploy.onnx", **{**IMAGENET, **changed})
     assert [p.name for p in tmp_path.iterdir()] == ["original.onnx"]
+
+
+def test_imagenet_s_mean_in_the_other_order_is_told(tmp_path: Path) -> None:
+    swapped = {**IMAGENET, "mean": IMAGENET["mean"][::-1]}
+    result = wrap_model(_tiny(tmp_path / "original.onnx"), tmp_path / "deploy.onnx", **swapped)
+    assert any("it is ImageNet's in the order bgr" in sentence for sentence in result.assumptions)
 
 
 def _tiny(path: Path, frame: Any = exporters.FRAMES, **changed: Any) -> Path:

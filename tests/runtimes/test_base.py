@@ -12,6 +12,7 @@ from hypothesis.extra import numpy as hnp
 
 from fcn_deploy.errors import InferenceError, SourceError
 from fcn_deploy.runtimes.base import (
+    Runtime,
     Segmentation,
     check_frames,
     cuda_index,
@@ -174,3 +175,66 @@ def test_cores_that_the_process_may_not_use_do_not_count() -> None:
     finally:
         os.sched_setaffinity(0, allowed)
     assert usable_cores() == len(allowed)
+
+
+# Frames that a network does not take
+
+
+@pytest.mark.parametrize(
+    ("fields", "shape", "told"),
+    [
+        (
+            {"min_height": 8, "min_width": 16},
+            (1, 7, 16, 3),
+            "7x16 is smaller than 8x16, the smallest that this network takes; scale it up",
+        ),
+        ({"min_height": 8, "min_width": 16}, (1, 8, 15, 3), "8x15 is smaller than 8x16"),
+        ({"fixed_shape": (2, None, None)}, (1, 9, 9, 3), "takes 2 frames at a time, found 1"),
+        (
+            {"fixed_shape": (None, 24, 32)},
+            (1, 24, 31, 3),
+            "takes frames of 24x32 only, found 24x31; resize them, or export the network with dynamic axes",
+        ),
+        ({"fixed_shape": (None, 24, None)}, (1, 25, 31, 3), "frames of 24xany width only, found 25x31"),
+        ({"fixed_shape": (None, None, 32)}, (1, 25, 31, 3), "frames of any heightx32 only"),
+    ],
+)
+def test_sizes_that_this_network_does_not_take(fields: dict, shape: tuple[int, ...], told: str) -> None:
+    with pytest.raises(SourceError, match=told):
+        check_frames(np.zeros(shape, np.uint8), SPEC.replace(**fields))
+
+
+@given(shape=good_shapes)
+def test_a_fixed_shape_is_the_only_one_that_passes(shape: tuple[int, ...]) -> None:
+    spec = SPEC.replace(fixed_shape=(2, 24, 32))
+    frames = np.zeros(shape, np.uint8)
+    if shape == (2, 24, 32, 3):
+        assert check_frames(frames, spec) is frames
+    else:
+        with pytest.raises(SourceError, match="this model takes"):
+            check_frames(frames, spec)
+
+
+@given(height=st.integers(1, 40), width=st.integers(1, 50))
+def test_frames_from_the_smallest_on_pass(height: int, width: int) -> None:
+    spec = SPEC.replace(min_height=8, min_width=16)
+    frames = np.zeros((1, height, width, 3), np.uint8)
+    if height >= 8 and width >= 16:
+        assert check_frames(frames, spec).shape == frames.shape
+    else:
+        with pytest.raises(SourceError, match="smaller than 8x16"):
+            check_frames(frames, spec)
+
+
+def test_the_largest_batch_is_the_fixed_one() -> None:
+    class Plain(Runtime):
+        backend = "plain"
+
+        def _infer(self, images: np.ndarray) -> dict[str, np.ndarray]:
+            return {"labels": images[..., 0]}
+
+        def _release(self) -> None:
+            pass
+
+    assert Plain(SPEC, "cpu").max_batch is None
+    assert Plain(SPEC.replace(fixed_shape=(4, None, None)), "cpu").max_batch == 4

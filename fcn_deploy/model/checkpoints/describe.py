@@ -94,7 +94,7 @@ def describe(model: Network, info: CheckpointInfo, **stated: Any) -> ModelSpec:
     if info.starting is not None:
         if "classes" in given:
             given.setdefault("palette", known.palette or default_palette(len(names)))
-        return info.starting.replace(**given).with_parent(**info.link())
+        return _started(info.starting, given).with_parent(**info.link())
     defaults = {
         "classes": names,
         "palette": known.palette,
@@ -104,6 +104,14 @@ def describe(model: Network, info: CheckpointInfo, **stated: Any) -> ModelSpec:
         "note": info.note,
     }
     return ModelSpec(**{**defaults, **given}).with_parent(**info.link())
+
+
+def _started(starting: ModelSpec, found: dict[str, Any]) -> ModelSpec:
+    """A description that the caller gave, with what was found; what is another artefact's is left out."""
+    limits = {name: max(found[name], getattr(starting, name)) for name in ("min_height", "min_width")}
+    stride = starting.stride if found["stride"] is None else found["stride"]
+    others = {"evidence": {}, "provenance": (), "fixed_shape": (None, None, None)}
+    return starting.replace(**{**others, **found, **limits, "stride": stride})
 
 
 def _names(model: Network, info: CheckpointInfo) -> tuple[str, ...]:

@@ -24,7 +24,8 @@ def refuse_keys(
     Args:
         path: the file that the weights come from.
         state: the weights.
-        expected: the network's own, of which only the shapes are looked at.
+        expected: the network's own, of which only the shapes are looked at, and whether they are floating
+            point.
         name: of the network.
         sized: false where the keys that give the sizes are themselves missing or damaged: then only the
             number of dimensions can be compared.
@@ -41,7 +42,7 @@ def refuse_keys(
     if problems := _listed(("unknown", unknown), ("missing", missing), ("of the wrong shape", wrong_shape)):
         raise ModelError(f"{path} does not fit {name}: {problems}")
     for key, value in state.items():
-        if not value.is_floating_point():
+        if expected[key].is_floating_point() and not value.is_floating_point():
             raise ModelError(f"{path}: {key} holds {value.dtype}; weights must be floating point")
         if not torch.isfinite(value).all():
             raise ModelError(f"{path}: {key} holds NaN or infinite values; the training run diverged")

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from fcn_deploy.errors import ModelError
 from fcn_deploy.model.checkpoints.fitting import build
 from fcn_deploy.model.checkpoints.keys import refuse_keys
-from fcn_deploy.model.fcn8s import VARIANTS
+from fcn_deploy.model.checkpoints.tidying import is_left_out, shared_prefix
+from fcn_deploy.model.fcn8s import VARIANTS, FCN8s
 from fcn_deploy.model.network import Network
 from fcn_deploy.model.torchvision_models import MODELS, TorchvisionNetwork, counts, score_key
 from fcn_deploy.spec import ModelSpec
@@ -32,21 +33,25 @@ def rebuild(path: Path, state: State, spec: ModelSpec) -> Network:
     Raises:
         ModelError: the network is unknown, or the weights do not fit it.
     """
-    if not can_build(spec.architecture.name):
+    builder = BUILDERS.get(spec.architecture.name)
+    if builder is None:
         raise ModelError(
             f"{path} holds weights of {spec.architecture.name}, which this version cannot build; it knows "
             f"{', '.join(BUILDERS)}"
         )
-    return BUILDERS[spec.architecture.name](path, state, spec)
+    return builder(path, state, spec)
 
 
-def can_build(name: str) -> bool:
-    """Whether an architecture is known by name, so that its weights and description are enough."""
-    return name in BUILDERS
+def can_build(network: Network) -> bool:
+    """Whether the weights and the description of a network are enough to build it again."""
+    return isinstance(network, (FCN8s, TorchvisionNetwork))
 
 
 def fill(module: nn.Module, state: State, path: Path, name: str) -> None:
-    """Put weights into a module; counters of training steps may be missing.
+    """Put weights into a module, in place.
+
+    Counters of training steps may be missing, and so may a wrapper's word before all of its names (``model.``
+    of a module that holds the network as ``self.model``), which reading a file takes off.
 
     Args:
         module: its state_dict says what is needed.
@@ -58,10 +63,15 @@ def fill(module: nn.Module, state: State, path: Path, name: str) -> None:
         ModelError: keys or shapes differ; lists the first few.
     """
     expected = module.state_dict()
-    floating = {key: value for key, value in expected.items() if value.is_floating_point()}
-    given = {key: value for key, value in state.items() if key in floating or key not in expected}
-    refuse_keys(path, given, floating, name)
-    module.load_state_dict(given, strict=False)
+    prefix = shared_prefix(expected)
+    given = {prefix + key: value for key, value in state.items()}
+    needed = {
+        key: value
+        for key, value in expected.items()
+        if key in given or not is_left_out(key.removeprefix(prefix))
+    }
+    refuse_keys(path, given, needed, name)
+    module.load_state_dict({**expected, **given})
 
 
 def torchvision_network(path: Path, state: State, name: str) -> TorchvisionNetwork:

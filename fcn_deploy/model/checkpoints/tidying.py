@@ -79,6 +79,16 @@ def without_prefix(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]
     return dict(state), prefix
 
 
+def shared_prefix(state: Mapping[str, Tensor]) -> str:
+    """What :func:`tidied` takes off all names of a module's own state_dict: ``model.``, or nothing."""
+    return _bare(state)[1]
+
+
+def is_left_out(name: str) -> bool:
+    """Whether :func:`tidied` drops a tensor of this name."""
+    return _LEFT_OUT.search(name) is not None
+
+
 def _bare(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str, list[str]]:
     """Weights by their own names, the prefix that was taken off, and the names that were left out.
 
