@@ -1,4 +1,4 @@
-"""FCN-8s semantic segmentation, from a checkpoint to measured frames on an edge device.
+"""Semantic segmentation, from a checkpoint to measured frames on an edge device.
 
 Importing this package imports nothing heavy: each name below is looked up in its own module when
 it is first used, so a device that only runs ONNX files never needs PyTorch.

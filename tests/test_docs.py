@@ -7,6 +7,7 @@ import dataclasses
 import os
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -32,6 +33,7 @@ INCLUDE = re.compile(r'--8<-- "([\w.]+)')
 SHELL = [
     *("doctor.sh", "quickstart.sh", "export_safetensors.sh", "export_outputs.sh", "run_more.sh"),
     *("quantize_cpu.sh", "quantize_tensorrt.sh", "build_rtx.sh"),
+    *("own_train.sh", "own_export.sh", "own_wrap.sh", "own_check.sh"),
 ]
 PYTHON = [
     "read_spec.py",
@@ -42,14 +44,18 @@ PYTHON = [
     "evaluate_python.py",
     "camera_python.py",
     "camera_asyncio.py",
+    "wrap_python.py",
 ]
 STANDALONE = ["fake_runtime.py"]
 # Each exports once more, or measures, for a quarter of a minute and longer.
 SLOW_SHELL = [
     *("export_random.sh", "export_fp16.sh", "quantize_budget.sh", "bench.sh", "bench_sweep.sh"),
-    "camera.sh",
+    *("camera.sh", "own_kinds.sh", "own_deploy.sh", "own_program.sh"),
 ]
-SLOW_PYTHON = ["export_python.py", "benchmark.py"]
+SLOW_PYTHON = ["export_python.py", "export_module.py", "benchmark.py"]
+# What a reader saves under these names; the commands of own_*.sh use them.
+SAVED = ["my_network.py", "train_small.py", "write_answers.py", "own_answers.py"]
+ANSWERS = ["check_answers.py"]  # run by answers/test_checking.py, and write_answers.py too
 EXAMPLES = ["camera_embed.py"]  # run by test_examples.py
 
 
@@ -74,6 +80,8 @@ def run_in(folder: Path, *command: str) -> str:
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which the tutorial's commands have been run, in their order."""
     folder = tmp_path_factory.mktemp("docs")
+    for name in SAVED:
+        shutil.copy(SNIPPETS / name, folder)
     for name in SHELL:
         run_in(folder, "bash", "-euo", "pipefail", "-c", snippet(name))
     return folder
@@ -81,7 +89,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_snippet_is_run_here_and_shown_somewhere() -> None:
     files = {path.name for path in SNIPPETS.iterdir()}
-    assert files == {*SHELL, *PYTHON, *STANDALONE, *SLOW_SHELL, *SLOW_PYTHON}
+    assert files == {*SHELL, *PYTHON, *STANDALONE, *SLOW_SHELL, *SLOW_PYTHON, *SAVED, *ANSWERS}
     shown = {name for page in PAGES for name in INCLUDE.findall(page.read_text(encoding="utf-8"))}
     assert shown == {*files, *EXAMPLES}
 

@@ -18,7 +18,7 @@ HEAVY = (
     *("torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "openvino"),
     *("tensorrt", "tensorrt_rtx", "cv2", "PIL", "matplotlib"),
 )
-COMMANDS = ("bench", "clip", "doctor", "eval", "export", "inspect", "run")
+COMMANDS = ("bench", "check", "clip", "doctor", "eval", "export", "inspect", "run")
 
 # A module that says `try: import torch` at its top imports well without torch and is not light,
 # so the wall also notes who knocked.

@@ -11,7 +11,7 @@ from fcn_deploy.answers.comparison import AnswerLimits, compare_answers, default
 from fcn_deploy.answers.file import OriginalAnswers
 from fcn_deploy.answers.mistakes.search import explain
 from fcn_deploy.answers.result import AnswerCheck
-from fcn_deploy.answers.running import Answer, answer_of_graph, answer_with
+from fcn_deploy.answers.running import AnswerFrame, answer_of_graph, answer_with
 from fcn_deploy.errors import ParityError
 from fcn_deploy.export.graph.files import read_model
 from fcn_deploy.lazy import installed, require
@@ -150,7 +150,7 @@ def require_answers(
 
 
 def _compared(
-    answer: Answer,
+    answer: AnswerFrame,
     spec: ModelSpec,
     originals: OriginalAnswers,
     limits: AnswerLimits,

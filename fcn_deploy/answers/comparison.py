@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcn_deploy.answers.file import OriginalAnswer, OriginalAnswers
-from fcn_deploy.answers.running import Answer, Answered
+from fcn_deploy.answers.running import Answered, AnswerFrame
 from fcn_deploy.data.images import Image
 from fcn_deploy.errors import SourceError, UsageError
 from fcn_deploy.metrics import ConfusionMatrix
@@ -117,7 +117,7 @@ class AnswerComparison:
 
 def compare_answers(
     originals: OriginalAnswers,
-    answer: Answer,
+    answer: AnswerFrame,
     spec: ModelSpec,
     *,
     progress: Callable[[int, int], None] = lambda *_: None,

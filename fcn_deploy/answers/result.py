@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fcn_deploy.answers.comparison import AnswerComparison, AnswerLimits
-from fcn_deploy.answers.mistakes.search import Explanation, Mistake
+from fcn_deploy.answers.mistakes.explanation import Explanation, Mistake
 from fcn_deploy.answers.picture import draw_worst
 from fcn_deploy.draw import Picture
 from fcn_deploy.results import Result, Rows

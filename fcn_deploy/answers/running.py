@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fcn_deploy.contract import INPUT
 from fcn_deploy.data.images import Image
 from fcn_deploy.export.graph.session import open_session
-from fcn_deploy.export.graph.surgery import crop_offset
+from fcn_deploy.export.graph.surgery import attributes, crop_offset, deciding_node
 from fcn_deploy.runtimes.base import Frames, Segmentation
 from fcn_deploy.spec import ModelSpec
 
@@ -29,11 +29,11 @@ class Answered(NamedTuple):
     """float ``[classes, H, W]``; None where they cannot be had."""
 
 
-Answer = Callable[[Image], Answered]
+AnswerFrame = Callable[[Image], Answered]
 """uint8 ``[H, W, 3]`` in the spec's colour order -> what it is answered with."""
 
 
-def answer_with(infer: Callable[[Frames], Segmentation], spec: ModelSpec) -> Answer:
+def answer_with(infer: Callable[[Frames], Segmentation], spec: ModelSpec) -> AnswerFrame:
     """The answers of an open model: its labels, and its logits where it was exported with them."""
 
     def answer(image: Image) -> Answered:
@@ -44,7 +44,7 @@ def answer_with(infer: Callable[[Frames], Segmentation], spec: ModelSpec) -> Ans
 
 
 @contextmanager
-def answer_of_graph(graph: ModelProto, spec: ModelSpec) -> Iterator[Answer]:
+def answer_of_graph(graph: ModelProto, spec: ModelSpec) -> Iterator[AnswerFrame]:
     """The answers of a deploy graph in ONNX Runtime, with logits from inside the graph.
 
     Raises:
@@ -78,7 +78,7 @@ def logits_inside(graph: ModelProto) -> tuple[str, int] | None:
     alone, as in a graph for CPUs that compares classes by cell."""
     if any(output.name == "logits" for output in graph.graph.output):
         return "logits", 0
-    found = [node for node in graph.graph.node if node.op_type == "ArgMax"]
-    if len(found) != 1 or not any(a.name == "axis" and a.i == 1 for a in found[0].attribute):
+    deciding = deciding_node(graph)
+    if deciding is None or attributes(deciding).get("axis") != 1:
         return None
-    return found[0].input[0], crop_offset(graph)
+    return deciding.input[0], crop_offset(graph)

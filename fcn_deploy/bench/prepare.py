@@ -14,7 +14,7 @@ from fcn_deploy.bench.frames import make_frames
 from fcn_deploy.bench.measurement import ReferenceLabels, RowMeasurement
 from fcn_deploy.bench.plan import Artefact
 from fcn_deploy.bench.process import CAN_PAUSE, WorkerProcess
-from fcn_deploy.bench.reference import BenchReference, chain_reference, named_reference
+from fcn_deploy.bench.reference import ORIGINAL, BenchReference, chain_reference, named_reference
 from fcn_deploy.bench.results import Agreement, Row
 from fcn_deploy.bench.typical import NAME as TYPICAL
 from fcn_deploy.errors import FcnDeployError, ModelError
@@ -165,6 +165,8 @@ def typical_row(
 
     Where that fails, the row is a failed one.
     """
+    if exported is None and isinstance(reference, BenchReference) and reference.kind == ORIGINAL:
+        exported = Exported(Path(str(reference.path)), ModelSpec.from_json(reference.spec))
     row = Row(
         name=TYPICAL,
         kind="typical",

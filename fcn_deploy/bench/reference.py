@@ -32,8 +32,8 @@ _GRAPHS = ("onnx", "engine")
 """Kinds of provenance entries that hold the same weights in another form."""
 
 
-CHECKPOINT, ARTEFACT = "checkpoint", "artefact"
-"""Weights of a network that this package can build; an artefact in fp32."""
+CHECKPOINT, ARTEFACT, ORIGINAL = "checkpoint", "artefact", "original"
+"""Weights of a network that this package can build; an artefact in fp32; an ONNX file that was wrapped."""
 _ARTEFACTS = (".onnx", ".pt2")
 
 
@@ -51,7 +51,9 @@ class BenchReference:
     """JSON of the description: variant, colour order, mean and scale."""
     trained_on: str | None = None
     kind: str = CHECKPOINT
-    """:data:`CHECKPOINT` or :data:`ARTEFACT`."""
+    """:data:`CHECKPOINT`, :data:`ARTEFACT` or :data:`ORIGINAL`."""
+    key: str | None = None
+    """Which of several sets of weights in the checkpoint."""
 
     def job(self) -> dict[str, Any]:
         """The argument of :func:`label_with_reference`, for JSON."""
@@ -115,11 +117,11 @@ def chain_reference(path: Location, spec: ModelSpec, given: Iterable[Location]) 
                 f"its checkpoint {link.get('name')} (sha256 {str(link.get('sha256'))[:12]}) is not beside "
                 "it; put it there, or name it as the reference"
             )
+        if link.get("kind") == ORIGINAL:
+            return _original(found, spec)
         if _is_fp32(found):
-            trained_on = link.get("trained_on")
-            return _reference(
-                str(link["name"]), found, "the checkpoint in its own provenance", spec, trained_on
-            )
+            why, how = "the checkpoint in its own provenance", (link.get("trained_on"), link.get("key"))
+            return _reference(str(link["name"]), found, why, spec, *how)
     raise ModelError("its description names no fp32 checkpoint; name one as the reference")
 
 
@@ -142,6 +144,8 @@ def label_with_reference(
     named = BenchReference(**reference)
     if named.kind == ARTEFACT:
         return _label_with_artefact(named, frames, out, trust)
+    if named.kind == ORIGINAL:
+        return _label_with_original(named, frames, out)
     model, spec = load_reference(named)
     pool = np.load(frames)
     ordered = pool if spec.color_order == "bgr" else pool[..., ::-1]
@@ -161,16 +165,27 @@ def _label_with_artefact(reference: BenchReference, frames: str, out: str, trust
         return {"classes": segmenter.spec.num_classes}
 
 
+def _label_with_original(reference: BenchReference, frames: str, out: str) -> dict[str, Any]:
+    from fcn_deploy.export.foreign import original_labels
+
+    spec = ModelSpec.from_json(reference.spec)
+    pool = np.load(frames)
+    ordered = pool if spec.color_order == "bgr" else pool[..., ::-1]
+    with original_labels(str(reference.path), spec) as labels:
+        np.save(out, np.concatenate([labels(frame[None]) for frame in ordered]))
+    return {"classes": spec.num_classes}
+
+
 def load_reference(reference: BenchReference) -> tuple[Network, ModelSpec]:
     """The plain float32 module, and the description that says how its frames are prepared.
 
     Raises:
-        ModelError: the weights do not fit, or it is an artefact.
+        ModelError: the weights do not fit, or it is no checkpoint.
     """
     from fcn_deploy.model.checkpoints.layouts import load_checkpoint
     from fcn_deploy.model.checkpoints.random import random_model
 
-    if reference.kind == ARTEFACT:
+    if reference.kind != CHECKPOINT:
         raise ModelError(
             f"{reference.name} was made of a module whose code is not here; export the module as you did "
             "before and name that file (--typical-model FILE)"
@@ -181,7 +196,13 @@ def load_reference(reference: BenchReference) -> tuple[Network, ModelSpec]:
     if reference.path is None:
         seed = int(re.sub(r"\D", "", reference.name))
         return random_model(spec.num_classes, name, **options, seed=seed)[0], spec
-    load = partial(load_checkpoint, reference.path, learned_upscore=learned, trained_on=reference.trained_on)
+    load = partial(
+        load_checkpoint,
+        reference.path,
+        learned_upscore=learned,
+        trained_on=reference.trained_on,
+        key=reference.key,
+    )
     try:
         model, _ = load()
         told = model.architecture.name == name
@@ -202,12 +223,14 @@ def _fp32_artefact(path: Location, spec: ModelSpec, given: Iterable[Location]) -
         return _artefact(path, spec, "its own fp32 form, which export compared with the module")
     parents = {link.get("sha256") for link in spec.provenance if link.get("kind") == "onnx"}
     root = spec.provenance[-1]
-    for file in _files_beside([path, *given], lambda file: file.suffix in _ARTEFACTS):
-        found = _own_spec(file)
-        if found is None or found.precision != "fp32":
-            continue
+    beside = _files_beside([path, *given], lambda file: file.suffix in _ARTEFACTS)
+    in_fp32 = {file: s for file in beside if (s := _own_spec(file)) is not None and s.precision == "fp32"}
+    for file, found in in_fp32.items():
+        if identity(file) in parents:
+            return _artefact(file, found, "the fp32 artefact that it was made from")
+    for file, found in in_fp32.items():
         same_module = root.get("sha256") is not None and found.provenance[-1:] == (root,)
-        if same_module or identity(file) in parents:
+        if same_module and _prepared(found) == _prepared(spec):
             return _artefact(file, found, "the fp32 artefact of the same module")
     raise ModelError(
         f"it was made of {root.get('name')}, and no fp32 artefact of it is beside it; put it there, or name "
@@ -215,20 +238,34 @@ def _fp32_artefact(path: Location, spec: ModelSpec, given: Iterable[Location]) -
     )
 
 
+def _prepared(spec: ModelSpec) -> tuple[object, ...]:
+    """What must be equal for two artefacts of a module to label a frame alike."""
+    return (spec.mean, spec.std, spec.architecture, spec.size_multiple, spec.threshold, spec.fixed_shape)
+
+
+def _original(path: Path, spec: ModelSpec) -> BenchReference:
+    why = "the file that was wrapped, behind numpy preprocessing"
+    return dataclasses.replace(_reference(path.name, path, why, spec), kind=ORIGINAL)
+
+
 def _artefact(path: Path, spec: ModelSpec, why: str) -> BenchReference:
     return dataclasses.replace(_reference(path.name, path, why, spec), kind=ARTEFACT)
 
 
 def _reference(
-    name: str, path: Path | None, why: str, spec: ModelSpec, trained_on: str | None = None
+    name: str,
+    path: Path | None,
+    why: str,
+    spec: ModelSpec,
+    trained_on: str | None = None,
+    key: str | None = None,
 ) -> BenchReference:
     # Fields that do not affect the numbers are removed, so that artefacts of one model share one reference.
     bare = spec.replace(
         evidence={}, provenance=(), reference=None, note="", outputs=("labels",), precision="fp32"
     )
-    return BenchReference(
-        name, None if path is None else str(path.resolve()), why, bare.to_json(), trained_on
-    )
+    where = None if path is None else str(path.resolve())
+    return BenchReference(name, where, why, bare.to_json(), trained_on, key=key)
 
 
 def _find(link: dict[str, Any], artefacts: list[Location]) -> Path | None:

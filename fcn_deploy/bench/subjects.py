@@ -163,8 +163,7 @@ class TypicalSubject:
         ready = time.perf_counter()
         logits = self._session.run(None, {self._input: blob})[0]
         inferred = time.perf_counter()
-        height, width = images.shape[1:3]
-        labels = logits.argmax(axis=1)[:, :height, :width].astype(np.uint8)
+        labels = self.label(logits, images)
         return _times(began, ready, inferred, time.perf_counter()), labels
 
     def normalise(self, images: Frames) -> NDArray[np.float32]:
@@ -183,6 +182,21 @@ class TypicalSubject:
                 x = cv2.copyMakeBorder(x, 0, below, 0, right, cv2.BORDER_CONSTANT)
             planes.append(x.transpose(2, 0, 1))
         return np.ascontiguousarray(np.stack(planes))
+
+    def label(self, logits: NDArray[np.float32], images: Frames) -> NDArray[np.uint8]:
+        """Logits ``[N, C, h, w]`` -> uint8 ``[N, H, W]`` labels; small logits are resized by OpenCV."""
+        height, width = images.shape[1:3]
+        rows, columns = (length + -length % self._multiple for length in (height, width))
+        if logits.shape[-2:] != (rows, columns):
+            planes = [self._cv2.resize(one.transpose(1, 2, 0), (columns, rows)) for one in logits]
+            logits = np.stack([plane.reshape(rows, columns, -1).transpose(2, 0, 1) for plane in planes])
+        if logits.shape[1] == 1:
+            threshold = self._spec.threshold or 0.5
+            labels = logits[:, 0] > np.log(threshold / (1 - threshold))
+        else:
+            labels = logits.argmax(axis=1)
+        found: NDArray[np.uint8] = labels[:, :height, :width].astype(np.uint8)
+        return found
 
     def device_times(self) -> dict[str, float]:
         return {}

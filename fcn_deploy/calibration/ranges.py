@@ -18,6 +18,8 @@ METHODS = ("minmax", "percentile", "entropy")
 BINS = 4096
 """Bins of a histogram on each side of zero: 32 for each of int8's 128 levels above it."""
 
+_BLOCK = 1 << 15
+"""Values counted at a time: so few that they stay in the CPU's cache, which is four times as fast."""
 _SMALLEST = 1e-30
 """Below it the reciprocal of a bin's width is beyond float32."""
 
@@ -64,18 +66,25 @@ class Histogram:
         if not filled:
             return
         self._reach(max(largest, -lowest))
-        scaled = np.multiply(values, 1 / self.width, dtype=np.float32).ravel()
-        if lowest < 0:
-            # Truncation is the floor of what is positive, so negative bins are counted from -BINS up.
-            scaled += BINS
-            both = np.bincount(np.clip(scaled.astype(np.int32), 0, 2 * BINS - 1), minlength=2 * BINS)
-            self.below += both[BINS - 1 :: -1]
-            counted = both[BINS:]
-        else:
-            counted = np.bincount(np.minimum(scaled.astype(np.int32), BINS - 1), minlength=BINS)
-        self.counts += counted
+        below, above = self._counted(values.reshape(-1), signed=lowest < 0)
+        self.below += below
+        self.counts += above
         self.counts[0] -= values.size - filled
         self.largest, self.lowest = max(self.largest, largest), min(self.lowest, lowest)
+
+    def _counted(self, values: NDArray[np.float32], *, signed: bool) -> tuple[Counts, Counts]:
+        """How many values lie in each bin below zero, by magnitude, and from zero on."""
+        counts = np.zeros(2 * BINS, np.int64)
+        factor, zero = np.float32(1 / self.width), BINS if signed else 0
+        for start in range(0, len(values), _BLOCK):
+            scaled = values[start : start + _BLOCK] * factor
+            if signed:
+                scaled += BINS  # so that truncation is the floor below zero too
+            bins = scaled.astype(np.int64)
+            np.clip(bins, 0, zero + BINS - 1, out=bins)  # the largest value belongs to the last bin
+            found = np.bincount(bins)
+            counts[BINS - zero : BINS - zero + len(found)] += found
+        return counts[BINS - 1 :: -1], counts[BINS:]
 
     def _reach(self, value: float) -> None:
         """Widen the bins until they hold ``value``."""
@@ -107,15 +116,16 @@ class Histogram:
     def _least_divergence(self, counts: Counts, zero: int, levels: int) -> float:
         """The magnitude at which to cut off ``counts``, whose values begin at the bin ``zero``.
 
-        Both sides are cut at the same magnitude; the shorter one ends where its values end.
+        Both sides are cut at the same magnitude; the shorter one ends where its values end. Nothing is cut
+        off where there is a level for each filled bin, as in a pooled map of few channels.
         """
         above, under = counts[zero:], counts[:zero][::-1]
         # A limit behind an empty bin would put what is cut off where the quantised distribution has
         # nothing, and diverge without bound; so only filled bins can be the last.
         lasts = [_last_filled(above), _last_filled(under)]
-        ends = np.flatnonzero(above + (under if zero else 0)) + 1
-        ends = ends[lasts[0][ends] + lasts[1][np.minimum(ends, len(lasts[1]) - 1)] >= levels]
-        if len(ends) == 0:
+        filled = np.flatnonzero(above + (under if zero else 0)) + 1
+        ends = filled[lasts[0][filled] + lasts[1][np.minimum(filled, zero)] >= levels]
+        if len(filled) < levels or len(ends) == 0:
             return float("inf")
 
         def best(places: range) -> int:

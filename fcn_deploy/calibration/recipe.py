@@ -88,10 +88,12 @@ def open_fp32(path: str | Path) -> Fp32Model:
     """Read an fp32 artefact to quantise.
 
     Raises:
-        UsageError: the file cannot be read.
+        UsageError: the file cannot be read, or is no ONNX file.
         ModelError: it is not ours, not fp32 any more, or its opset is older than Q/DQ with fp16 scales and
             cannot be converted.
     """
+    if Path(path).suffix in (".pt2", ".safetensors", ".engine"):
+        raise UsageError(f"{path}: INT8 is made of the .onnx file of a model; export it as .onnx first")
     model, spec = read_model(path)
     quantised = any(node.op_type == "QuantizeLinear" for node in model.graph.node)
     if quantised or spec.precision != "fp32":
@@ -112,7 +114,7 @@ def quantised_layers(fp32: Fp32Model, recipe: Recipe) -> list[str]:
     known = layer_inputs(fp32.model)
     if unknown := sorted(set(recipe.float_layers) - set(known)):
         raise UsageError(f"there is no convolution {unknown[0]}; choose from {', '.join(known)}")
-    return [name for name in default_layers(fp32.model) if name not in recipe.float_layers]
+    return [name for name in default_layers(fp32.model, recipe.target) if name not in recipe.float_layers]
 
 
 def quantized_graph(fp32: Fp32Model, table: CalibrationTable, recipe: Recipe) -> ModelProto:

@@ -83,7 +83,8 @@ def evaluate(
             allow_fallback=allow_fallback,
             cuda_binding=cuda_binding,
             expect_sha256=expect_sha256,
-            trust=trust,
+            # One command scores programs beside artefacts that need no trust.
+            trust=trust if artefact.lower().endswith(".pt2") or len(artefacts) == 1 else None,
         )
         with console.progress(short_name(artefact)) as advance:
             found.append(

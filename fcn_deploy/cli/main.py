@@ -63,7 +63,7 @@ def start(
         typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and stop."),
     ] = False,
 ) -> None:
-    """FCN-8s semantic segmentation, from a checkpoint to measured frames on an edge device."""
+    """Semantic segmentation, from a checkpoint to measured frames on an edge device."""
     set_debug(debug)
 
 

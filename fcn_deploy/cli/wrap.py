@@ -115,6 +115,7 @@ def wrap(
         str | None,
         typer.Option(metavar="TEXT", help="Shown wherever the model is named.", show_default=False),
     ] = None,
+    check_against: options.CheckAgainst = None,
     as_json: options.Json = False,
 ) -> None:
     """Make an artefact of an ONNX file that another tool exported, and verify it."""
@@ -141,6 +142,7 @@ def wrap(
             threshold=threshold,
             max_size=None if max_size is None else options.parse_size(max_size, "--max-size"),
             note=note,
+            check_against=check_against,
             progress=step,
         )
     report(result, as_json)

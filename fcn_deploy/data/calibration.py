@@ -72,10 +72,21 @@ class CalibrationFrames:
         for image in self._chosen():
             if self.size is not None:
                 image = resized(image, self.size)
+            self._check_size(*image.shape[:2])
             survey.add(image, self.spec)
             yield image[None]
         survey.refuse(self.source)
         self.seen = survey
+
+    def _check_size(self, height: int, width: int) -> None:
+        """Refuse frames of another size than the only one that the model takes."""
+        _, rows, columns = self.spec.fixed_shape
+        wanted = (rows or height, columns or width)
+        if (height, width) != wanted:
+            raise SourceError(
+                f"{self.source} has frames of {height}x{width}, and this model takes {wanted[0]}x{wanted[1]} "
+                f"only; scale them: quantize does it with --size {wanted[0]}x{wanted[1]}"
+            )
 
     def __len__(self) -> int:
         """How many frames a pass gives; of a video, as far as its header tells."""
@@ -158,7 +169,8 @@ class Survey:
         color, mean = self.color / self.frames, np.array(spec.mean)
         found = "({:.0f}, {:.0f}, {:.0f})".format(*color)
         stated = "({:.0f}, {:.0f}, {:.0f})".format(*mean)
-        if np.abs(color - mean).mean() > _FAR:
+        # A network that reads frames of 0 to 1 has no mean to compare with.
+        if mean.any() and np.abs(color - mean).mean() > _FAR:
             said.append(
                 f"the mean colour of the frames, B, G, R {found}, is far from the model's mean {stated}; "
                 "check that they are exposed and prepared like the frames that the model will see"

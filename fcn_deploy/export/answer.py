@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcn_deploy.errors import ModelError, UsageError
-from fcn_deploy.export.graph.surgery import attributes_of, element_types
+from fcn_deploy.export.graph.surgery import attributes, element_types, makers
 from fcn_deploy.export.original import Original
 from fcn_deploy.export.parity import Expected, Frames, SizeRefused
 
@@ -52,29 +52,28 @@ class ScoreSource:
 
 def find_source(original: Original, output: str) -> ScoreSource:
     """Follow an output back to what decides it."""
-    makers = {name: node for node in original.model.graph.node for name in node.output}
-    kinds = element_types(original.model)
-    behind = _walk_back(makers, output, _SAME_NUMBERS)
+    made_by, kinds = makers(original.model), element_types(original.model)
+    behind = _walk_back(made_by, output, _SAME_NUMBERS)
     scores, axis = None, None
     if behind is not None and behind.op_type == "ArgMax" and kinds.get(behind.input[0]) in _FLOATS[:2]:
-        attributes = attributes_of(behind)
-        compared = attributes.get("axis", 0) % 4
-        if compared in (1, 3) and not attributes.get("select_last_index"):
+        stated = attributes(behind)
+        compared = stated.get("axis", 0) % 4
+        if compared in (1, 3) and not stated.get("select_last_index"):
             scores, axis = behind.input[0], compared
-    maker = _walk_back(makers, output, ("Identity", "Squeeze", "Unsqueeze"))
+    maker = _walk_back(made_by, output, ("Identity", "Squeeze", "Unsqueeze"))
     cast_from = kinds.get(maker.input[0]) if maker is not None and maker.op_type == "Cast" else None
     types = [kind for kind in (kinds.get(output), cast_from) if kind is not None]
     integers = any(kind not in _FLOATS for kind in types)
-    squashed = _walk_back(makers, output, _BETWEEN)
+    squashed = _walk_back(made_by, output, _BETWEEN)
     sigmoid = squashed is not None and squashed.op_type in ("Sigmoid", "HardSigmoid")
     return ScoreSource(output, scores, axis, integers, _BOOL in types, sigmoid)
 
 
-def _walk_back(makers: dict[str, NodeProto], name: str, through: Collection[str]) -> NodeProto | None:
+def _walk_back(made_by: dict[str, NodeProto], name: str, through: Collection[str]) -> NodeProto | None:
     """The first node behind a tensor that is none of these operators."""
-    node = makers.get(name)
+    node = made_by.get(name)
     while node is not None and node.op_type in through:
-        node = makers.get(node.input[0])
+        node = made_by.get(node.input[0])
     return node
 
 

@@ -15,7 +15,7 @@ from fcn_deploy.classes.reading import named_classes
 from fcn_deploy.contract import OUTPUTS
 from fcn_deploy.describe import describe, file_facts, file_row, triple
 from fcn_deploy.errors import UsageError
-from fcn_deploy.export.preparation import check_statistics, order_warning, to_spec
+from fcn_deploy.export.preparation import Triple, check_statistics, order_warning, to_spec
 from fcn_deploy.export.request import Request
 from fcn_deploy.files import check_output, input_file, sha256_of
 from fcn_deploy.lazy import require
@@ -320,7 +320,7 @@ def _describe(
 
     spec = spec_of(network, info, **stated)
     parent, *ancestors = spec.provenance
-    if info.turned:
+    if info.kind != "random":
         parent = {**parent, "trained_on": info.trained_on}
     spec = spec.replace(
         provenance=(parent, *ancestors),
@@ -340,6 +340,11 @@ def _unstated(
 
     if info.spec is not None or request.spec is not None:
         return
+
+    def typed(values: Triple) -> str:
+        """As the options take it: in the channel order of the training."""
+        return triple(values if info.trained_on == "bgr" else values[::-1])
+
     if "classes" not in stated:
         names = "numbers for names"
         if info.classes is not None:
@@ -349,6 +354,6 @@ def _unstated(
         yield f"{spec.num_classes} classes with {names} (--classes)"
     if "mean" not in stated:
         whose = "ImageNet's mean" if spec.mean == IMAGENET_MEAN_BGR else "the mean of its training"
-        yield f"frames minus {triple(spec.mean)}, {whose} (--mean)"
+        yield f"frames minus {typed(spec.mean)}, {whose} (--mean)"
     if "std" not in stated:
-        yield f"and then divided by {triple(spec.std)} (--std)"
+        yield f"and then divided by {typed(spec.std)} (--std)"

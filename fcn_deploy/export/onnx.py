@@ -15,6 +15,8 @@ from fcn_deploy.export.evidence import made_now
 from fcn_deploy.export.fp16 import convert_to_fp16
 from fcn_deploy.export.graph.files import SINGLE_FILE_LIMIT, weight_bytes, write_model
 from fcn_deploy.export.graph.naming import tidy
+from fcn_deploy.export.graph.normal_form import normalise
+from fcn_deploy.export.graph.opset import IR_VERSION, OPSET
 from fcn_deploy.export.graph.preparation import fold_preparation
 from fcn_deploy.export.graph.surgery import find_node, pad_pooling
 from fcn_deploy.export.parity import check_parity
@@ -27,9 +29,6 @@ from fcn_deploy.spec import ModelSpec
 
 if TYPE_CHECKING:
     from onnx import ModelProto
-
-OPSET = 20
-"""The newest that the ONNX Runtime of a JetPack 6 device opens (with IR version 10)."""
 
 
 def export_onnx(
@@ -117,6 +116,7 @@ def trace(deploy: DeployModel) -> ModelProto:
         raise
     except Exception as exc:  # the exporter raises many classes, some of them private
         raise failure(exc) from exc
+    normalise(model)
     tidy(model)
     pad_pooling(model)
     fold_preparation(model)
@@ -128,8 +128,10 @@ def trace(deploy: DeployModel) -> ModelProto:
 def _check(model: ModelProto) -> None:
     """onnx.checker's full check. Beyond 2 GB it works on files only, so the weights stay out."""
     onnx = require("onnx", extra="export")
-    if model.ir_version > 10:
-        raise ExportError(f"the exporter wrote IR version {model.ir_version}; older devices open up to 10")
+    if model.ir_version > IR_VERSION:
+        raise ExportError(
+            f"the exporter wrote IR version {model.ir_version}; older devices open up to {IR_VERSION}"
+        )
     try:
         onnx.checker.check_model(model, full_check=weight_bytes(model) <= SINGLE_FILE_LIMIT)
     except onnx.checker.ValidationError as exc:

@@ -111,6 +111,11 @@ def _filled(module: nn.Module, request: Request, info: CheckpointInfo) -> Checkp
     """Put the weights of the request's file into a module, in place; returns where they came from."""
     path = input_file(request.checkpoint, "checkpoint")
     stored = read(path, request.key)
-    fill(module, stored.state, path, type(module).__name__)
+    state = stored.state
+    if state.keys().isdisjoint(module.state_dict()):  # the module's own names may begin with that prefix
+        state = {f"{stored.prefix}{name}": value for name, value in state.items()}
+    fill(module, state, path, type(module).__name__)
     name = f"{path.name} in {info.name}"
-    return dataclasses.replace(info, name=name, sha256=sha256_of(path), assumptions=stored.assumptions)
+    return dataclasses.replace(
+        info, name=name, sha256=sha256_of(path), key=request.key, assumptions=stored.assumptions
+    )

@@ -6,11 +6,11 @@ local functions, whose bodies are put in place of their calls.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -251,7 +251,20 @@ def _rank(value: ValueInfoProto) -> int | None:
     return len(tensor.shape.dim) if tensor.HasField("shape") else None
 
 
-Run = Callable[[Frames], Arrays]
+class RunOriginal(Protocol):
+    """Runs a file on frames."""
+
+    def __call__(self, images: Frames, nudge: int | None = None) -> Arrays:
+        """One array a tensor.
+
+        Args:
+            images: uint8 ``[N, H, W, 3]``.
+            nudge: a seed; each number of the prepared frames is then moved by one unit in the last place, up
+                or down. None prepares them as they are.
+
+        Raises:
+            SizeRefused: the network does not take them, or gives nothing or NaN for them.
+        """
 
 
 @contextmanager
@@ -261,7 +274,7 @@ def run_original(
     preparation: Preparation,
     color_order: str,
     size_multiple: int,
-) -> Iterator[Run]:
+) -> Iterator[RunOriginal]:
     """Its tensors for frames, behind numpy preprocessing.
 
     Args:
@@ -270,10 +283,6 @@ def run_original(
         preparation: how frames are prepared.
         color_order: of the frames handed in.
         size_multiple: prepared frames are padded with zeros, below and to the right, to a multiple of it.
-
-    Yields:
-        A function of uint8 ``[N, H, W, 3]`` that gives one array a tensor; it raises SizeRefused where the
-        network does not take the frames, or gives nothing or NaN for them.
 
     Raises:
         ModelError: ONNX Runtime refuses the file.
@@ -296,9 +305,12 @@ def _runner(
     preparation: Preparation,
     color_order: str,
     size_multiple: int,
-) -> Run:
-    def run(images: Frames) -> Arrays:
+) -> RunOriginal:
+    def run(images: Frames, nudge: int | None = None) -> Arrays:
         frames = preparation.apply(images, color_order)
+        if nudge is not None:
+            up = np.random.default_rng(nudge).random(frames.shape) < 0.5
+            frames = np.nextafter(frames, np.where(up, np.inf, -np.inf).astype(np.float32))
         below, right = (-length % size_multiple for length in images.shape[1:3])
         frames = np.pad(frames, ((0, 0), (0, below), (0, right), (0, 0)))
         ordered = frames if port.channels_last else frames.transpose(0, 3, 1, 2)

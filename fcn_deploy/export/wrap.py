@@ -8,36 +8,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fcn_deploy.answers.checking import require_answers
+from fcn_deploy.answers.file import OriginalAnswers
 from fcn_deploy.arguments import as_integer, as_names, as_size
 from fcn_deploy.classes import ClassSet, neutral_names
 from fcn_deploy.errors import ExportError, ModelError, ParityError, UsageError, first_line
-from fcn_deploy.export.answer import Answer, find_source, understand
+from fcn_deploy.export.answer import Answer
 from fcn_deploy.export.checkpoint import ExportResult, class_set, output_names
 from fcn_deploy.export.evidence import made_now
-from fcn_deploy.export.graph.files import write_model
+from fcn_deploy.export.foreign import ForeignNetwork, Reading, open_network
+from fcn_deploy.export.graph.files import SINGLE_FILE_LIMIT, weight_bytes, write_model
 from fcn_deploy.export.graph.foreign import simplify
+from fcn_deploy.export.graph.normal_form import normalise
 from fcn_deploy.export.graph.opset import OPSET, fit_opset, needed_onnxruntime, opset_of
 from fcn_deploy.export.graph.surround import declare, surround
 from fcn_deploy.export.limits import Limits
-from fcn_deploy.export.original import (
-    Original,
-    Preparation,
-    Run,
-    channel_order,
-    choose_output,
-    read_original,
-    run_original,
-    stated_preparation,
-)
-from fcn_deploy.export.parity import (
-    TOLERANCE,
-    Expected,
-    Frames,
-    ParityReference,
-    SizeRefused,
-    check_parity,
-    parity_frames,
-)
+from fcn_deploy.export.original import Original, channel_order, read_original, stated_preparation
+from fcn_deploy.export.parity import TOLERANCE, Expected, Frames, ParityReference, check_parity
 from fcn_deploy.export.preparation import order_warning, to_spec
 from fcn_deploy.export.tensorrt.declared import declared_precision
 from fcn_deploy.files import check_output, sha256_of
@@ -52,36 +39,29 @@ SUFFIXES = (".onnx",)
 _BINARY = ("background", "foreground")
 """Names of the two classes of a network with one channel."""
 
-_PROBED = ((256, 320), (512, 640), (512, 512), (224, 224), (97, 131))
-"""Rows and columns of the frames that a network of any size is tried with, until it takes one."""
-
 _TOLERANCES = {"fp32": TOLERANCE, "fp16": 1e-2, "int8": None, "int8+fp16": None}
 """By the precision of the file. Frames that are prepared in another order of operations differ in the last
 bit of float32, and where fp16 or INT8 rounds that, now and then by a whole step of theirs."""
 _INT8_AGREEMENT = 0.99
 """Smallest share of equal labels for a file that is INT8."""
 
-_OLDEST_ONNXRUNTIME = "1.18"
-"""The oldest that this package supports: what needs no more is not worth a word."""
-
 
 @dataclass(frozen=True)
-class _WrapFacts:
-    """What the user says about the file, checked."""
+class _Wanted:
+    """What the artefact is to be, as the user says."""
 
-    preparation: Preparation
-    color_order: str
     named: ClassSet | None
     num_classes: int | None
     ignore_label: int | None
     outputs: tuple[str, ...]
-    output_name: str | None
-    logits_stride: int | None
-    align_corners: bool
-    size_multiple: int
-    threshold: float | None
     max_size: tuple[int, int] | None
     note: str | None
+
+    def __post_init__(self) -> None:
+        if self.ignore_label is not None and not 0 <= self.ignore_label <= 255:
+            raise UsageError(f"ignore_label is from 0 to 255, not {self.ignore_label}")
+        if self.num_classes is not None and not 2 <= as_integer("num_classes", self.num_classes, 1) <= 255:
+            raise UsageError(f"num_classes is from 2 to 255, not {self.num_classes}")
 
 
 def wrap_model(
@@ -104,6 +84,7 @@ def wrap_model(
     threshold: float | None = None,
     max_size: tuple[int, int] | None = None,
     note: str | None = None,
+    check_against: str | Path | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> ExportResult:
     """Make an artefact of an ONNX file that another tool exported, and verify it before it is written.
@@ -134,12 +115,15 @@ def wrap_model(
         threshold: for a network of one channel: class 1 is where its sigmoid is above it; None for 0.5.
         max_size: height and width of the largest frame that is accepted.
         note: shown wherever the model is named.
+        check_against: answers of the original network (``.npz``), as :func:`fcn_deploy.check_answers` takes
+            them.
         progress: called with the name of each step as it begins.
 
     Raises:
         UsageError: an argument cannot be used or does not fit the file, or a file cannot be read or written.
         ModelError: the file is damaged, or is no network that can be wrapped.
-        ParityError: the graph does not give what the file gives; nothing was written.
+        ParityError: the graph does not give what the file gives, or what ``check_against`` says; nothing was
+            written.
         ExportError: the graph cannot be converted.
         MissingDependency: onnx or ONNX Runtime is not installed.
     """
@@ -147,26 +131,31 @@ def wrap_model(
     target = check_output(path, SUFFIXES)
     if Path(model).resolve() == target.resolve():
         raise UsageError(f"{target} is the model itself; name another file to write")
-    stated = _WrapFacts(
+    reading = Reading(
         preparation=stated_preparation(mean, std, scale, trained_on),
         color_order=channel_order("color_order", color_order),
-        named=class_set(classes, num_classes),
-        num_classes=num_classes,
-        ignore_label=ignore_label,
-        outputs=output_names(as_names(outputs)),
         output_name=output_name,
         logits_stride=None if logits_stride is None else as_integer("logits_stride", logits_stride, 2),
         align_corners=align_corners,
         size_multiple=as_integer("size_multiple", size_multiple, 1),
         threshold=threshold,
+    )
+    wanted = _Wanted(
+        named=class_set(classes, num_classes),
+        num_classes=num_classes,
+        ignore_label=ignore_label,
+        outputs=output_names(as_names(outputs)),
         max_size=None if max_size is None else as_size("max_size", max_size),
         note=note,
     )
-    _check_together(stated)
     step = progress or (lambda _: None)
+    originals = None if check_against is None else OriginalAnswers(check_against)
     step("reading the file")
-    wrapping = _Wrapping(read_original(model), stated, step)
+    wrapping = _Wrapping(read_original(model), reading, wanted, step)
     graph, spec = wrapping.run()
+    if originals is not None:
+        found = require_answers(graph, spec, originals, target.name, progress=step)
+        spec = spec.with_evidence("answers", found)
     step("writing")
     spec = write_model(graph, spec, target)
     size, sha256 = target.stat().st_size, sha256_of(target)
@@ -174,97 +163,53 @@ def wrap_model(
     return ExportResult(target, spec, size, sha256, time.monotonic() - begun, said)
 
 
-def _check_together(stated: _WrapFacts) -> None:
-    if stated.align_corners and stated.logits_stride is None:
-        raise UsageError("--align-corners is about resizing logits; give --logits-stride too")
-    if stated.threshold is not None and not 0 < stated.threshold < 1:
-        raise UsageError(f"threshold is a probability between 0 and 1, not {stated.threshold}")
-    if stated.ignore_label is not None and not 0 <= stated.ignore_label <= 255:
-        raise UsageError(f"ignore_label is from 0 to 255, not {stated.ignore_label}")
-    if stated.num_classes is not None and not 2 <= as_integer("num_classes", stated.num_classes, 1) <= 255:
-        raise UsageError(f"num_classes is from 2 to 255, not {stated.num_classes}")
-
-
 class _Wrapping:
     """One call of :func:`wrap_model`: what its steps share."""
 
-    def __init__(self, original: Original, stated: _WrapFacts, step: Callable[[str], None]) -> None:
-        self.original, self.stated, self.step = original, stated, step
+    def __init__(
+        self, original: Original, reading: Reading, wanted: _Wanted, step: Callable[[str], None]
+    ) -> None:
+        self.original, self.reading, self.wanted, self.step = original, reading, wanted, step
         self.said: list[str] = []
         """A sentence for each value that was assumed, and each limit of the artefact."""
 
     def run(self) -> tuple[ModelProto, ModelSpec]:
         """The deploy graph and its description, compared with the original."""
-        original, stated = self.original, self.stated
-        self._check_fixed()
-        output, assumption = choose_output(original, stated.output_name)
-        self._say(original.input.assumption, assumption)
-        source = find_source(original, output)
         self.step("running the original")
-        with run_original(
-            original, source.tensors, stated.preparation, stated.color_order, stated.size_multiple
-        ) as run:
-            found, padded = self._probe(run)
-            answer = understand(
-                *(original, source, found, padded),
-                logits_stride=stated.logits_stride,
-                align_corners=stated.align_corners,
-                threshold=stated.threshold,
-            )
-            self._say_answer(answer)
-            spec = self._describe(answer)
+        with open_network(self.original, self.reading) as network:
+            self._say(*network.assumptions)
+            self._say_size()
+            self._say_answer(network.answer)
+            spec = self._describe(network.answer)
             self.step("building the deploy graph")
-            graph = self._graph(answer, spec)
+            graph = self._graph(network.answer, spec)
             spec = spec.replace(precision=declared_precision(graph).precision)
-            self.step(f"checking parity with {original.name}")
-            spec = self._compared(graph, spec, answer, run)
+            self.step(f"checking parity with {self.original.name}")
+            spec = self._compared(graph, spec, network)
         declare(graph.graph, spec)
         return graph, spec.with_evidence("made", self._made(graph))
 
     def _say(self, *sentences: str | None) -> None:
         self.said += [sentence for sentence in sentences if sentence is not None]
 
-    def _check_fixed(self) -> None:
-        """What goes with a fixed size."""
+    def _say_size(self) -> None:
+        """What is fixed in the file."""
         batch, height, width = self.original.input.fixed
-        if self.stated.size_multiple > 1 and (height, width) != (None, None):
-            raise UsageError(
-                f"{self.original.name} takes frames of {height or 'any height'}x{width or 'any width'} only, "
-                "none to pad; leave out --size-multiple, or export it with dynamic axes"
-            )
         if (height, width) != (None, None):
             only = f"frames of {height or 'any height'}x{width or 'any width'} only"
             self._say(f"{only}{', one at a time' if batch else ''}: the size is fixed in the file")
         elif batch is not None:
             self._say("one frame at a time: the batch is fixed in the file")
 
-    def _probe(self, run: Run) -> tuple[list[Any], tuple[int, int]]:
-        """The original's tensors for one frame, and the rows and columns that it was given."""
-        batch, height, width = self.original.input.fixed
-        multiple = self.stated.size_multiple
-        reasons = []
-        for rows, columns in dict.fromkeys((height or h, width or w) for h, w in _PROBED):
-            spec = ModelSpec(_BINARY, Architecture("onnx"), color_order=self.stated.color_order)
-            try:
-                found = run(parity_frames(batch or 1, rows, columns, spec))
-            except SizeRefused as exc:
-                reasons.append(f"{rows}x{columns}: {exc}")
-                continue
-            return found, (rows + -rows % multiple, columns + -columns % multiple)
-        raise ModelError(
-            f"{self.original.name} takes none of the frames that were tried ({reasons[0]}); where it takes "
-            "multiples of some size only, give --size-multiple"
-        )
-
     def _say_answer(self, answer: Answer) -> None:
         kind = "probabilities" if answer.probabilities else "logits"
         if answer.kind == "channel":
-            default = "" if self.stated.threshold is not None else " (--threshold)"
+            default = "" if self.reading.threshold is not None else " (--threshold)"
             self._say(
                 f"{answer.tensor}, one channel of {kind}, is class 1 where its probability is above "
                 f"{answer.threshold:g}{default}"
             )
-        if answer.kind == "map" and {"confidence", "logits"} & set(self.stated.outputs):
+        if answer.kind == "map" and {"confidence", "logits"} & set(self.wanted.outputs):
             raise UsageError(
                 f"{self.original.name} gives labels only, so there is no confidence and there are no logits; "
                 "leave --outputs out, or export it without its argmax"
@@ -272,16 +217,18 @@ class _Wrapping:
 
     def _describe(self, answer: Answer) -> ModelSpec:
         """The description, but for what the comparison finds."""
-        original, stated = self.original, self.stated
-        stats = stated.preparation
+        original, reading, wanted = self.original, self.reading, self.wanted
+        stats = reading.preparation
         prepared = to_spec(stats.mean, stats.std, stats.scale, stats.channel_order)
         self._say(*order_warning(stats.mean, stats.scale, stats.channel_order))
         named = self._classes(answer)
         batch, height, width = original.input.fixed
-        max_height, max_width = stated.max_size or (max(4096, height or 1), max(4096, width or 1))
+        max_height, max_width = wanted.max_size or (max(4096, height or 1), max(4096, width or 1))
         options = {
             "file": original.name,
+            "channel_order": stats.channel_order,
             "output": answer.tensor,
+            "output_name": reading.output_name,
             "logits_stride": answer.stride,
             "align_corners": answer.align_corners or None,
         }
@@ -289,15 +236,15 @@ class _Wrapping:
             classes=named.names,
             palette=named.palette,
             architecture=Architecture("onnx", {k: v for k, v in options.items() if v is not None}),
-            color_order=stated.color_order,
+            color_order=reading.color_order,
             ignore_label=self._ignored(named),
             max_height=max_height,
             max_width=max_width,
             fixed_shape=(batch, height, width),
             threshold=answer.threshold,
-            size_multiple=stated.size_multiple,
-            outputs=stated.outputs,
-            note=stated.note or "",
+            size_multiple=reading.size_multiple,
+            outputs=wanted.outputs,
+            note=wanted.note or "",
             reference=Origin(original.name, "file", original.sha256),
             provenance=({"kind": "original", "name": original.name, "sha256": original.sha256},),
             mean=prepared["mean"],
@@ -305,13 +252,13 @@ class _Wrapping:
         )
 
     def _ignored(self, named: ClassSet) -> int:
-        if self.stated.ignore_label is not None:
-            return self.stated.ignore_label
+        if self.wanted.ignore_label is not None:
+            return self.wanted.ignore_label
         return named.ignore_label if named.ignore_label is not None else 255
 
     def _classes(self, answer: Answer) -> ClassSet:
         """The classes stated, which must be as many as the network has; numbers where none are."""
-        name, named, stated = self.original.name, self.stated.named, self.stated.num_classes
+        name, named, stated = self.original.name, self.wanted.named, self.wanted.num_classes
         has = 2 if answer.kind == "channel" else answer.channels
         binary = has == 2 and answer.kind != "scores"
         if has is not None and not 2 <= has <= 255:
@@ -332,38 +279,42 @@ class _Wrapping:
         return ClassSet(names)
 
     def _graph(self, answer: Answer, spec: ModelSpec) -> ModelProto:
-        original, preparation = self.original, self.stated.preparation
+        original, reading = self.original, self.reading
         graph = original.model  # the session has its own copy
         simplify(graph, answer.tensor)
+        normalise(graph)
         graph, reason = fit_opset(graph)
         if reason is not None:
             self._say(
                 f"opset {opset_of(graph)} stays, since onnx cannot convert it to {OPSET} ({reason}): devices "
                 f"need ONNX Runtime {needed_onnxruntime(graph)} or later"
             )
-        swap = preparation.channel_order != self.stated.color_order
+        swap = reading.preparation.channel_order != reading.color_order
         surround(graph, original.input, answer, spec, swap)
         onnx = require("onnx", extra="export")
         try:
-            onnx.checker.check_model(graph)
+            if weight_bytes(graph) <= SINGLE_FILE_LIMIT:  # beyond that onnx checks files only
+                onnx.checker.check_model(graph)
         except onnx.checker.ValidationError as exc:
             raise ExportError(f"the wrapped graph is not valid ONNX: {first_line(exc)}") from exc
         return graph
 
-    def _compared(self, graph: ModelProto, spec: ModelSpec, answer: Answer, run: Run) -> ModelSpec:
+    def _compared(self, graph: ModelProto, spec: ModelSpec, network: ForeignNetwork) -> ModelSpec:
         """The description with the evidence of parity, and with the limits that the original has."""
-        multiple = spec.size_multiple
+        name = self.original.name
 
         def expected(images: Frames) -> Expected:
-            height, width = images.shape[1:3]
-            padded = height + -height % multiple, width + -width % multiple
-            found = answer.expected(run(images), (height, width), padded)
-            if answer.kind == "map" and found.labels is not None:
-                _check_labels(found.labels, spec, self.original.name)
+            found = network.expected(images)
+            if network.answer.kind == "map" and found.labels is not None:
+                _check_labels(found.labels, spec, name)
             return found
 
-        name = self.original.name
-        reference = ParityReference(expected, f"{name} in ONNX Runtime behind numpy preprocessing", name)
+        reference = ParityReference(
+            expected,
+            f"{name} in ONNX Runtime behind numpy preprocessing",
+            name,
+            neighbours=network.neighbours,
+        )
         tolerance = _TOLERANCES[spec.precision]
         parity = check_parity(graph, reference, spec, tolerance=tolerance)
         if tolerance is None and parity["min_agreement"] < _INT8_AGREEMENT:
@@ -373,7 +324,7 @@ class _Wrapping:
             )
         limits = Limits(parity, expected, spec)
         spec = limits.apply()
-        self._say(*limits.sentences(name, multiple))
+        self._say(*limits.sentences(name, spec.size_multiple))
         return spec.with_evidence("parity", parity)
 
     def _made(self, graph: ModelProto) -> dict[str, Any]:

@@ -169,6 +169,7 @@ def spec_of(text: str | None, path: Path) -> ModelSpec:
     if text is None:
         raise ModelError(
             f"{path} carries no description of fcn-deploy, so its classes and the colour order, mean and "
-            f"scale of its frames are unknown; make it with: fcn-deploy export --weights ... -o {path.name}"
+            f"scale of its frames are unknown; make it with: fcn-deploy export --weights ... -o {path.name} "
+            "(an ONNX file of another tool: fcn-deploy wrap)"
         )
     return ModelSpec.from_json(text, str(path))

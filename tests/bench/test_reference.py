@@ -169,6 +169,20 @@ def test_a_variant_that_keys_do_not_tell_is_that_of_the_description(artefact: Pa
         assert again.architecture.name == variant
 
 
+@pytest.mark.parametrize("name", ["mine.pth.tar", "checkpoint"])
+def test_the_set_of_weights_that_was_exported_is_the_reference(name: str, artefact: Path) -> None:
+    import torch
+
+    from fcn_deploy.model.checkpoints import describe, load_checkpoint, random_model
+
+    kept, average = (random_model(3, "fcn8s-lite", width=1, fc_channels=2, seed=i)[0] for i in (1, 2))
+    path = artefact.with_name(name)
+    torch.save({"model": kept.state_dict(), "ema": average.state_dict()}, path)
+    spec = describe(*load_checkpoint(path, variant="fcn8s-lite", key="ema"))
+    again, _ = load_reference(chain_reference(artefact, spec, []))
+    assert torch.equal(again.state_dict()["fc7.weight"], average.state_dict()["fc7.weight"])
+
+
 def test_a_named_reference_keeps_its_own_description(tmp_path: Path, spec: ModelSpec) -> None:
     own = spec.replace(color_order="rgb", std=(2.0, 2.0, 2.0))
     found = named_reference(str(weights(tmp_path / "teacher.safetensors", own)), spec)
@@ -191,7 +205,7 @@ def test_artefacts_of_one_model_share_one_reference(tmp_path: Path, spec: ModelS
 def test_a_named_reference_must_be_a_checkpoint(
     artefact: Path, spec: ModelSpec, name: str, told: str
 ) -> None:
-    artefact.write_bytes(b"x")
+    artefact.with_name("model.engine").write_bytes(b"x")
     with pytest.raises(UsageError, match=told):
         named_reference(str(artefact.parent / name), spec)
 

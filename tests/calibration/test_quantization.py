@@ -179,7 +179,7 @@ def test_sensitivity_names_every_layer_and_is_read_back(narrow, street, tmp_path
         cost.layer for cost in found.layers
     ]
     assert all(0 <= cost.label_agreement <= 1 and cost.drop is not None for cost in found.layers)
-    assert sum(layer_costs(fp32.model).values()) == pytest.approx(1)
+    assert sum(layer_costs(fp32).values()) == pytest.approx(1)
     path = tmp_path / "layers.json"
     found.save(path)
     assert Sensitivity.load(path, fp32, recipe) == found

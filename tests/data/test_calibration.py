@@ -126,3 +126,20 @@ def test_frames_far_from_the_mean_are_told_and_others_are_not(tmp_path: Path) ->
     dark = survey(CalibrationFrames(folder(tmp_path / "b", [picture(i, 20) for i in range(9)]), SPEC))
     assert good.warnings(SPEC) == []
     assert any("far from the model's mean" in told for told in dark.warnings(SPEC))
+
+
+def test_frames_of_another_size_than_the_only_one_are_refused_or_resized(tmp_path: Path) -> None:
+    source = folder(tmp_path / "a", [picture(0)])
+    fixed = SPEC.replace(fixed_shape=(1, 20, 30))
+    with pytest.raises(SourceError, match="takes 20x30 only; scale them: quantize does it with --size 20x30"):
+        next(iter(CalibrationFrames(source, fixed)))
+    (batch,) = CalibrationFrames(source, fixed, size=(20, 30))
+    assert batch.shape == (1, 20, 30, 3)
+
+
+def test_a_model_without_a_mean_says_nothing_about_colours(tmp_path: Path) -> None:
+    source = folder(tmp_path / "a", [picture(i) for i in range(8)])
+    for mean, warned in (((0.0, 0.0, 0.0), False), ((1.0, 0.0, 0.0), True)):
+        spec = SPEC.replace(mean=mean)
+        said = survey(CalibrationFrames(source, spec)).warnings(spec)
+        assert any("far from the model's mean" in sentence for sentence in said) == warned

@@ -162,10 +162,10 @@ def mmdeploy_binary(path: Path) -> Path:
     return graph.save(path, {"input": FRAMES}, {"output": labels}, opset=11, ir=6, producer="pytorch")
 
 
-def ultralytics(path: Path, height: int = 64, width: int = 96) -> Path:
+def ultralytics(path: Path, height: int = 64, width: int = 96, classes: int = CLASSES) -> Path:
     """A YOLO semantic model: static ``images``, ``output0`` uint8 ``[1, H, W]`` of upsampled logits."""
     graph = Graph()
-    scores = graph.conv(graph.trunk("images"), "score", (CLASSES, 8, 1, 1))
+    scores = graph.conv(graph.trunk("images"), "score", (classes, 8, 1, 1))
     scales = graph.constant([1, 1, 4, 4], "scales")
     graph.add(
         "Resize",

@@ -11,7 +11,9 @@ import pytest
 from fcn_deploy.errors import ParityError
 from fcn_deploy.export.parity import (
     PARITY_SIZES,
+    Expected,
     ParityReference,
+    SizeRefused,
     check_results,
     compare,
     parity_batches,
@@ -62,6 +64,69 @@ def test_frames_are_the_same_each_time_and_of_the_size_asked_for():
     assert first.shape == (2, 31, 33, 3)
     assert first.dtype == np.uint8
     assert (first == again).all()
+
+
+FIXED = ModelSpec(("a", "b"), Architecture("onnx"), fixed_shape=(1, 20, 30))
+
+
+def results_of(labels: np.ndarray, logits: np.ndarray | None):
+    return lambda images: (labels, logits)
+
+
+def reference(answer, **more) -> ParityReference:
+    return ParityReference(lambda images: answer, "a plain network", "plain", **more)
+
+
+def check(labels: np.ndarray, logits: np.ndarray | None, against: ParityReference) -> dict[str, Any]:
+    return check_results(results_of(labels, logits), against, FIXED, against="this test")
+
+
+def test_labels_alone_are_compared_where_there_are_no_logits():
+    truth = np.random.default_rng(0).integers(0, 2, (1, 20, 30), dtype=np.uint8)
+    found = check(truth, None, reference(Expected(None, truth)))
+    assert (found["max_relative_error"], found["differences_beyond_ties"]) == (None, None)
+    assert found["min_agreement"] == 1
+    wrong = truth.copy()
+    wrong[0, 0, :3] ^= 1
+    with pytest.raises(ParityError, match=r"only 99\.5000% of the labels equal those of plain"):
+        check(wrong, None, reference(Expected(None, truth)))
+
+
+def test_a_size_that_the_reference_refuses_is_recorded_and_a_refusal_of_all_is_an_error():
+    spec = ModelSpec(("a", "b"), Architecture("onnx"))
+
+    def odd_fails(images: np.ndarray) -> Expected:
+        if images.shape[1] % 2:
+            raise SizeRefused("odd")
+        return Expected(None, np.zeros(images.shape[:3], np.uint8))
+
+    def zeros(images: np.ndarray):
+        return np.zeros(images.shape[:3], np.uint8), None
+
+    against = ParityReference(odd_fails, "a plain network", "plain")
+    found = check_results(zeros, against, spec, against="this test")
+    assert {"batch": 1, "height": 31, "width": 33, "reason": "odd"} in found["refused"]
+    assert len(found["sizes"]) + len(found["refused"]) == len(PARITY_SIZES)
+    kept = spec.with_evidence("parity", found)
+    sizes = [(r["batch"], r["height"], r["width"]) for r in found["sizes"]]
+    assert [frames.shape[:3] for frames in parity_batches(kept)] == sizes
+    with pytest.raises(ParityError, match="takes none of the sizes to compare at: odd"):
+        check_results(zeros, against, FIXED.replace(fixed_shape=(1, 21, 30)), against="this test")
+
+
+@pytest.mark.parametrize(("moves", "accepted"), [(1e-4, True), (4e-5, False), (0.06, False)])
+def test_a_network_that_makes_much_of_rounding_is_judged_by_its_own_logits(moves, accepted):
+    scores = np.random.default_rng(0).normal(size=(1, 2, 20, 30))
+    largest = np.abs(scores).max()
+    artefact = scores + 3e-4 * largest
+    against = reference(scores, neighbours=lambda images: iter([scores, scores - moves * largest]))
+    labels = scores.argmax(1).astype(np.uint8)
+    if accepted:
+        (record,) = check(labels, artefact, against)["sizes"]
+        assert record["reference_moves"] == pytest.approx(moves)
+        return
+    with pytest.raises(ParityError, match="the network's own logits move by"):
+        check(labels, artefact, against)
 
 
 # Networks whose own float32 is far from float64

@@ -67,7 +67,8 @@ def test_the_description_names_the_file_and_holds_the_numbers_of_bytes(tmp_path:
     np.testing.assert_allclose(spec.mean, (103.53, 116.28, 123.675), rtol=1e-6)
     np.testing.assert_allclose(spec.std, (57.375, 57.12, 58.395), rtol=1e-6)
     assert spec.architecture.name == "onnx"
-    assert spec.architecture.options == {"file": "original.onnx", "output": "out"}
+    options = {"file": "original.onnx", "channel_order": "rgb", "output": "out"}
+    assert spec.architecture.options == options
     assert (spec.reference.name, spec.reference.known_by, spec.reference.sha256) == (
         *("original.onnx", "file"),
         digest,
@@ -94,6 +95,20 @@ def test_colours_are_swapped_where_orders_differ(tmp_path: Path, trained_on: str
     assert (labels == expected).mean() > 0.999
     assert "Div" not in operators(result.path)
     assert "Gather" not in operators(result.path)
+
+
+def test_answers_of_the_original_are_compared_before_it_is_written(tmp_path: Path) -> None:
+    original = exporters.torchvision(tmp_path / "original.onnx")
+    images = frames(2, 33, 47)
+    logits = answers(original, images, "out", **IMAGENET, trained_on="rgb")
+    np.savez(tmp_path / "answers.npz", frames=images, logits=logits, color_order="bgr")
+    wrapped = tmp_path / "deploy.onnx"
+    with pytest.raises(ParityError, match=r"exchanges red and blue .* --trained-on rgb --mean 123\.675,"):
+        wrap_model(original, wrapped, **IMAGENET, trained_on="bgr", check_against=tmp_path / "answers.npz")
+    assert not wrapped.exists()
+    done = wrap_model(original, wrapped, **IMAGENET, check_against=tmp_path / "answers.npz")
+    assert done.spec.evidence["answers"]["frames"] == 2
+    assert done.spec.evidence["answers"]["logit_error"] < 1e-4
 
 
 def test_raw_frames_need_no_operator_but_cast_and_transpose(tmp_path: Path) -> None:
@@ -308,6 +323,22 @@ def test_weights_beside_the_file_are_read(tmp_path: Path) -> None:
     onnxruntime_session(result.path).run(None, {"image": frames(1, 8, 8)})
 
 
+def test_beyond_two_gigabytes_the_weights_stay_beside_the_graph(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("graph.files", "graph.session", "graph.opset", "wrap"):
+        monkeypatch.setattr(f"fcn_deploy.export.{module}.SINGLE_FILE_LIMIT", 1000)
+    original = exporters.torchvision(tmp_path / "original.onnx")
+    result = wrap_model(original, tmp_path / "deploy.onnx", **IMAGENET)
+    assert len(list(tmp_path.glob("deploy.*.data"))) == 1
+    images = frames(1, 20, 20)
+    (labels,) = onnxruntime_session(result.path).run(None, {"image": images})
+    assert (labels == answers(original, images, "out", **IMAGENET).argmax(1)).mean() > 0.999
+    newer = exporters.smp(tmp_path / "newer.onnx", 3, opset=22)
+    told = wrap_model(newer, tmp_path / "deploy.onnx", **IMAGENET, size_multiple=4).assumptions
+    assert any("onnx converts graphs up to 2 GB only" in sentence for sentence in told)
+
+
 def test_local_functions_are_inlined(tmp_path: Path) -> None:
     function = helper.make_function(
         "pkg.local",
@@ -480,6 +511,12 @@ def test_arguments_that_do_not_fit(tmp_path: Path, changed: dict[str, Any], mess
     with pytest.raises(UsageError, match=message):
         wrap_model(original, tmp_path / "deploy.onnx", **{**IMAGENET, **changed})
     assert [p.name for p in tmp_path.iterdir()] == ["original.onnx"]
+
+
+def test_imagenet_s_mean_in_the_other_order_is_told(tmp_path: Path) -> None:
+    swapped = {**IMAGENET, "mean": IMAGENET["mean"][::-1]}
+    result = wrap_model(_tiny(tmp_path / "original.onnx"), tmp_path / "deploy.onnx", **swapped)
+    assert any("it is ImageNet's in the order bgr" in sentence for sentence in result.assumptions)
 
 
 def _tiny(path: Path, frame: Any = exporters.FRAMES, **changed: Any) -> Path:

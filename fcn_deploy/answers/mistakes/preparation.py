@@ -61,15 +61,23 @@ class TriedPreparation:
         return np.asarray(own_std * seen + own_mean, np.float32)
 
     def repair(self, spec: ModelSpec) -> str:
-        """The options that export it rightly."""
-        options = []
-        if self.swapped:
-            trained_on = "bgr" if any(link.get("trained_on") == "rgb" for link in spec.provenance) else "rgb"
-            options.append(f"--trained-on {trained_on}")
+        """The options that export it rightly: numbers are in the channel order of ``--trained-on``."""
+        own_order = trained_on(spec)
+        order = {"bgr": "rgb", "rgb": "bgr"}[own_order] if self.swapped else own_order
+        options = [f"--trained-on {order}"]
         for option, own, value in (("--mean", spec.mean, self.mean), ("--std", spec.std, self.std)):
-            if not np.allclose(own, value):
-                options.append(f"{option} {triple(value).replace(' ', '')}")
+            # Three equal numbers mean the same in both orders.
+            turned = self.swapped and len(set(value)) > 1
+            if turned or not np.allclose(own, value):
+                ordered = value if order == "bgr" else _reversed(value)
+                options.append(f"{option} {triple(ordered).replace(' ', '')}")
         return " ".join(options)
+
+
+def trained_on(spec: ModelSpec) -> str:
+    """``bgr`` or ``rgb``: the channel order of the training that an artefact was exported for."""
+    links = [str(link["trained_on"]) for link in spec.provenance if "trained_on" in link]
+    return (links or [str(spec.architecture.options.get("channel_order", "bgr"))])[0]
 
 
 def preparations(spec: ModelSpec) -> list[TriedPreparation]:
@@ -113,6 +121,7 @@ def _statistics(spec: ModelSpec) -> Iterator[tuple[Triple, Triple, str]]:
     yield ZERO, std, "subtracts no mean"
     yield _reversed(mean), std, "subtracts the mean in the other channel order"
     yield mean, ONE if _unit(std) == 1 else BYTE, "divides by no std"
+    yield mean, _times(IMAGENET_STD, 255), "divides by ImageNet's std"
     yield mean, _reversed(std), "divides by the std in the other channel order"
     yield _reversed(mean), _reversed(std), "has mean and std in the other channel order"
     yield mean, _times(std, 255), "divides by 255 after the mean is subtracted"

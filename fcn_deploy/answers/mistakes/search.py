@@ -1,19 +1,19 @@
 """Which of the usual mistakes explains that an artefact differs from the original.
 
 Each mistake is undone on a copy: another preparation of the frames, an edited graph, another variant, another
-order of the classes. First each alone on one frame, then the most promising in pairs; what brings the frame
-within the limits is tried on up to three more. A mistake is named only where all of these frames are within
-the limits with it, and no other one comes nearer.
+order of the classes. First each alone on one frame; where none fits, the nearest preparations together with
+each other difference. What brings the frame within the limits is tried on up to three more. A mistake is
+named where all of these frames are within the limits with it, no other one comes nearer, and no part of it is
+enough. The search ends early where logits are equal but for rounding.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,7 @@ from fcn_deploy.answers.comparison import (
 )
 from fcn_deploy.answers.file import OriginalAnswer, OriginalAnswers
 from fcn_deploy.answers.mistakes.class_order import class_order, reordered
+from fcn_deploy.answers.mistakes.explanation import Explanation, Mistake
 from fcn_deploy.answers.mistakes.networks import TrialNetwork, can_be_tried, graph_network
 from fcn_deploy.answers.mistakes.preparation import TriedPreparation, preparations
 from fcn_deploy.answers.mistakes.structure import structure_edits
@@ -35,6 +36,7 @@ from fcn_deploy.answers.mistakes.variants import other_variants, variant_network
 from fcn_deploy.answers.running import Answered
 from fcn_deploy.data.images import Image
 from fcn_deploy.errors import ExportError, FcnDeployError
+from fcn_deploy.export.parity import TOLERANCE
 from fcn_deploy.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -42,46 +44,9 @@ if TYPE_CHECKING:
 
 _FRAMES = 4
 """Frames that are tried, the smallest of those beyond the limits."""
-_PAIRED_PREPARATIONS, _PAIRED_STRUCTURES = 2, 5
-"""How many of each kind, those that came nearest alone, are tried in pairs."""
-
-
-@dataclass(frozen=True)
-class Mistake:
-    """A difference between the original and the export, and how near the artefact comes without it."""
-
-    kinds: tuple[str, ...]
-    """In short: of ``color order``, ``/255``, ``mean``, ``std``, ``skip scales``, ``ceil_mode``,
-    ``align_corners``, ``upsampling``, ``variant`` and ``class order``."""
-    words: str
-    """What the original does and the artefact does not."""
-    repair: str
-    """The options to export it with."""
-    agreement: float
-    """Share of equal labels of the worst frame tried, 0 to 1."""
-    logit_error: float | None
-    """The largest of the frames tried."""
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "kinds": list(self.kinds),
-            "original": self.words,
-            "repair": self.repair,
-            "agreement": self.agreement,
-            "logit_error": self.logit_error,
-        }
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """What the search found."""
-
-    mistakes: tuple[Mistake, ...]
-    """Those that explain it, all equally well; empty where none does."""
-    closest: Mistake | None
-    """Where none does: the one that came nearest, if any came nearer than the artefact as it is."""
-    tried: int
-    """How many mistakes and pairs were tried."""
+_PAIRED = 3
+"""Preparations, those that came nearest alone, that are tried together with each other difference. While the
+preparation is wrong the others hardly show, so none of those is left out."""
 
 
 def explain(
@@ -136,6 +101,11 @@ class _Hypothesis:
     preparation: TriedPreparation | None = None
     orders_classes: bool = False
 
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        prepared = () if self.preparation is None else self.preparation.kinds
+        return (*self.structure.kinds, *prepared, *(("class order",) if self.orders_classes else ()))
+
 
 @dataclass(frozen=True)
 class _Outcome:
@@ -156,6 +126,11 @@ class _Outcome:
     def distance(self) -> tuple[float, float]:
         """Smaller is nearer."""
         return 1 - self.agreement, self.logit_error or 0.0
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether logits differ by no more than rounding makes of equal networks: nothing fits better."""
+        return self.logit_error is not None and self.logit_error <= TOLERANCE
 
     def holds(self, limits: AnswerLimits) -> bool:
         return limits.hold(self.agreement, self.logit_error)
@@ -185,50 +160,55 @@ class _Search:
     def run(self) -> Explanation:
         first = self.frames[:1]
         base = next(self._outcomes(self.plain, [_Hypothesis(self.plain)], first))
-        alone = list(self._alone(first))
-        found = self._confirmed(alone)
+        found: list[_Outcome] = []
+        tried: list[_Outcome] = []
+        for stage in (self._prepared, self._built_otherwise, self._of_other_variants):
+            outcomes = list(stage(first))
+            tried += outcomes
+            found = _equals([*found, *self._confirmed(outcomes)])
+            if any(one.is_exact for one in found):
+                break
         if not found:
-            pairs = list(self._pairs(alone, first))
-            found = self._confirmed(pairs)
-            alone += pairs
+            pairs = list(self._pairs(tried, first))
+            tried += pairs
+            found = _equals(self._confirmed(pairs))
         if found:
             return Explanation(tuple(self._mistake(one) for one in found), None, self.tried)
-        nearest = min(alone, key=lambda one: one.distance, default=None)
+        nearest = min(tried, key=lambda one: one.distance, default=None)
         nearer = nearest is not None and nearest.agreement > base.agreement
         return Explanation((), self._mistake(nearest) if nearest and nearer else None, self.tried)
 
-    def _alone(self, frames: Sequence[_TriedFrame]) -> Iterator[_Outcome]:
-        """Each mistake by itself."""
-        prepared = [_Hypothesis(self.plain, one) for one in preparations(self.spec)]
-        yield from self._outcomes(
-            self.plain, [*prepared, _Hypothesis(self.plain, orders_classes=True)], frames
-        )
-        for structure in self._structures():
-            yield from self._outcomes(structure, [_Hypothesis(structure)], frames)
+    def _prepared(self, frames: Sequence[_TriedFrame]) -> Iterator[_Outcome]:
+        """Each preparation, and the order of the classes: the graph stays as it is."""
+        hypotheses = [_Hypothesis(self.plain, one) for one in preparations(self.spec)]
+        hypotheses.append(_Hypothesis(self.plain, orders_classes=True))
+        yield from self._outcomes(self.plain, hypotheses, frames)
 
-    def _structures(self) -> Iterator[_Structure]:
-        for name in other_variants(self.spec):
-            opened = partial(variant_network, self.graph, self.spec, name)
-            yield _Structure(("variant",), f"is {name}", f"--variant {name}", opened)
+    def _built_otherwise(self, frames: Sequence[_TriedFrame]) -> Iterator[_Outcome]:
+        """Each edit of the graph."""
         for edit in structure_edits(self.graph):
             opened = partial(graph_network, edit.graph, self.spec)
-            yield _Structure(edit.kinds, edit.words, edit.repair, opened)
+            structure = _Structure(edit.kinds, edit.words, edit.repair, opened)
+            yield from self._outcomes(structure, [_Hypothesis(structure)], frames)
+
+    def _of_other_variants(self, frames: Sequence[_TriedFrame]) -> Iterator[_Outcome]:
+        """Each variant of FCN-8s that takes the same weights."""
+        for name in other_variants(self.spec):
+            opened = partial(variant_network, self.graph, self.spec, name)
+            structure = _Structure(("variant",), f"is {name}", f"--variant {name}", opened)
+            yield from self._outcomes(structure, [_Hypothesis(structure)], frames)
 
     def _pairs(self, alone: list[_Outcome], frames: Sequence[_TriedFrame]) -> Iterator[_Outcome]:
-        """The most promising, together."""
+        """The nearest preparations, each together with every other difference."""
         ranked = sorted(alone, key=lambda one: one.distance)
-        prepared = [one.hypothesis.preparation for one in ranked if one.hypothesis.preparation]
-        structures = [
-            one.hypothesis.structure for one in ranked if one.hypothesis.structure is not self.plain
-        ]
-        chosen = prepared[:_PAIRED_PREPARATIONS]
+        chosen = [one.hypothesis.preparation for one in ranked if one.hypothesis.preparation][:_PAIRED]
         ordered = [_Hypothesis(self.plain, one, orders_classes=True) for one in chosen]
         yield from self._outcomes(self.plain, ordered, frames)
-        for structure in structures[:_PAIRED_STRUCTURES]:
-            pairs = [_Hypothesis(structure, one) for one in chosen]
-            yield from self._outcomes(
-                structure, [*pairs, _Hypothesis(structure, orders_classes=True)], frames
-            )
+        for structure in (one.hypothesis.structure for one in alone):
+            if structure is not self.plain:
+                pairs = [_Hypothesis(structure, one) for one in chosen]
+                ordered = [_Hypothesis(structure, orders_classes=True)]
+                yield from self._outcomes(structure, [*pairs, *ordered], frames)
 
     def _outcomes(
         self, structure: _Structure, hypotheses: Iterable[_Hypothesis], frames: Sequence[_TriedFrame]
@@ -273,7 +253,7 @@ class _Search:
             raise ExportError(f"cannot be computed: {exc}") from exc
 
     def _confirmed(self, outcomes: list[_Outcome]) -> list[_Outcome]:
-        """Those within the limits on every frame that is tried; of them the nearest, and its equals."""
+        """Those within the limits on every frame that is tried."""
         holding = [one for one in outcomes if one.holds(self.limits) and self._says_something(one)]
         confirmed = []
         for outcome in holding:
@@ -284,7 +264,7 @@ class _Search:
             whole = replace(outcome, frames=frames)
             if whole.holds(self.limits) and len(whole.frames) == len(self.frames):
                 confirmed.append(whole)
-        return _equals(confirmed)
+        return confirmed
 
     @staticmethod
     def _says_something(outcome: _Outcome) -> bool:
@@ -293,14 +273,14 @@ class _Search:
 
     def _mistake(self, outcome: _Outcome) -> Mistake:
         structure, preparation = outcome.hypothesis.structure, outcome.hypothesis.preparation
-        parts = [(structure.kinds, structure.words, structure.repair)]
+        parts = [(structure.words, structure.repair)] if structure.words else []
         if preparation is not None:
-            parts.append((preparation.kinds, preparation.words, preparation.repair(self.spec)))
+            parts.append((preparation.words, preparation.repair(self.spec)))
         if outcome.order is not None:
-            parts.append((("class order",), *_order_words(outcome.order, self.spec)))
-        kinds, words, repairs = zip(*(part for part in parts if part[0]), strict=True)
+            parts.append(_order_words(outcome.order, self.spec))
+        words, repairs = zip(*parts, strict=True)
         return Mistake(
-            kinds=tuple(itertools.chain.from_iterable(kinds)),
+            kinds=outcome.hypothesis.kinds,
             words=" and ".join(words),
             repair=" ".join(repairs),
             agreement=outcome.agreement,
@@ -319,16 +299,19 @@ def _chosen(compared: AnswerComparison, limits: AnswerLimits) -> list[int]:
 
 
 def _equals(outcomes: list[_Outcome]) -> list[_Outcome]:
-    """The nearest, and those that come as near: nothing in the answers tells them apart."""
+    """The nearest, and those that come as near, which nothing in the answers tells apart; without those of
+    which a part is enough. The simplest come first."""
     if not outcomes:
         return []
-    ranked = sorted(outcomes, key=lambda one: one.distance)
-    differing, error = ranked[0].distance
-    return [
+    differing, error = min(one.distance for one in outcomes)
+    near = [
         one
-        for one in ranked
+        for one in outcomes
         if one.distance[0] <= 2 * differing + 1e-4 and one.distance[1] <= 5 * error + 1e-5
     ]
+    kinds = [set(one.hypothesis.kinds) for one in near]
+    simple = [one for one, own in zip(near, kinds, strict=True) if not any(other < own for other in kinds)]
+    return sorted(simple, key=lambda one: (len(one.hypothesis.kinds), one.distance))
 
 
 def _order_words(order: NDArray[np.int64], spec: ModelSpec) -> tuple[str, str]:

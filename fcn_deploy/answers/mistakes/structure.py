@@ -15,15 +15,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fcn_deploy.answers.running import logits_inside
-from fcn_deploy.export.graph.surgery import PROTO_HALF, crop_offset, element_types
+from fcn_deploy.export.graph.roles import reached_from, score_layers
+from fcn_deploy.export.graph.surgery import (
+    PROTO_HALF,
+    attributes,
+    crop_offset,
+    element_types,
+    makers,
+    names_read,
+    readers,
+)
 from fcn_deploy.lazy import require
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
-
-_BEHIND_SCORES = ("Resize", "ConvTranspose", "Slice", "Add", "Sum", "Pad", "Cast", "Identity")
-"""What stands between the convolutions that give scores and the logits."""
 
 ATONCE_SCALES = (0.0001, 0.01)
 """Of pool3 and pool4. Source: the authors' voc-fcn8s-atonce, ``scale_pool3`` and ``scale_pool4``."""
@@ -60,31 +65,22 @@ class _Editor:
     def __init__(self, model: ModelProto) -> None:
         self.onnx = require("onnx", extra="export")
         self.model, self.graph = model, model.graph
-        self.makers = {name: node for node in self.graph.node for name in node.output}
-        self.readers: dict[str, list[NodeProto]] = {}
-        for node in self.graph.node:
-            for name in node.input:
-                self.readers.setdefault(name, []).append(node)
-        self.constants = {tensor.name: tensor for tensor in self.graph.initializer}
-
-    def attributes(self, node: NodeProto) -> dict[str, Any]:
-        return {a.name: self.onnx.helper.get_attribute_value(a) for a in node.attribute}
+        self.readers = readers(model)
+        self.tensors = {tensor.name: tensor for tensor in self.graph.initializer}
 
     def change(self, node: NodeProto, **values: Any) -> None:
-        """Set attributes; None removes one."""
-        kept = {**self.attributes(node), **values}
+        """Set attributes."""
+        kept = {**attributes(node), **values}
         del node.attribute[:]
-        node.attribute.extend(
-            self.onnx.helper.make_attribute(name, value) for name, value in kept.items() if value is not None
-        )
+        node.attribute.extend(self.onnx.helper.make_attribute(name, value) for name, value in kept.items())
 
     def constant(self, name: str, value: NDArray[Any]) -> str:
         self.graph.initializer.append(self.onnx.numpy_helper.from_array(value, name))
         return name
 
-    def add(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
+    def add(self, kind: str, inputs: list[str], output: str, **values: Any) -> str:
         """A new node, somewhere; :meth:`sort` brings it to its place. Its output's name."""
-        self.graph.node.append(self.onnx.helper.make_node(kind, inputs, [output], name=output, **attributes))
+        self.graph.node.append(self.onnx.helper.make_node(kind, inputs, [output], name=output, **values))
         return output
 
     def sort(self) -> None:
@@ -92,7 +88,8 @@ class _Editor:
         nodes = list(self.graph.node)
         maker = {name: place for place, node in enumerate(nodes) for name in node.output if name}
         needs = {
-            place: {maker[name] for name in node.input if name in maker} for place, node in enumerate(nodes)
+            place: {maker[name] for name in names_read(node) if name in maker}
+            for place, node in enumerate(nodes)
         }
         ordered = [nodes[place] for place in graphlib.TopologicalSorter(needs).static_order()]
         del self.graph.node[:]
@@ -100,30 +97,32 @@ class _Editor:
 
     def score_layers(self) -> list[NodeProto]:
         """The convolutions whose sum gives the logits, from the shallowest to the deepest."""
-        inside = logits_inside(self.model)
-        pending, found = [inside[0]] if inside else [], []
-        while pending:
-            node = self.makers.get(pending.pop())
-            if node is None:
-                continue
-            if node.op_type == "Conv":
-                found.append(node)
-            elif node.op_type in _BEHIND_SCORES:
-                pending += node.input[:2] if node.op_type in ("Add", "Sum") else node.input[:1]
-        unique = {node.output[0]: node for node in found}
-        return sorted(unique.values(), key=self._depth)
+        names = set(score_layers(self.model))
+        found = [node for node in self.graph.node if node.op_type == "Conv" and node.name in names]
+        return sorted(found, key=self._depth)
 
     def _depth(self, node: NodeProto) -> int:
         """How many convolutions lie upstream."""
-        seen: set[str] = set()
+        made_by, seen = makers(self.model), set[str]()
         pending, count = list(node.input[:1]), 0
         while pending:
-            maker = self.makers.get(pending.pop())
+            maker = made_by.get(pending.pop())
             if maker is not None and maker.output[0] not in seen:
                 seen.add(maker.output[0])
                 count += maker.op_type == "Conv"
                 pending += maker.input
         return count
+
+    def resizes(self) -> list[NodeProto]:
+        """Linear resizes of scores, in graph order."""
+        scores = reached_from(self.model, [node.output[0] for node in self.score_layers()])
+        return [
+            node
+            for node in self.graph.node
+            if node.op_type == "Resize"
+            and node.input[0] in scores
+            and attributes(node).get("mode") == b"linear"
+        ]
 
     def network_input(self) -> str | None:
         """What the first convolution reads: the prepared frames."""
@@ -131,25 +130,12 @@ class _Editor:
 
     def factor(self, node: NodeProto) -> int | None:
         """By how much a Resize enlarges height and width; None where it is no whole number, or computed."""
-        tensor = self.constants.get(node.input[2]) if len(node.input) == 3 else None
+        tensor = self.tensors.get(node.input[2]) if len(node.input) == 3 else None
         if tensor is None:
             return None
         scales = self.onnx.numpy_helper.to_array(tensor)
         whole = scales.size == 4 and scales[2] == scales[3] and float(scales[2]).is_integer()
         return int(scales[2]) if whole else None
-
-    def resizes(self) -> list[NodeProto]:
-        """Linear resizes of scores, in graph order: those behind the score layers."""
-        scores = {node.output[0] for node in self.score_layers()}
-        found = []
-        for node in self.graph.node:
-            if not scores.intersection(node.input):
-                continue
-            if node.op_type in _BEHIND_SCORES:
-                scores.update(node.output)
-            if node.op_type == "Resize" and self.attributes(node).get("mode") == b"linear":
-                found.append(node)
-        return found
 
 
 def _scale_skips(editor: _Editor, *, inverse: bool) -> bool:
@@ -171,36 +157,27 @@ def _pool_floor(editor: _Editor) -> bool:
     """Pooling that rounds up, in either form, rounds down."""
     changed = False
     for node in editor.graph.node:
-        if node.op_type != "MaxPool":
-            continue
-        attributes = editor.attributes(node)
-        if attributes.get("ceil_mode"):
-            editor.change(node, ceil_mode=0)
-        elif _padded_at_end(attributes):
-            editor.change(node, pads=[0, 0, 0, 0])
-        else:
-            continue
-        changed = True
+        if node.op_type == "MaxPool" and _rounds_up(node):
+            pads = attributes(node).get("pads", [0, 0, 0, 0])
+            editor.change(node, ceil_mode=0, pads=[*pads[:2], *pads[:2]])
+            changed = True
     return changed
 
 
 def _pool_ceil(editor: _Editor) -> bool:
     """Pooling that rounds down rounds up."""
-    found = [
-        node
-        for node in editor.graph.node
-        if node.op_type == "MaxPool"
-        and not editor.attributes(node).get("ceil_mode")
-        and not _padded_at_end(editor.attributes(node))
-    ]
+    found = [node for node in editor.graph.node if node.op_type == "MaxPool" and not _rounds_up(node)]
     for node in found:
         editor.change(node, ceil_mode=1)
     return bool(found)
 
 
-def _padded_at_end(attributes: dict[str, Any]) -> bool:
-    """Ceil mode as export writes it: :func:`fcn_deploy.export.graph.surgery.pad_pooling`."""
-    return attributes.get("pads") == [0, 0, 1, 1] and attributes.get("strides") == [2, 2]
+def _rounds_up(node: NodeProto) -> bool:
+    """By its mode, or by the padding that :func:`fcn_deploy.export.graph.surgery.pad_pooling` writes."""
+    stated = attributes(node)
+    pads, steps = stated.get("pads", [0, 0, 0, 0]), stated.get("strides", [1, 1])
+    padded = [end - begin for begin, end in zip(pads[:2], pads[2:], strict=True)]
+    return bool(stated.get("ceil_mode")) or (max(steps) > 1 and padded == [step - 1 for step in steps])
 
 
 def _resample(editor: _Editor, *, mode: bytes, to_size: bool, last_only: bool) -> bool:
@@ -212,7 +189,7 @@ def _resample(editor: _Editor, *, mode: bytes, to_size: bool, last_only: bool) -
     for node in resizes[-1:] if last_only else resizes:
         if to_size and not _resize_to(editor, node, last=node is resizes[-1]):
             return False
-        own = editor.attributes(node).get("coordinate_transformation_mode", b"half_pixel")
+        own = attributes(node).get("coordinate_transformation_mode", b"half_pixel")
         changed |= to_size or own != mode
         editor.change(node, coordinate_transformation_mode=mode)
     return changed
@@ -247,7 +224,7 @@ def _added_to(editor: _Editor, tensor: str) -> str | None:
 def _transpose_convolutions(editor: _Editor) -> bool:
     """Resizes by a factor become transposed convolutions with bilinear kernels: zeros beyond the border."""
     layers, resizes = editor.score_layers(), editor.resizes()
-    weights = editor.constants.get(layers[0].input[1]) if layers else None
+    weights = editor.tensors.get(layers[0].input[1]) if layers else None
     if weights is None or crop_offset(editor.model):
         return False
     kinds, changed = element_types(editor.model), False

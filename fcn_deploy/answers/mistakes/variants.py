@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcn_deploy.answers.mistakes.networks import TrialNetwork, with_float_frame
-from fcn_deploy.answers.running import Answered
+from fcn_deploy.answers.running import Answered, cropped
 from fcn_deploy.contract import INPUT
 from fcn_deploy.data.images import Image
 from fcn_deploy.errors import ExportError, ModelError
@@ -26,13 +26,25 @@ if TYPE_CHECKING:
 
 
 def other_variants(spec: ModelSpec) -> list[str]:
-    """Names of the variants that pad otherwise; none where it is another network, or PyTorch is missing."""
+    """Names of the variants that take the same weights and have other layers, not only other scales.
+
+    None where it is another network, or PyTorch is missing.
+    """
     if not installed("torch"):
         return []
-    from fcn_deploy.model.fcn8s import VARIANTS
+    from fcn_deploy.model.fcn8s import VARIANTS, Variant
+
+    def shapes(variant: Variant) -> tuple[object, ...]:
+        return variant.fc6_size, variant.biased
+
+    def layers(variant: Variant) -> tuple[object, ...]:
+        return variant.frame_padding, variant.fc6_padding, variant.fc_relu
 
     own = VARIANTS.get(spec.architecture.name)
-    return [] if own is None else [v.name for v in VARIANTS.values() if v.frame_padding != own.frame_padding]
+    others = [v for v in VARIANTS.values() if own and shapes(v) == shapes(own) and layers(v) != layers(own)]
+    # Width and size of fc6 are options, so that variants that differ in these alone are one.
+    different = {(layers(v), v.pool4_scale, v.pool3_scale): v.name for v in reversed(others)}
+    return list(reversed(different.values()))
 
 
 @contextmanager
@@ -53,6 +65,7 @@ def variant_network(model: ModelProto, spec: ModelSpec, name: str) -> Iterator[T
             prepared = session.run([convolution.input[0]], feeds)[0]
             with torch.inference_mode():
                 logits = network(torch.from_numpy(prepared.astype(np.float32)))[0].numpy()
+            logits = cropped(logits, 0, image)  # frames may be padded inside the graph
             return Answered(logits.argmax(0).astype(np.uint8), logits)
 
         yield answer
@@ -61,7 +74,7 @@ def variant_network(model: ModelProto, spec: ModelSpec, name: str) -> Iterator[T
 def _network(model: ModelProto, spec: ModelSpec, name: str) -> FCN8s:
     """The variant with the graph's weights, which are in the order of its layers."""
     torch = require("torch", extra="export")
-    from fcn_deploy.model.fcn8s import FCN8s
+    from fcn_deploy.model.fcn8s import FCN8s, Upscore
 
     numpy_helper = require("onnx", extra="export").numpy_helper
     unfit = ExportError(f"the graph has other layers than {name}")
@@ -70,13 +83,15 @@ def _network(model: ModelProto, spec: ModelSpec, name: str) -> FCN8s:
     except (ModelError, TypeError) as exc:
         raise unfit from exc
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-    layers = [layer for layer in network.modules() if isinstance(layer, torch.nn.Conv2d)]
-    nodes = [node for node in model.graph.node if node.op_type == "Conv"]
-    if network.learned_upscore or len(layers) != len(nodes):
+    pairs = [(torch.nn.Conv2d, "Conv"), *([(Upscore, "ConvTranspose")] if network.learned_upscore else [])]
+    layers = [layer for kind, _ in pairs for layer in network.modules() if isinstance(layer, kind)]
+    nodes = [node for _, kind in pairs for node in model.graph.node if node.op_type == kind]
+    if len(layers) != len(nodes):
         raise unfit
     with torch.no_grad():
         for layer, node in zip(layers, nodes, strict=True):
-            for parameter, key in zip((layer.weight, layer.bias), node.input[1:], strict=True):
+            parameters = [p for p in (layer.weight, layer.bias) if p is not None]
+            for parameter, key in zip(parameters, node.input[1:], strict=True):
                 if key not in tensors or list(tensors[key].dims) != list(parameter.shape):
                     raise unfit
                 values = numpy_helper.to_array(tensors[key]).astype(np.float32)

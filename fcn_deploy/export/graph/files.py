@@ -64,7 +64,8 @@ def read_model(path: str | Path) -> tuple[ModelProto, ModelSpec]:
     text = {p.key: p.value for p in model.metadata_props}.get(METADATA_KEY)
     if text is None:
         raise ModelError(
-            f"{found} carries no description of fcn-deploy; export it with: fcn-deploy export --weights ..."
+            f"{found} carries no description of fcn-deploy; export it with: fcn-deploy export "
+            "--weights ... (a file of another tool: fcn-deploy wrap)"
         )
     return model, ModelSpec.from_json(text, str(found))
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING
 
 from fcn_deploy.errors import ExportError, ModelError
-from fcn_deploy.export.graph.surgery import attributes_of, inferred_values, names_read, replace_nodes
+from fcn_deploy.export.graph.normal_form import (
+    constants_to_initializers,
+    name_nodes,
+    remove_what_gives_nothing,
+    skip_identities,
+)
+from fcn_deploy.export.graph.surgery import inferred_values, names_read, rename
 from fcn_deploy.lazy import require
 
 if TYPE_CHECKING:
@@ -71,9 +76,8 @@ def _nodes(graph: GraphProto) -> Iterator[NodeProto]:
 def simplify(model: ModelProto, output: str) -> None:
     """Keep what one tensor needs, in place, and write it as the passes of this package read it.
 
-    Constant nodes become initializers and copies of initializers are left out: the weights of a convolution
-    are then always an initializer. Every node has a name of its own. What describes the former graph
-    (types of inner tensors, comments, metadata) is removed.
+    Constants are initializers, so that the weights of a convolution always are, and every node has a name of
+    its own. What describes the former graph (types of inner tensors, comments, metadata) is removed.
 
     Args:
         model: a graph without local functions.
@@ -81,85 +85,19 @@ def simplify(model: ModelProto, output: str) -> None:
     """
     graph = model.graph
     declared = inferred_values(model)[output]
-    del graph.value_info[:]
-    del model.metadata_props[:]
-    del graph.metadata_props[:]
-    graph.doc_string = model.doc_string = ""
-    _constants_to_initializers(graph)
     weights = {tensor.name for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in weights]
-    del graph.input[:]
-    graph.input.extend(inputs)
-    del graph.output[:]
-    graph.output.append(declared)
-    replace_nodes(graph, list(_needed(graph, output)))
-    _name_nodes(graph)
-
-
-def _constants_to_initializers(graph: GraphProto) -> None:
-    """Constant nodes become initializers; who reads an initializer through Identity reads it itself."""
-    onnx = require("onnx", extra="export")
-    outputs = {value.name for value in graph.output}
-    weights = {tensor.name for tensor in graph.initializer}
-    copies: dict[str, str] = {}
-    kept = []
-    for node in graph.node:
-        name = node.output[0] if node.output else ""
-        if node.op_type == "Constant" and (value := attributes_of(node).get("value")) is not None:
-            tensor = onnx.TensorProto()
-            tensor.CopyFrom(value)
-            tensor.name = name
-            graph.initializer.append(tensor)
-            weights.add(name)
-        elif node.op_type == "Identity" and node.input[0] in weights and name not in outputs:
-            copies[name] = copies.get(node.input[0], node.input[0])
-            weights.add(name)
-        else:
-            kept.append(node)
-    del graph.node[:]
-    graph.node.extend(kept)
-    rename(graph, copies)
-
-
-def _needed(graph: GraphProto, output: str) -> Iterator[NodeProto]:
-    """The nodes that a tensor depends on, in their order."""
-    wanted, needed = {output}, set()
-    for place in reversed(range(len(graph.node))):
-        node = graph.node[place]
-        if not wanted.isdisjoint(node.output):
-            needed.add(place)
-            wanted.update(names_read(node))
-    return (node for place, node in enumerate(graph.node) if place in needed)
-
-
-def _name_nodes(graph: GraphProto) -> None:
-    """A name for each node that has none or shares one, by operator and number; comments are removed."""
-    used = Counter(node.name for node in graph.node)
-    numbers: Counter[str] = Counter()
-    for node in graph.node:
-        node.doc_string = ""
-        del node.metadata_props[:]
-        while not node.name or used[node.name] > 1:
-            kind = node.op_type.lower()
-            numbers[kind] += 1
-            used[node.name] -= 1
-            node.name = f"{kind}_{numbers[kind]}"
-            used[node.name] += 1
-
-
-def rename(graph: GraphProto, names: Mapping[str, str]) -> None:
-    """Give tensors other names, in place, wherever they stand: in subgraphs, inputs and outputs too."""
-    if not names:
-        return
-    for value in (*graph.input, *graph.output, *graph.initializer, *graph.value_info):
-        value.name = names.get(value.name, value.name)
-    for node in graph.node:
-        for listed in (node.input, node.output):
-            for place, name in enumerate(listed):
-                listed[place] = names.get(name, name)
-        for attribute in node.attribute:
-            for inner in (*attribute.graphs, *((attribute.g,) if attribute.HasField("g") else ())):
-                rename(inner, names)
+    for values, kept in ((graph.input, inputs), (graph.output, [declared])):
+        del values[:]
+        values.extend(kept)
+    for described in (model, graph, *graph.node):
+        del described.metadata_props[:]
+        described.doc_string = ""
+    del graph.value_info[:]
+    constants_to_initializers(model)
+    skip_identities(model)
+    remove_what_gives_nothing(model)
+    name_nodes(model)
 
 
 def make_room(graph: GraphProto, reserved: Collection[str]) -> None:

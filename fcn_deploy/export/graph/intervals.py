@@ -83,7 +83,7 @@ def _padded(node: NodeProto, operands: list[Interval | None]) -> Interval | None
 
 def _combined(kind: str, one: Interval, other: Interval) -> Interval | None:
     """An extreme of a sum, difference, product or quotient lies at the ends of both intervals."""
-    if kind == "Div" and (other[0] <= 0).any() and (other[1] >= 0).any():
+    if kind == "Div" and ((other[0] <= 0) & (other[1] >= 0)).any():
         return None
     ends = [_ARITHMETIC[kind](a, b) for a in one for b in other]
     return np.minimum.reduce(ends), np.maximum.reduce(ends)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from fcn_deploy.contract import DEPLOY
@@ -19,7 +20,7 @@ def tidy(model: ModelProto) -> None:
     """
     graph = model.graph
     del graph.value_info[:]
-    renamed = {t.name: t.name.removeprefix("model.") for t in graph.initializer}
+    renamed = _short_names([t.name for t in graph.initializer])
     outputs = {o.name for o in graph.output}
     count: dict[str, int] = {}
     for node in graph.node:
@@ -44,20 +45,32 @@ def tidy(model: ModelProto) -> None:
     del graph.metadata_props[:]
     del model.functions[:]
     graph.doc_string = model.doc_string = ""
-    graph.name = "fcn8s"
+    graph.name = "deploy"
 
 
 def _node_name(node: NodeProto, renamed: dict[str, str], count: dict[str, int]) -> str:
     if node.op_type in ("Conv", "ConvTranspose"):
-        layer = renamed[node.input[1]].removesuffix(".weight")
+        layer = renamed.get(node.input[1], node.input[1]).removesuffix(".weight")
         # upscore2 and upscore_pool4 share one initializer when both hold the same fixed kernel.
-        count[layer] = count.get(layer, 0) + 1
-        return layer if count[layer] == 1 else f"{layer}.{count[layer]}"
+        return _counted(layer, count)
     if node.op_type == "Relu":
-        return f"{renamed[node.input[0]]}.relu"
+        return _counted(f"{renamed.get(node.input[0], node.input[0])}.relu", count)
     kind = "pool" if node.op_type == "MaxPool" else node.op_type.lower()
     count[kind] = count.get(kind, 0) + 1
     return f"{kind}{count[kind]}"
+
+
+def _counted(name: str, count: dict[str, int]) -> str:
+    """``name``, and with a number from its second use on."""
+    count[name] = count.get(name, 0) + 1
+    return name if count[name] == 1 else f"{name}.{count[name]}"
+
+
+def _short_names(names: list[str]) -> dict[str, str]:
+    """Names without those of the modules around the network, unless two would be the same."""
+    short = {name: name.removeprefix("model.").removeprefix("module.") for name in names}
+    uses = Counter(short.values())
+    return {name: found if uses[found] == 1 else name for name, found in short.items()}
 
 
 def _name_axes(value: ValueInfoProto) -> None:

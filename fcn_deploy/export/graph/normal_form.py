@@ -19,7 +19,9 @@ from fcn_deploy.export.graph.surgery import (
     channel_counts,
     constants,
     makers,
+    names_read,
     readers,
+    rename,
     replace_nodes,
 )
 from fcn_deploy.lazy import require
@@ -34,13 +36,13 @@ def normalise(model: ModelProto) -> None:
     Args:
         model: any graph with inference operators of ONNX's own domain.
     """
-    _constants_to_initializers(model)
-    _skip_identities(model)
+    constants_to_initializers(model)
+    skip_identities(model)
     _share_no_weights(model)
     _fold_batch_normalisation(model)
     _pool_globally(model)
-    _remove_what_gives_nothing(model)
-    _name_nodes(model)
+    remove_what_gives_nothing(model)
+    name_nodes(model)
 
 
 def at_least_opset(model: ModelProto, opset: int) -> ModelProto:
@@ -64,7 +66,8 @@ def at_least_opset(model: ModelProto, opset: int) -> ModelProto:
     return newer
 
 
-def _constants_to_initializers(model: ModelProto) -> None:
+def constants_to_initializers(model: ModelProto) -> None:
+    """Constant nodes as initializers, in place."""
     kept = []
     for node in model.graph.node:
         value = _value_of(node) if node.op_type == "Constant" else None
@@ -97,20 +100,19 @@ def _value_of(node: NodeProto) -> TensorProto | None:
     return made
 
 
-def _skip_identities(model: ModelProto) -> None:
+def skip_identities(model: ModelProto) -> None:
     """Nodes read what an Identity reads (a Dropout is one in inference); outputs keep their names."""
     outputs = {output.name for output in model.graph.output}
     origin: dict[str, str] = {}
     kept = []
     for node in model.graph.node:
-        for i, name in enumerate(node.input):
-            node.input[i] = origin.get(name, name)
         idle = node.op_type == "Identity" or (node.op_type == "Dropout" and len(node.output) == 1)
         if idle and node.output[0] not in outputs:
-            origin[node.output[0]] = node.input[0]
+            origin[node.output[0]] = origin.get(node.input[0], node.input[0])
         else:
             kept.append(node)
     if origin:
+        rename(model.graph, origin)
         replace_nodes(model.graph, kept)
 
 
@@ -299,19 +301,19 @@ def _evaluate(
     return result
 
 
-def _remove_what_gives_nothing(model: ModelProto) -> None:
-    """Nodes from which no output is computed."""
+def remove_what_gives_nothing(model: ModelProto) -> None:
+    """Leave out nodes from which no output is computed, in place."""
     needed = {output.name for output in model.graph.output}
     kept: list[NodeProto] = []
     for node in reversed(model.graph.node):
         if not needed.isdisjoint(node.output):
-            needed.update(node.input)
+            needed.update(names_read(node))
             kept.append(node)
     if len(kept) < len(model.graph.node):
         replace_nodes(model.graph, kept[::-1])
 
 
-def _name_nodes(model: ModelProto) -> None:
+def name_nodes(model: ModelProto) -> None:
     """Names where there are none or where two nodes share one: the name of the first output."""
     used: set[str] = set()
     for node in model.graph.node:

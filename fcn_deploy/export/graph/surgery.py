@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,9 +16,6 @@ if TYPE_CHECKING:
 
 PROTO_FLOAT, PROTO_HALF = 1, 10
 """onnx.TensorProto.FLOAT and FLOAT16, which need no import."""
-
-_SMALL = 1024
-"""Numbers in a constant that may be a size, an index, or one value a channel."""
 
 
 def inferred_values(model: ModelProto) -> dict[str, ValueInfoProto]:
@@ -74,12 +70,6 @@ def constants(model: ModelProto, limit: int = 1 << 16) -> dict[str, NDArray[Any]
     }
 
 
-def attributes_of(node: NodeProto) -> dict[str, Any]:
-    """Attribute name -> its value as a Python object; text is bytes."""
-    onnx = require("onnx", extra="export")
-    return {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-
-
 def names_read(node: NodeProto) -> Iterator[str]:
     """The tensors that a node reads, those that its subgraphs (of If, Loop, Scan) read included."""
     yield from node.input
@@ -90,14 +80,19 @@ def names_read(node: NodeProto) -> Iterator[str]:
             yield from (output.name for output in graph.output)
 
 
-def constants_of(graph: GraphProto) -> dict[str, NDArray[Any]]:
-    """The constants of a graph, initializers or Constant nodes, of up to 1024 numbers."""
-    onnx = require("onnx", extra="export")
-    tensors = [(t.name, t) for t in graph.initializer]
+def rename(graph: GraphProto, names: Mapping[str, str]) -> None:
+    """Give tensors other names, in place, wherever they stand: in subgraphs, inputs and outputs too."""
+    if not names:
+        return
+    for value in (*graph.input, *graph.output, *graph.initializer, *graph.value_info):
+        value.name = names.get(value.name, value.name)
     for node in graph.node:
-        if node.op_type == "Constant" and (value := attributes_of(node).get("value")) is not None:
-            tensors.append((node.output[0], value))
-    return {name: onnx.numpy_helper.to_array(t) for name, t in tensors if math.prod(t.dims) <= _SMALL}
+        for listed in (node.input, node.output):
+            for place, name in enumerate(listed):
+                listed[place] = names.get(name, name)
+        for attribute in node.attribute:
+            for inner in (*attribute.graphs, *((attribute.g,) if attribute.HasField("g") else ())):
+                rename(inner, names)
 
 
 def replace_nodes(graph: GraphProto, nodes: list[NodeProto]) -> None:
@@ -144,10 +139,10 @@ def pad_pooling(model: ModelProto) -> None:
 
 def deciding_node(model: ModelProto) -> NodeProto | None:
     """The ArgMax that the labels come from; None where the network itself gives labels, not scores."""
-    makers = {name: node for node in model.graph.node for name in node.output}
-    node = makers.get("labels")
+    made_by = makers(model)
+    node = made_by.get("labels")
     while node is not None and node.op_type in ("Cast", "Slice", "Identity"):
-        node = makers.get(node.input[0])
+        node = made_by.get(node.input[0])
     return node if node is not None and node.op_type == "ArgMax" else None
 
 
@@ -156,4 +151,4 @@ def crop_offset(model: ModelProto) -> int:
     deciding = deciding_node(model)
     inside = None if deciding is None else deciding.output[0]
     starts = [n.input[1] for n in model.graph.node if n.op_type == "Slice" and n.input[0] == inside]
-    return int(constants_of(model.graph)[starts[0]][0]) if starts else 0
+    return int(constants(model)[starts[0]][0]) if starts else 0

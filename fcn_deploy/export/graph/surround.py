@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcn_deploy.contract import DEPLOY, INPUT
-from fcn_deploy.export.graph.foreign import make_room, rename
+from fcn_deploy.export.graph.foreign import make_room
 from fcn_deploy.export.graph.opset import opset_of
 from fcn_deploy.export.graph.preparation import fold_preparation
-from fcn_deploy.export.graph.surgery import PROTO_FLOAT, PROTO_HALF, attributes_of
+from fcn_deploy.export.graph.surgery import PROTO_FLOAT, PROTO_HALF, attributes, rename
 from fcn_deploy.lazy import require
 from fcn_deploy.spec import ModelSpec
 
@@ -293,7 +293,7 @@ def _without_transposes(
 ) -> tuple[list[NodeProto], list[NodeProto]]:
     """Without the Transpose to ``[N, H, W, 3]`` where the network begins by taking it back."""
     readers = [node for node in body if _PREPARED in node.input]
-    if not all(n.op_type == "Transpose" and attributes_of(n).get("perm") == _TO_PLANES for n in readers):
+    if not all(n.op_type == "Transpose" and attributes(n).get("perm") == _TO_PLANES for n in readers):
         return front, body
     planes = front[-1].input[0]
     back = {node.output[0] for node in readers}

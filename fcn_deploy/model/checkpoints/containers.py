@@ -72,7 +72,10 @@ def _other_kind(head: bytes, file: str) -> str | None:
     if head[4:8] == b"TFL3":
         return "is a TensorFlow Lite model, not a PyTorch checkpoint"
     if head[:1] == b"\x08" and len(head) > 2 and head[1] in _IR_VERSIONS and head[2] in _ONNX_FIELDS:
-        return "is an ONNX model, not a checkpoint; give the weights that it was exported from"
+        return (
+            "is an ONNX model, not a checkpoint; give the weights that it was exported from, or make an "
+            "artefact of it with: fcn-deploy wrap"
+        )
     if head[:1] == b"\n" and b"Placeholder" in head:
         return "is a frozen graph of TensorFlow, not a PyTorch checkpoint"
     if head[:1] == b"\n" and b"Convolution" in head:

@@ -37,13 +37,16 @@ class CheckpointInfo:
     """A description that the caller gave, for a module of theirs."""
     min_side: int = 1
     """Rows and columns of the smallest frame that it takes."""
+    key: str | None = None
+    """Which of several sets of weights the caller chose."""
     note: str = ""
     assumptions: tuple[str, ...] = ()
     """Sentences to show: what was assumed because the file does not say it."""
 
     def link(self) -> dict[str, Any]:
         """This checkpoint as a link of :attr:`ModelSpec.provenance`."""
-        return {"kind": self.kind, "name": self.name, "sha256": self.sha256}
+        link = {"kind": self.kind, "name": self.name, "sha256": self.sha256}
+        return link if self.key is None else {**link, "key": self.key}
 
 
 def in_memory(model: Network) -> CheckpointInfo:

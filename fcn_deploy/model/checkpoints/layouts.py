@@ -93,6 +93,7 @@ def load_checkpoint(
         std=spec.std if spec else layout.std,
         trained_on=order,
         turned=trained_on not in (None, layout.trained_on or "bgr"),
+        key=key,
         note=spec.note if spec else layout.note,
         assumptions=(*stored.assumptions, *found.assumptions, *assumed, *unused),
     )

@@ -143,7 +143,9 @@ class _Reader:
         last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
         if math.prod(size) and (last >= len(whole) or math.prod(size) > len(whole)):
             raise MalformedPickle("a tensor in it reaches outside its storage")
-        return whole.as_strided(size, stride, offset) if math.prod(size) else whole.new_empty(size)
+        if not math.prod(size):
+            return whole.new_empty(size)
+        return whole.as_strided(size, stride, whole.storage_offset() + offset)
 
     def _elements(self, storage: Storage, dtype: torch.dtype) -> Tensor:
         """A storage as a tensor of one axis."""

@@ -55,6 +55,10 @@ _DATA = {
 }
 """Names in a pickle that are not worth a refusal. All others are told to the user."""
 
+_LOGS = {"mmengine.logging.history_buffer.HistoryBuffer", "builtins.getattr"}
+"""mmengine's training checkpoints keep its logs beside the weights, and name a method of them by ``getattr``.
+They are read as data, like everything else."""
+
 
 class _Skipped:
     """Stands in for a class or function that is :data:`_SAFE_TO_SKIP`: takes anything, keeps nothing."""
@@ -120,6 +124,8 @@ def _by_torch(path: Path) -> Any:
 def _require_known_names(path: Path, archive: Archive) -> None:
     """Refuse a file that names classes, unless it is for a whole module, whose tensors can be taken."""
     foreign = [name for name in archive.pickled.names if name not in _DATA]
+    if foreign and set(foreign) == _LOGS:
+        return
     if foreign and not any(map(is_module, archive.pickled.calls)):
         raise ModelError(
             f"{path} was not loaded: it holds {_listed(foreign)}, and a pickle that names classes or "

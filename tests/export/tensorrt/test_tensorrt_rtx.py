@@ -7,11 +7,13 @@ from pathlib import Path
 
 import onnx
 import pytest
+from small_networks import NETWORKS, spec_of
 
-from fcn_deploy.calibration.recipe import Recipe, open_fp32, quantized_graph
+from fcn_deploy.calibration.recipe import Fp32Model, Recipe, open_fp32, quantized_graph
 from fcn_deploy.export.graph.files import read_model
 from fcn_deploy.export.onnx import export_onnx
 from fcn_deploy.export.precision import to_fp16
+from fcn_deploy.export.tensorrt.declared import declared_precision
 from fcn_deploy.model.checkpoints.describe import describe
 from fcn_deploy.model.checkpoints.random import random_model
 from fcn_deploy.model.fcn8s import VARIANTS
@@ -121,3 +123,17 @@ def test_the_engine_holds_int8_weights(traced_once, quantised, tmp_path):
     small = engine_bytes(*parse(quantised(path, "fp16")))
     weights = sum(p.numel() for p in model.parameters())
     assert single > 4 * weights > mixed > 2 * weights > small > weights
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "int8+fp16"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_builder_takes_networks_with_today_s_parts(made_up_table, name: str, precision: str) -> None:
+    fp32 = Fp32Model(Path(name), NETWORKS[name](), spec_of(name))
+    model = fp32.model
+    if precision == "fp16":
+        model = to_fp16(model)
+    elif precision != "fp32":
+        recipe = Recipe("tensorrt", float_precision="fp16" if "fp16" in precision else "fp32")
+        model = quantized_graph(fp32, made_up_table(fp32), recipe)
+    assert declared_precision(model).precision == precision
+    assert engine_bytes(*parse(model)) > 10_000

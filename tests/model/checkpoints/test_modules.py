@@ -167,6 +167,24 @@ def test_ordered_dictionaries_of_python_2_are_lists_of_pairs(tmp_path: Path) -> 
     assert list(read(CONTAINERS["zip"](tmp_path / "a.pth", body, FOUR)).state) == ["weight", "score.weight"]
 
 
+def test_parts_of_storages_of_old_files_are_read(tmp_path: Path) -> None:
+    """Files of torch before 0.4 may refer to a part: its key, first element and number of elements."""
+
+    def part(start: int, count: int) -> bytes:
+        view = b"(" + text("view") + number(start) + number(count) + b"t"
+        storage = b"(" + text("storage") + named("torch.FloatStorage") + text("0") + text("cpu") + NUMBER
+        weight = called(
+            named("torch._utils._rebuild_tensor"), storage + view + b"tQ", AT, b"K\x02\x85", b"K\x01\x85"
+        )
+        return program(module_with(weight))
+
+    path = tmp_path / "a.pth"
+    assert read(CONTAINERS["legacy"](path, part(1, 2), FOUR)).state["weight"].tolist() == [2, 3]
+    for start, count in ((3, 2), (0, 5), (2, 1)):
+        with pytest.raises(ModelError, match="reaches"):
+            read(CONTAINERS["legacy"](path, part(start, count), FOUR))
+
+
 OUTSIDE = {
     "a storage larger than its bytes": tensor(b"K\x05", AT, SIZE, STEP),
     "a storage smaller than its bytes": tensor(b"K\x03", AT, b"K\x03\x85", b"K\x01\x85"),

@@ -6,6 +6,7 @@ import argparse
 import datetime
 import pathlib
 import pickle
+import sys
 import types
 from collections import Counter, OrderedDict, defaultdict
 from pathlib import Path
@@ -102,6 +103,27 @@ def test_any_other_class_is_named_and_refused(zipped: bool, tmp_path: Path) -> N
     assert f"was not loaded: it holds a `{Config.__module__}.Config`, and" in message
     assert 'torch.load("mine.pth", weights_only=False); torch.save(checkpoint["model"]' in message
     assert "\n" not in message and "numpy" not in message
+
+
+class HistoryBuffer:
+    """As mmengine keeps a log: values, and a table of its own methods."""
+
+    def __init__(self) -> None:
+        self.values, self.methods = np.arange(3.0), {"mean": self.mean}
+
+    def mean(self) -> float:
+        raise AssertionError("nothing of it is called")
+
+
+def test_the_logs_of_mmengine_stay_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "mmengine.logging.history_buffer"
+    for package in ("mmengine", "mmengine.logging", name):
+        monkeypatch.setitem(sys.modules, package, types.ModuleType(package))
+    sys.modules[name].HistoryBuffer = HistoryBuffer
+    monkeypatch.setattr(HistoryBuffer, "__module__", name)
+    state, logs = tiny_state(), {"train/loss": HistoryBuffer()}
+    path = saved(tmp_path / "epoch_1.pth", {"message_hub": {"logs": logs}, "state_dict": state})
+    assert read(path).state.keys() == state.keys()
 
 
 def test_many_classes_are_counted(tmp_path: Path) -> None:

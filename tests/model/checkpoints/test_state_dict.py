@@ -279,6 +279,8 @@ def test_load_checkpoint_passes_the_key_on(tmp_path: Path) -> None:
     model, info = load_checkpoint(path, variant="fcn8s", key="ema.shadow")
     assert_holds(model, tiny_state(seed=1))
     assert info.assumptions[0] == "took the weights under 'ema.shadow', as given"
+    assert info.link()["key"] == "ema.shadow"
+    assert "key" not in load_checkpoint(path, variant="fcn8s")[1].link()
 
 
 def test_names_cannot_write_to_the_terminal(tmp_path: Path) -> None:

@@ -1,0 +1,2 @@
+python own_answers.py
+fcn-deploy check own.onnx answers.npz

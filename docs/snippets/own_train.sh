@@ -1,0 +1,2 @@
+fcn-deploy clip street --frames 12
+python train_small.py
