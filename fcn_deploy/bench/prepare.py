@@ -115,6 +115,7 @@ def make_reference_labels(
             reference=reference.job(),
             frames=str(frames),
             out=str(out),
+            trust=bool(settings.options.get("trust")),
         )
     except FcnDeployError as exc:
         return ReferenceLabels(Agreement(reason=f"the reference {reference.name} failed: {exc}"))

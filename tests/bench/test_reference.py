@@ -285,6 +285,19 @@ def test_a_program_labels_the_frames(program, tmp_path: Path, spec: ModelSpec) -
     assert np.load(tmp_path / "labels.npy").shape == (2, 9, 7)
 
 
+def test_a_program_without_its_manifest_labels_where_it_is_trusted(
+    program, tmp_path: Path, spec: ModelSpec
+) -> None:
+    alone = tmp_path / "alone.pt2"
+    alone.write_bytes(program[0].read_bytes())
+    np.save(tmp_path / "frames.npy", np.zeros((1, 9, 7, 3), np.uint8))
+    files = (str(tmp_path / "frames.npy"), str(tmp_path / "labels.npy"))
+    job = named_reference(str(alone), spec).job()
+    with pytest.raises(ModelError, match="is a program, which can run any code"):
+        label_with_reference(job, *files)
+    assert label_with_reference(job, *files, trust=True) == {"classes": 3}
+
+
 def test_typical_user_code_of_a_module_must_be_given(make_onnx) -> None:
     path = make_onnx(provenance=(IN_MEMORY,))
     found = chain_reference(path, read_spec(path), [])

@@ -210,3 +210,28 @@ def test_fp16_is_simulated_on_request_and_called_so(cli, half: Path, artefact: P
     assert (plain["backend"], plain["pixel_accuracy"]) == ("onnxruntime", 1), "there is no fp16 in it"
     (unasked,) = scores(cli(*words[:2], *words[3:-1]))
     assert unasked["backend"] == "onnxruntime"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("eval", "{file}", "--data", "{data}"),
+        ("run", "{file}", "{data}/images"),
+        pytest.param(
+            ("bench", "{file}", "--rounds", "1", "--seconds", "0.1", "--size", "9x7"),
+            marks=pytest.mark.slow,  # four processes
+        ),
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_program_without_its_manifest_runs_where_it_is_trusted(
+    cli, program, labelled: Path, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    alone = tmp_path / "alone.pt2"
+    alone.write_bytes(program[0].read_bytes())
+    call = [word.format(file=alone, data=labelled) for word in words]
+    refused = cli(*call)
+    assert refused.exit_code in (1, 2)
+    assert "is a program, which can run any code when it is opened" in " ".join(refused.output.split())
+    trusted = cli(*call, "--trust")
+    assert trusted.exit_code == 0, trusted.output

@@ -15,8 +15,9 @@ import pytest
 import torch
 
 from fcn_deploy import export_model
-from fcn_deploy.errors import ExportError, ParityError
+from fcn_deploy.errors import ExportError, ParityError, UsageError
 from fcn_deploy.export import program as module_under_test
+from fcn_deploy.export.graph.files import read_model
 from fcn_deploy.export.program import trace_program
 from fcn_deploy.model.deploy import DeployModel, crop_by_index, reference_logits
 from fcn_deploy.model.network import Network, Rewrites
@@ -149,3 +150,10 @@ def test_a_module_without_weights(nets, tmp_path: Path) -> None:
     program = torch.export.load(result.path).module(check_guards=False)
     _, logits = program(torch.from_numpy(frames))
     np.testing.assert_allclose(logits.numpy(), reference_logits(network, result.spec, frames), atol=1e-5)
+
+
+def test_what_needs_an_onnx_file_says_so(program) -> None:
+    with pytest.raises(
+        UsageError, match=r"unet\.pt2 is a program of PyTorch; export the same module to an \.onnx"
+    ):
+        read_model(program[0])

@@ -300,3 +300,11 @@ def test_every_refusal_is_one_of_ours(nets) -> None:
         network(Rude())
     assert "\n" not in str(caught.value)
     assert isinstance(caught.value.__cause__, KeyError)
+
+
+@pytest.mark.gpu
+def test_a_module_on_a_gpu_is_copied_to_the_cpu_and_stays_there(nets) -> None:
+    module = nets.Plain().cuda()
+    found = network(module)
+    assert {weight.device.type for weight in found.parameters()} == {"cpu"}
+    assert {weight.device.type for weight in module.parameters()} == {"cuda"}

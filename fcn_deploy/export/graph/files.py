@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fcn_deploy.errors import ModelError
+from fcn_deploy.errors import ModelError, UsageError
 from fcn_deploy.files import atomic_output, input_file, require_space, sha256_of
 from fcn_deploy.lazy import require
 from fcn_deploy.spec import METADATA_KEY, ModelSpec
@@ -50,11 +50,13 @@ def read_model(path: str | Path) -> tuple[ModelProto, ModelSpec]:
     External data may only lie in the model's own folder; the onnx package refuses other paths.
 
     Raises:
-        UsageError: the file cannot be read.
+        UsageError: the file cannot be read, or is a ``.pt2`` program.
         ModelError: it is not a complete ONNX file, or has no description of fcn-deploy.
     """
     onnx = require("onnx", extra="export")
     found = input_file(path, "ONNX file")
+    if found.suffix.lower() == ".pt2":
+        raise UsageError(f"{found} is a program of PyTorch; export the same module to an .onnx file for this")
     try:
         model: ModelProto = onnx.load(str(found))
     except Exception as exc:  # protobuf and onnx raise many classes
