@@ -183,7 +183,9 @@ def test_a_module_without_a_word_about_it(described, nets) -> None:
     assert (spec.architecture.name, spec.num_classes, spec.classes[0]) == ("Plain", 4, "class 0")
     assert spec.mean == pytest.approx((103.53, 116.28, 123.675))
     assert (spec.color_order, spec.size_multiple, spec.threshold, spec.min_height) == ("bgr", 1, None, 1)
-    assert spec.provenance == ({"kind": "module", "name": "Plain in memory", "sha256": None},)
+    assert spec.provenance == (
+        {"kind": "module", "name": "Plain in memory", "sha256": None, "trained_on": "rgb"},
+    )
     assert [sentence.partition(" ")[0] for sentence in result.assumptions] == [
         "trained",
         "4",
@@ -253,7 +255,9 @@ def test_a_starting_description_is_kept_but_for_what_is_another_artefacts(descri
     )
     assert {name: getattr(spec, name) for name in kept} == {name: getattr(STARTING, name) for name in kept}
     assert spec.architecture == Architecture("Plain", {"channel_order": "rgb"})
-    assert spec.provenance == ({"kind": "module", "name": "Plain in memory", "sha256": None},)
+    assert spec.provenance == (
+        {"kind": "module", "name": "Plain in memory", "sha256": None, "trained_on": "rgb"},
+    )
     assert (spec.evidence, spec.fixed_shape) == ({}, (None, None, None))
     assert result.assumptions == ("trained on R, G, B (--trained-on)",)
 
