@@ -47,7 +47,7 @@ def test_load_is_public(tiny: Path) -> None:
         (
             {"expect_sha256": "a" * 64},
             "the onnxruntime backend, which reads tiny.onnx, has no option expect_sha256; it is for "
-            "tensorrt, leave it out",
+            "pytorch and tensorrt, leave it out",
         ),
         (
             {"backend": "openvino", "spinning": False},
@@ -56,7 +56,7 @@ def test_load_is_public(tiny: Path) -> None:
         ),
         (
             {"backend": "pytorch"},
-            "the pytorch backend reads .safetensors, not tiny.onnx; choose onnxruntime or openvino, or "
+            "the pytorch backend reads .safetensors and .pt2, not tiny.onnx; choose onnxruntime or openvino, or "
             "make tiny.safetensors with: fcn-deploy export",
         ),
         ({"device": "tpu"}, "unknown device 'tpu'; choose cpu, cuda or cuda:N"),

@@ -41,6 +41,7 @@ def graph_network(model: ModelProto, spec: ModelSpec) -> Iterator[TrialNetwork]:
     graph, name, kind = with_float_frame(model)
     names = ["labels", *([source[0]] if source else [])]
     with open_session(graph, names[1:]) as session:
+        del model, graph  # the session has weights of its own
 
         def answer(image: Image, frame: NDArray[np.float32]) -> Answered:
             feeds = {INPUT: as_batch(image, spec), name: as_batch(frame.astype(kind), spec)}

@@ -10,7 +10,7 @@ enough. The search ends early where logits are equal but for rounding.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -31,7 +31,7 @@ from fcn_deploy.answers.mistakes.class_order import class_order, reordered
 from fcn_deploy.answers.mistakes.explanation import Explanation, Mistake
 from fcn_deploy.answers.mistakes.networks import TrialNetwork, can_be_tried, graph_network
 from fcn_deploy.answers.mistakes.preparation import TriedPreparation, preparations
-from fcn_deploy.answers.mistakes.structure import structure_edits
+from fcn_deploy.answers.mistakes.structure import StructureEdit, structure_edits
 from fcn_deploy.answers.mistakes.variants import other_variants, variant_network
 from fcn_deploy.answers.running import Answered
 from fcn_deploy.data.images import Image
@@ -159,7 +159,7 @@ class _Search:
 
     def run(self) -> Explanation:
         first = self.frames[:1]
-        base = next(self._outcomes(self.plain, [_Hypothesis(self.plain)], first))
+        base = next(self._outcomes(self.plain, [_Hypothesis(self.plain)], first), None)
         found: list[_Outcome] = []
         tried: list[_Outcome] = []
         for stage in (self._prepared, self._built_otherwise, self._of_other_variants):
@@ -175,8 +175,9 @@ class _Search:
         if found:
             return Explanation(tuple(self._mistake(one) for one in found), None, self.tried)
         nearest = min(tried, key=lambda one: one.distance, default=None)
-        nearer = nearest is not None and nearest.agreement > base.agreement
-        return Explanation((), self._mistake(nearest) if nearest and nearer else None, self.tried)
+        if nearest is None or base is None or nearest.agreement <= base.agreement:
+            return Explanation((), None, self.tried)
+        return Explanation((), self._mistake(nearest), self.tried)
 
     def _prepared(self, frames: Sequence[_TriedFrame]) -> Iterator[_Outcome]:
         """Each preparation, and the order of the classes: the graph stays as it is."""
@@ -186,10 +187,20 @@ class _Search:
 
     def _built_otherwise(self, frames: Sequence[_TriedFrame]) -> Iterator[_Outcome]:
         """Each edit of the graph."""
-        for edit in structure_edits(self.graph):
-            opened = partial(graph_network, edit.graph, self.spec)
+        for edit in structure_edits():
+            opened = partial(self._edited, edit)
             structure = _Structure(edit.kinds, edit.words, edit.repair, opened)
             yield from self._outcomes(structure, [_Hypothesis(structure)], frames)
+
+    @contextmanager
+    def _edited(self, edit: StructureEdit) -> Iterator[TrialNetwork]:
+        """Made when it is used, because each copy of a graph holds all of its weights."""
+        graph = edit.applied_to(self.graph)
+        if graph is None:
+            raise ExportError("the graph has no such layers")
+        with graph_network(graph, self.spec) as network:
+            del graph
+            yield network
 
     def _of_other_variants(self, frames: Sequence[_TriedFrame]) -> Iterator[_Outcome]:
         """Each variant of FCN-8s that takes the same weights."""

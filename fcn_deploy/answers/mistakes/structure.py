@@ -34,6 +34,10 @@ ATONCE_SCALES = (0.0001, 0.01)
 """Of pool3 and pool4. Source: the authors' voc-fcn8s-atonce, ``scale_pool3`` and ``scale_pool4``."""
 
 
+Edit = Callable[["_Editor"], bool]
+"""Changes a graph in place; whether it did."""
+
+
 @dataclass(frozen=True)
 class StructureEdit:
     """One way in which layers may differ."""
@@ -44,19 +48,17 @@ class StructureEdit:
     """What the original does."""
     repair: str
     """What to export it with."""
-    graph: ModelProto
-    """The graph with that difference."""
+    edit: Edit
 
-
-def structure_edits(model: ModelProto) -> Iterator[StructureEdit]:
-    """Each edit that changes this graph, as a graph of its own."""
-    for kinds, words, repair, edit in _edits():
+    def applied_to(self, model: ModelProto) -> ModelProto | None:
+        """A copy of a graph with that difference; None where the graph has no such layers."""
         graph = copy.deepcopy(model)
         editor = _Editor(graph)
-        if edit(editor):
-            editor.sort()
-            del graph.graph.value_info[:]  # shapes may be others now
-            yield StructureEdit(kinds, words, repair, graph)
+        if not self.edit(editor):
+            return None
+        editor.sort()
+        del graph.graph.value_info[:]  # shapes may be others now
+        return graph
 
 
 class _Editor:
@@ -271,9 +273,6 @@ def _pool_floor_and_resize(editor: _Editor, *, mode: bytes) -> bool:
     return _pool_floor(editor) and _resample(editor, mode=mode, to_size=True, last_only=False)
 
 
-Edit = Callable[[_Editor], bool]
-"""Changes the graph in place; whether it did."""
-
 _OWN_MODULE = "--model FILE.py:FACTORY, which takes the original's own layers"
 _SCALED = "its skips by 0.0001 (pool3) and 0.01 (pool4)"
 _SIZED = "to the size that they are to have"
@@ -286,8 +285,12 @@ _MODES = (
 )
 
 
+def structure_edits() -> list[StructureEdit]:
+    """All of them; each knows by itself whether it applies to a graph."""
+    return [StructureEdit(*each) for each in _edits()]
+
+
 def _edits() -> Iterator[tuple[tuple[str, ...], str, str, Edit]]:
-    """Kinds, what the original does, the repair, and the edit that makes the graph do the same."""
     skips = ("skip scales",)
     yield skips, f"multiplies {_SCALED}", "--variant fcn8s-atonce", partial(_scale_skips, inverse=False)
     yield skips, f"does not multiply {_SCALED}", "--variant fcn8s", partial(_scale_skips, inverse=True)
