@@ -56,8 +56,8 @@ def test_load_is_public(tiny: Path) -> None:
         ),
         (
             {"backend": "pytorch"},
-            "the pytorch backend reads .safetensors and .pt2, not tiny.onnx; choose onnxruntime or openvino, or "
-            "make tiny.safetensors with: fcn-deploy export",
+            "the pytorch backend reads .safetensors and .pt2, not tiny.onnx; choose onnxruntime or openvino, "
+            "or make tiny.safetensors with: fcn-deploy export",
         ),
         ({"device": "tpu"}, "unknown device 'tpu'; choose cpu, cuda or cuda:N"),
         ({"threads": -1}, "threads must be a whole number of at least 1, not -1"),
