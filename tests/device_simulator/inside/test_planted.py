@@ -66,7 +66,7 @@ def test_computing_that_does_not_wait_for_the_copy_gives_the_labels_of_the_frame
 
     def slow(self: Stream, *what: Any) -> None:
         # On a busy machine both streams may be late; this one is later.
-        sim.enqueue(self.handle, lambda: time.sleep(0.03))
+        sim.enqueue(self.handle, lambda: time.sleep(0.15))
         copy_in(self, *what)
 
     monkeypatch.setattr(Stream, "copy_in", slow)
