@@ -28,6 +28,13 @@ UNLABELLED = 255
 CAFFE_MEAN_BGR = (104.00698793, 116.66876762, 122.67891434)
 """Mean of the ILSVRC training frames per channel B, G, R, as the authors' Caffe layers use it."""
 
+Triple = tuple[float, float, float]
+"""One number a channel."""
+
+IMAGENET_MEAN: Triple = (0.406, 0.456, 0.485)
+IMAGENET_STD: Triple = (0.225, 0.224, 0.229)
+"""Of ImageNet's frames of 0 to 1, B, G, R. Source: torchvision's documentation of its pretrained weights."""
+
 PRECISIONS = ("fp32", "fp16", "int8", "int8+fp16")
 
 

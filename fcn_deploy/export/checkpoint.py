@@ -15,12 +15,12 @@ from fcn_deploy.classes.reading import named_classes
 from fcn_deploy.contract import OUTPUTS
 from fcn_deploy.describe import describe, file_facts, file_row, triple
 from fcn_deploy.errors import UsageError
-from fcn_deploy.export.preparation import Triple, check_statistics, order_warning, to_spec
+from fcn_deploy.export.preparation import check_statistics, order_warning, to_spec
 from fcn_deploy.export.request import Request
 from fcn_deploy.files import check_output, input_file, sha256_of
 from fcn_deploy.lazy import require
 from fcn_deploy.results import Result, Rows
-from fcn_deploy.spec import ModelSpec
+from fcn_deploy.spec import ModelSpec, Triple
 
 if TYPE_CHECKING:
     from torch import nn

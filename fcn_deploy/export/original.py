@@ -20,11 +20,11 @@ from fcn_deploy.export.graph.foreign import check_operators, inlined
 from fcn_deploy.export.graph.session import open_session
 from fcn_deploy.export.graph.surgery import PROTO_FLOAT, PROTO_HALF
 from fcn_deploy.export.parity import Frames, SizeRefused
-from fcn_deploy.export.preparation import check_statistics
+from fcn_deploy.export.preparation import ORDERS, check_statistics
 from fcn_deploy.files import input_file, sha256_of
 from fcn_deploy.lazy import require
 from fcn_deploy.runtimes.onnx_file import check_external_data
-from fcn_deploy.spec import METADATA_KEY
+from fcn_deploy.spec import METADATA_KEY, Triple
 
 if TYPE_CHECKING:
     from onnx import ModelProto, TensorProto, ValueInfoProto
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 _REASON = 160
 """Characters of ONNX Runtime's message that are kept."""
 
-Triple = tuple[float, float, float]
 Arrays = list[NDArray[Any]]
 
 
@@ -82,7 +81,7 @@ def stated_preparation(
 
 def channel_order(name: str, value: str) -> str:
     """``bgr`` or ``rgb``. Raises UsageError."""
-    if value not in ("bgr", "rgb"):
+    if value not in ORDERS:
         raise UsageError(f"{name} must be bgr or rgb, not {value!r}")
     return value
 

@@ -7,12 +7,7 @@ from collections.abc import Iterable, Sequence
 from numbers import Real
 
 from fcn_deploy.errors import UsageError
-
-Triple = tuple[float, float, float]
-
-IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
-IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
-"""torchvision's statistics of ImageNet, R, G, B, for frames of 0 to 1."""
+from fcn_deploy.spec import IMAGENET_MEAN, Triple
 
 ORDERS = ("bgr", "rgb")
 
@@ -101,7 +96,7 @@ def order_warning(mean: Triple | None, scale: float | None, trained_on: str) -> 
     """
     if mean is None:
         return ()
-    wrong = IMAGENET_MEAN if trained_on == "bgr" else IMAGENET_MEAN[::-1]
+    wrong = IMAGENET_MEAN[::-1] if trained_on == "bgr" else IMAGENET_MEAN
     pairs = zip(mean, wrong, strict=True)
     if not all(math.isclose(value / (scale or 1.0), 255 * one, rel_tol=1e-3) for value, one in pairs):
         return ()

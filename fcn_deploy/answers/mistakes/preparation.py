@@ -16,15 +16,9 @@ from numpy.typing import NDArray
 
 from fcn_deploy.data.images import Image
 from fcn_deploy.describe import triple
-from fcn_deploy.spec import CAFFE_MEAN_BGR, ModelSpec
-
-Triple = tuple[float, float, float]
-"""In the order B, G, R, over frames of 0..255."""
+from fcn_deploy.spec import CAFFE_MEAN_BGR, IMAGENET_MEAN, IMAGENET_STD, ModelSpec, Triple
 
 ZERO, ONE, BYTE, HALF = (0.0,) * 3, (1.0,) * 3, (255.0,) * 3, (127.5,) * 3
-IMAGENET_MEAN = (0.406, 0.456, 0.485)
-"""Of frames of 0..1, B, G, R. Source: torchvision's documentation of its pretrained weights."""
-IMAGENET_STD = (0.225, 0.224, 0.229)
 KERAS_MEAN = (103.939, 116.779, 123.68)
 """B, G, R. Source: ``preprocess_input`` of Keras' VGG16, the numbers of the VGG authors."""
 
@@ -38,6 +32,7 @@ class TriedPreparation:
     swapped: bool
     """Whether red and blue are exchanged on the way to the network."""
     mean: Triple
+    """B, G, R, over frames of 0..255."""
     std: Triple
     words: str
     """What the original does."""

@@ -19,12 +19,11 @@ from fcn_deploy.model.checkpoints.layout import (
     Layout,
     Opened,
     Stated,
-    Triple,
     same_variant,
 )
 from fcn_deploy.model.checkpoints.read import StoredWeights
 from fcn_deploy.model.fcn8s import find_variant
-from fcn_deploy.spec import CAFFE_MEAN_BGR
+from fcn_deploy.spec import CAFFE_MEAN_BGR, Triple
 
 _VGG16 = (
     ("conv1_1", "conv1_2"),

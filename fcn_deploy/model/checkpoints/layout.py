@@ -12,16 +12,14 @@ from fcn_deploy.errors import ModelError
 from fcn_deploy.model.checkpoints.read import StoredWeights
 from fcn_deploy.model.fcn8s import find_variant
 from fcn_deploy.model.network import Network
-from fcn_deploy.spec import CAFFE_MEAN_BGR, ModelSpec
+from fcn_deploy.spec import CAFFE_MEAN_BGR, IMAGENET_MEAN, IMAGENET_STD, ModelSpec, Triple
 
-Triple = tuple[float, float, float]
 Keys = dict[str, Tensor]
 """A state_dict by the keys of :mod:`fcn_deploy.model.fcn8s`."""
 
-IMAGENET_MEAN_BGR = (255 * 0.406, 255 * 0.456, 255 * 0.485)
-
-IMAGENET_STD_BGR = (255 * 0.225, 255 * 0.224, 255 * 0.229)
-"""torchvision's ImageNet statistics, from R, G, B in 0..1 to B, G, R in 0..255."""
+IMAGENET_MEAN_BGR: Triple = (255 * IMAGENET_MEAN[0], 255 * IMAGENET_MEAN[1], 255 * IMAGENET_MEAN[2])
+IMAGENET_STD_BGR: Triple = (255 * IMAGENET_STD[0], 255 * IMAGENET_STD[1], 255 * IMAGENET_STD[2])
+"""ImageNet's statistics as a spec has them: for frames of 0 to 255."""
 
 ON_IMAGENET = "trained on R, G, B with ImageNet's statistics"
 
