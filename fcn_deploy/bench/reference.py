@@ -10,13 +10,15 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fcn_deploy.errors import ModelError, UsageError
 from fcn_deploy.files import input_file, sha256_of
@@ -139,41 +141,38 @@ def label_with_reference(
     Returns:
         ``classes``: how many the reference has.
     """
-    from fcn_deploy.model.deploy import reference_labels
-
-    named = BenchReference(**reference)
-    if named.kind == ARTEFACT:
-        return _label_with_artefact(named, frames, out, trust)
-    if named.kind == ORIGINAL:
-        return _label_with_original(named, frames, out)
-    model, spec = load_reference(named)
-    pool = np.load(frames)
-    ordered = pool if spec.color_order == "bgr" else pool[..., ::-1]
-    np.save(out, np.concatenate([reference_labels(model, spec, frame[None]) for frame in ordered]))
-    return {"classes": model.num_classes}
+    with _opened(BenchReference(**reference), trust) as (label, color_order, classes):
+        pool = np.load(frames)
+        ordered = pool if color_order == "bgr" else pool[..., ::-1]
+        np.save(out, np.concatenate([label(np.ascontiguousarray(frame[None])) for frame in ordered]))
+    return {"classes": classes}
 
 
-def _label_with_artefact(reference: BenchReference, frames: str, out: str, trust: bool) -> dict[str, Any]:
-    from fcn_deploy.runtimes.registry import load
-
-    pool = np.load(frames)
-    trusted: dict[str, Any] = {"trust": True} if trust and str(reference.path).endswith(".pt2") else {}
-    with load(str(reference.path), device="cpu", **trusted) as segmenter:
-        ordered = pool if segmenter.spec.color_order == "bgr" else pool[..., ::-1]
-        labels = [segmenter.infer(np.ascontiguousarray(frame)).labels for frame in ordered]
-        np.save(out, np.concatenate(labels))
-        return {"classes": segmenter.spec.num_classes}
+Label = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
+"""uint8 ``[N, H, W, 3]`` frames -> uint8 ``[N, H, W]`` labels."""
 
 
-def _label_with_original(reference: BenchReference, frames: str, out: str) -> dict[str, Any]:
-    from fcn_deploy.export.foreign import original_labels
-
+@contextmanager
+def _opened(reference: BenchReference, trust: bool) -> Iterator[tuple[Label, str, int]]:
+    """A function that labels with the reference, the colour order of its frames, and its classes."""
     spec = ModelSpec.from_json(reference.spec)
-    pool = np.load(frames)
-    ordered = pool if spec.color_order == "bgr" else pool[..., ::-1]
-    with original_labels(str(reference.path), spec) as labels:
-        np.save(out, np.concatenate([labels(frame[None]) for frame in ordered]))
-    return {"classes": spec.num_classes}
+    if reference.kind == ORIGINAL:
+        from fcn_deploy.export.foreign import original_labels
+
+        with original_labels(str(reference.path), spec) as labels:
+            yield labels, spec.color_order, spec.num_classes
+    elif reference.kind == ARTEFACT:
+        from fcn_deploy.runtimes.registry import backend_for, load
+
+        path = Path(str(reference.path))
+        trusted = backend_for(path).own_options({"trust": trust or None})
+        with load(path, device="cpu", **trusted) as model:
+            yield lambda images: model.infer(images).labels, model.spec.color_order, model.spec.num_classes
+    else:
+        from fcn_deploy.model.deploy import reference_labels
+
+        network, spec = load_reference(reference)
+        yield partial(reference_labels, network, spec), spec.color_order, network.num_classes
 
 
 def load_reference(reference: BenchReference) -> tuple[Network, ModelSpec]:

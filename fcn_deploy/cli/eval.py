@@ -83,8 +83,7 @@ def evaluate(
             allow_fallback=allow_fallback,
             cuda_binding=cuda_binding,
             expect_sha256=expect_sha256,
-            # One command scores programs beside artefacts that need no trust.
-            trust=trust if artefact.lower().endswith(".pt2") or len(artefacts) == 1 else None,
+            trust=_trusted(trust, artefact, backend) if len(artefacts) > 1 else trust,
         )
         with console.progress(short_name(artefact)) as advance:
             found.append(
@@ -109,6 +108,14 @@ def evaluate(
             out.say(f"Wrote {place}")
     if strict and any(evaluation.problems for evaluation in found):
         raise typer.Exit(1)
+
+
+def _trusted(trust: bool | None, artefact: str, backend: str | None) -> bool | None:
+    """``trust`` where the backend of an artefact knows the option: others beside it need none."""
+    from fcn_deploy.runtimes.location import locate
+    from fcn_deploy.runtimes.registry import backend_for
+
+    return backend_for(locate(artefact), backend).own_options({"trust": trust}).get("trust")
 
 
 def _draw(found: Evaluation, confusion: Path | None, worst_out: Path | None) -> None:
