@@ -129,6 +129,20 @@ def traced_once() -> TracedOnce:
 
 
 @pytest.fixture(scope="session")
+def bundled_onnx(traced_once: TracedOnce, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundled, trained model as fp32 ONNX."""
+    from fcn_deploy.export.onnx import export_onnx
+    from fcn_deploy.model.checkpoints import load_checkpoint
+    from fcn_deploy.model.checkpoints.describe import describe
+
+    model, info = load_checkpoint("bundled")
+    path = tmp_path_factory.mktemp("bundled") / "model.onnx"
+    with traced_once():
+        export_onnx(model, describe(model, info), path)
+    return path
+
+
+@pytest.fixture(scope="session")
 def exported(traced_once: TracedOnce, tmp_path_factory: pytest.TempPathFactory) -> Exporter:
     """``exported(variant, learned=False, outputs=...)``: a narrow model, its fp32 ONNX file and its spec."""
     folder = tmp_path_factory.mktemp("exported")

@@ -57,16 +57,7 @@ def export(
             show_default="the checkpoint's own, else numbers",
         ),
     ] = None,
-    ignore_label: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            max=255,
-            metavar="N",
-            help="Label of pixels that are not scored.",
-            show_default="11 for camvid, else 255",
-        ),
-    ] = None,
+    ignore_label: options.IgnoreLabel = None,
     mean: Annotated[
         str | None,
         typer.Option(
@@ -159,10 +150,7 @@ def export(
     seed: Annotated[
         int | None, typer.Option(min=0, metavar="N", help="Of random weights.", show_default="0")
     ] = None,
-    max_size: Annotated[
-        str | None,
-        typer.Option(metavar="HxW", help="The largest frame that is accepted.", show_default="4096x4096"),
-    ] = None,
+    max_size: options.MaxSize = None,
     check_against: options.CheckAgainst = None,
     as_json: options.Json = False,
 ) -> None:

@@ -71,6 +71,20 @@ BackendOption = Annotated[
         show_default=False,
     ),
 ]
+IgnoreLabel = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        max=255,
+        metavar="N",
+        help="Label of pixels that are not scored.",
+        show_default="11 for camvid, else 255",
+    ),
+]
+MaxSize = Annotated[
+    str | None,
+    typer.Option(metavar="HxW", help="The largest frame that is accepted.", show_default="4096x4096"),
+]
 CheckAgainst = Annotated[
     Path | None,
     typer.Option(

@@ -60,16 +60,7 @@ def wrap(
             metavar="N", help="2 to 255, where MODEL does not tell.", show_default="the model's own"
         ),
     ] = None,
-    ignore_label: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            max=255,
-            metavar="N",
-            help="Label of pixels that are not scored.",
-            show_default="11 for camvid, else 255",
-        ),
-    ] = None,
+    ignore_label: options.IgnoreLabel = None,
     outputs: Annotated[
         str,
         typer.Option(metavar="LIST", help="labels, and on request confidence and logits."),
@@ -107,10 +98,7 @@ def wrap(
             metavar="P", help="Of one channel: class 1 is where its sigmoid is above it.", show_default="0.5"
         ),
     ] = None,
-    max_size: Annotated[
-        str | None,
-        typer.Option(metavar="HxW", help="The largest frame that is accepted.", show_default="4096x4096"),
-    ] = None,
+    max_size: options.MaxSize = None,
     note: Annotated[
         str | None,
         typer.Option(metavar="TEXT", help="Shown wherever the model is named.", show_default=False),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import runpy
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,6 @@ from fcn_deploy.answers.file import OriginalAnswers  # noqa: E402
 from fcn_deploy.data.street import SyntheticStreet  # noqa: E402
 from fcn_deploy.export.graph.files import read_model  # noqa: E402
 from fcn_deploy.model.checkpoints import load_checkpoint  # noqa: E402
-from fcn_deploy.model.checkpoints.describe import describe  # noqa: E402
 
 SNIPPET = Path(__file__).parents[2] / "docs" / "snippets" / "write_answers.py"
 
@@ -29,17 +27,9 @@ WriteAnswers = Callable[..., OriginalAnswers]
 
 
 @pytest.fixture(scope="session")
-def bundled_file(
-    traced_once: Callable[[], AbstractContextManager[None]], tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def bundled_file(bundled_onnx: Path) -> Path:
     """The bundled model as fp32 ONNX."""
-    from fcn_deploy.export.onnx import export_onnx
-
-    model, info = load_checkpoint("bundled")
-    path = tmp_path_factory.mktemp("bundled") / "model.onnx"
-    with traced_once():
-        export_onnx(model, describe(model, info), path)
-    return path
+    return bundled_onnx
 
 
 @pytest.fixture(scope="session")

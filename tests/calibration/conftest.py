@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -11,9 +10,6 @@ import pytest
 from fcn_deploy.calibration.recipe import Fp32Model, open_fp32
 from fcn_deploy.data.images import write_labels
 from fcn_deploy.data.street import SyntheticStreet
-from fcn_deploy.export.onnx import export_onnx
-from fcn_deploy.model.checkpoints.describe import describe
-from fcn_deploy.model.checkpoints.layouts import load_checkpoint
 
 Narrow = Callable[..., Path]
 
@@ -47,15 +43,9 @@ def narrow(exported: Callable[..., tuple[Path, object, object]]) -> Narrow:
 
 
 @pytest.fixture(scope="session")
-def bundled(
-    traced_once: Callable[[], AbstractContextManager[None]], tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def bundled(bundled_onnx: Path) -> Path:
     """The bundled, trained model as fp32 ONNX."""
-    model, info = load_checkpoint("bundled")
-    path = tmp_path_factory.mktemp("bundled") / "model.onnx"
-    with traced_once():
-        export_onnx(model, describe(model, info), path)
-    return path
+    return bundled_onnx
 
 
 @pytest.fixture
