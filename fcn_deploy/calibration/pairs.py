@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from fcn_deploy.export.graph.roles import data_inputs, pixel_tensors, pooled_layers, score_layers
@@ -127,17 +128,17 @@ class _PairedGraph:
         ]
         if not fused:
             return None
-        deepest = max(fused, key=lambda i: self._depth(node.input[i]))
+        deepest = max(fused, key=lambda i: self._depths.get(node.input[i], 0))
         return 1 - deepest
 
-    def _depth(self, tensor: str) -> int:
-        """Convolutions on the longest way from the frame to a tensor."""
-        if not hasattr(self, "depths"):
-            self.depths: dict[str, int] = {}
-            for node in self.nodes:
-                depth = max((self.depths.get(name, 0) for name in node.input), default=0)
-                self.depths.update(dict.fromkeys(node.output, depth + (node.op_type == "Conv")))
-        return self.depths.get(tensor, 0)
+    @cached_property
+    def _depths(self) -> dict[str, int]:
+        """Tensor -> convolutions on the longest way from the frame to it."""
+        depths: dict[str, int] = {}
+        for node in self.nodes:
+            depth = max((depths.get(name, 0) for name in node.input), default=0)
+            depths.update(dict.fromkeys(node.output, depth + (node.op_type == "Conv")))
+        return depths
 
     def for_cpu(self) -> Pairs:
         """Behind every operator that runs on integers, its activation included, and before it."""

@@ -116,9 +116,8 @@ def _results(program: torch.export.ExportedProgram, deploy: DeployModel, side: i
     """
     watched = _Watched(program.module(check_guards=False))
     start = 0
-    if (
-        deploy.rewrites.crop_labels and "logits" not in deploy.outputs
-    ):  # the argmax reads logits before the crop
+    # Without logits among the outputs the argmax reads them before the crop.
+    if deploy.rewrites.crop_labels and "logits" not in deploy.outputs:
         example = torch.zeros(1, 3, side, side)
         with torch.inference_mode():
             start = deploy.model.logits_to_crop(deploy.padded(example), deploy.rewrites)[1]

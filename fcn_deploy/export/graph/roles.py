@@ -11,7 +11,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from fcn_deploy.contract import INPUT
-from fcn_deploy.export.graph.surgery import makers
+from fcn_deploy.export.graph.surgery import deciding_node, makers
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -97,8 +97,5 @@ def pooled_layers(model: ModelProto) -> list[str]:
 
 def logits_of(model: ModelProto) -> str | None:
     """The tensor ``[N, classes, H, W]`` whose best class is the label; None where no ArgMax takes it."""
-    made_by = makers(model)
-    node = made_by.get("labels")
-    while node is not None and node.op_type in ("Cast", "Slice", "Identity", "Squeeze", "Reshape", "Resize"):
-        node = made_by.get(node.input[0])
-    return str(node.input[0]) if node is not None and node.op_type == "ArgMax" else None
+    node = deciding_node(model, ("Cast", "Slice", "Identity", "Squeeze", "Reshape", "Resize"))
+    return None if node is None else str(node.input[0])

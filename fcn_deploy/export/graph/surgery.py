@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -137,11 +137,17 @@ def pad_pooling(model: ModelProto) -> None:
         node.attribute.extend(onnx.helper.make_attribute(k, v) for k, v in stated.items())
 
 
-def deciding_node(model: ModelProto) -> NodeProto | None:
-    """The ArgMax that the labels come from; None where the network itself gives labels, not scores."""
+def deciding_node(
+    model: ModelProto, through: Collection[str] = ("Cast", "Slice", "Identity")
+) -> NodeProto | None:
+    """The ArgMax that the labels come from; None where the network itself gives labels, not scores.
+
+    Args:
+        through: operators that may stand between the two; by default those that keep the size, or crop it.
+    """
     made_by = makers(model)
     node = made_by.get("labels")
-    while node is not None and node.op_type in ("Cast", "Slice", "Identity"):
+    while node is not None and node.op_type in through:
         node = made_by.get(node.input[0])
     return node if node is not None and node.op_type == "ArgMax" else None
 

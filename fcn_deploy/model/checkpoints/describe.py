@@ -31,8 +31,6 @@ class CheckpointInfo:
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
     trained_on: str = "bgr"
     """Channel order of the frames that it was trained on."""
-    turned: bool = False
-    """Whether its first convolution was reversed because the caller stated that order."""
     starting: ModelSpec | None = None
     """A description that the caller gave, for a module of theirs."""
     min_side: int = 1

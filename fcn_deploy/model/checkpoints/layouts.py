@@ -92,7 +92,6 @@ def load_checkpoint(
         mean=spec.mean if spec else layout.mean,
         std=spec.std if spec else layout.std,
         trained_on=order,
-        turned=trained_on not in (None, layout.trained_on or "bgr"),
         key=key,
         note=spec.note if spec else layout.note,
         assumptions=(*stored.assumptions, *found.assumptions, *assumed, *unused),
